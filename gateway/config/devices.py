@@ -1,0 +1,48 @@
+"""What the config must know of a driver to check a site: its settings and what it can do."""
+
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class DeviceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What stands under [devices.NAME] beside `driver`. Each driver extends it."""
+
+
+class Capability(StrEnum):
+    """What a device can do for a door."""
+
+    READS_CREDENTIALS = "reads_credentials"
+    READS_PINS = "reads_pins"
+    REPORTS_INPUTS = "reports_inputs"
+    PULSES_OUTPUTS = "pulses_outputs"
+    INDICATES = "indicates"
+
+
+class RelayClass(StrEnum):
+    """Who times a strike's pulse, and what becomes of it when the gateway dies (PROMISES.md)."""
+
+    R0 = "R0"  # plain coil or GPIO: timed by this software
+    R1 = "R1"  # timed by this software; the board has a communication watchdog
+    R2 = "R2"  # timed on the device, read back
+    R3 = "R3"  # timed on the device, drops on loss of communication, read back
+
+
+class DriverSpec(msgspec.Struct, frozen=True):
+    """A driver as the config sees it; the last line of each driver file is its `DRIVER`."""
+
+    name: str
+    settings: type[DeviceSettings]
+    capabilities: frozenset[Capability]
+    build: Callable[..., Any]
+    """(device_id: str, settings, clock: Clock) -> gateway.drivers.base.Driver; opens nothing."""
+    relay_class: Callable[[Any], RelayClass] | None = None
+    """The best class that a strike on this device can claim, from its settings."""
+    outputs: Callable[[Any], int] = lambda _settings: 0
+    """How many outputs there are, numbered from 1."""
+    inputs: Callable[[Any], int] = lambda _settings: 0
+    """How many inputs there are, numbered from 1."""
+    address: Callable[[Any], str | None] = lambda _settings: None
+    """The line that the device owns alone ("/dev/ttyUSB0", "10.0.0.5:502"): two may not share one."""

@@ -1,0 +1,72 @@
+"""What devices report. A driver turns bytes into these and knows nothing of doors.
+
+`at` is always the monotonic time (`Clock.monotonic`) at which the last byte of it came.
+"""
+
+from datetime import timedelta
+
+import msgspec
+
+
+class CredentialPresented(msgspec.Struct, frozen=True, gc=False):
+    """Somebody presented a credential: `kind` and canonical `value` of spec/entitlements.md."""
+
+    device: str
+    kind: str
+    value: str
+    at: timedelta
+
+    def __repr__(self) -> str:
+        """Without the value: a credential is never printed."""
+        return f"CredentialPresented(device={self.device!r}, kind={self.kind!r}, at={self.at})"
+
+
+class InputChanged(msgspec.Struct, frozen=True, gc=False):
+    """An input of a device (numbered from 1) became active or inactive, or was first seen so."""
+
+    device: str
+    input: int
+    active: bool
+    at: timedelta
+
+
+class OutputReported(msgspec.Struct, frozen=True, gc=False):
+    """A device's read-back of an output (numbered from 1): it is energised or at rest."""
+
+    device: str
+    output: int
+    energised: bool
+    at: timedelta
+
+
+class UnexpectedOutput(msgspec.Struct, frozen=True, gc=False):
+    """An output was found energised that nobody had pulsed; the driver has put it to rest."""
+
+    device: str
+    output: int
+    at: timedelta
+
+
+class DeviceOnline(msgspec.Struct, frozen=True, gc=False):
+    """The device answers. Emitted once a `run`, before any other fact of it."""
+
+    device: str
+    at: timedelta
+
+
+class DeviceOffline(msgspec.Struct, frozen=True, gc=False):
+    """The device is lost; what it last reported is unknown from now on."""
+
+    device: str
+    why: str
+    at: timedelta
+
+
+Fact = (
+    CredentialPresented
+    | InputChanged
+    | OutputReported
+    | UnexpectedOutput
+    | DeviceOnline
+    | DeviceOffline
+)

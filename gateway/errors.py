@@ -1,0 +1,91 @@
+"""Every exception this package raises, in one tree.
+
+GatewayError
+├── ConfigError            site.toml can't be used: every fault, each with its path in the file
+├── RecordsRefused         an entitlement set has faults: each with type, id, member
+├── RequestError           a decision was asked for in another form than the specification's
+├── StateDirInUse          another daemon owns the state directory
+├── StorageError           a database or state file can't be read or written
+├── IpcError               the other end of the socket broke the protocol, or is not there
+│   └── NotAllowed         the peer's credentials don't give it that right
+└── DeviceError            a device did not do what it was told
+    ├── DeviceUnavailable  transient: unplugged, silent, unreachable; the supervisor tries again
+    ├── DeviceProtocolError  transient: bytes that no manual explains; carries them
+    └── DeviceMisconfigured  permanent: the settings can't be right for this device
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class GatewayError(Exception):
+    """Anything this package raises on purpose. Its text says what, where and what to do."""
+
+
+class Fault(NamedTuple):
+    """One thing wrong in a file that a person wrote: where it stands and what is wrong there."""
+
+    where: str
+    what: str
+
+
+class ConfigError(GatewayError):
+    """site.toml can't be used. `faults` names every one, `where` being its path in the file."""
+
+    def __init__(self, file: str, faults: Sequence[Fault]) -> None:
+        self.file = file
+        self.faults = tuple(faults)
+        super().__init__("\n".join(f"{file}: {fault.where}: {fault.what}" for fault in faults))
+
+
+class RecordFault(NamedTuple):
+    """One fault of an entitlement set (spec/entitlements.md); "-" for what doesn't apply."""
+
+    type: str
+    id: str
+    member: str
+    what: str
+
+
+class RecordsRefused(GatewayError):
+    """A set of records has faults, so it is refused whole. `faults` names every one."""
+
+    def __init__(self, faults: Sequence[RecordFault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("\n".join("\t".join(fault) for fault in faults))
+
+
+class RequestError(GatewayError):
+    """A decision was asked for in another form than spec/decision.md's."""
+
+
+class StateDirInUse(GatewayError):
+    """Another daemon owns the state directory."""
+
+
+class StorageError(GatewayError):
+    """A database or state file can't be read or written."""
+
+
+class IpcError(GatewayError):
+    """The other end of the Unix socket broke the protocol, or is not there."""
+
+
+class NotAllowed(IpcError):
+    """The peer's credentials don't give it that right."""
+
+
+class DeviceError(GatewayError):
+    """A device did not do what it was told. The text carries device, point and bytes."""
+
+
+class DeviceUnavailable(DeviceError):
+    """Transient: unplugged, silent or unreachable. The supervisor tries again."""
+
+
+class DeviceProtocolError(DeviceError):
+    """Transient: bytes that the device's manual doesn't explain."""
+
+
+class DeviceMisconfigured(DeviceError):
+    """Permanent: the settings can't be right for this device."""
