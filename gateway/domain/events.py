@@ -1,0 +1,259 @@
+"""What happened, as the journal keeps it and central operations receive it.
+
+One struct an event code, tagged with `code`. No card number, PIN or name ever stands in one:
+`holder` is the pseudonymous id of the entitlement records (PROMISES.md P16, P22).
+Wall times are UTC with the trust level they were read at; durations are milliseconds of monotonic
+time, suffixed `_ms`.
+"""
+
+from datetime import datetime
+from typing import ClassVar
+
+import msgspec
+
+
+class Priority:
+    """How urgently operations want to know; a higher one may travel first in a later release."""
+
+    ROUTINE: ClassVar[int] = 0
+    WARNING: ClassVar[int] = 1
+    ALARM: ClassVar[int] = 2
+
+
+class _Event(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="code", gc=False
+):
+    priority: ClassVar[int] = Priority.ROUTINE
+    at: datetime
+    trust: int
+    """The `TimeTrust` of `at`, 0 to 3."""
+
+
+class AccessDecided(_Event, frozen=True, tag="access"):
+    """A credential was presented and decided: everything that the decision depended on."""
+
+    door: str
+    side: str
+    device: str
+    kinds: tuple[str, ...]
+    """The kinds of the credentials presented, in order; never their values."""
+    outcome: str
+    reason: str
+    holder: str | None = None
+    via: str | None = None
+    duress: bool = False
+    revision: str | None = None
+    """The entitlement revision in force; null before the first one."""
+    as_of: datetime | None = None
+    lockdown: bool = False
+    credential: str | None = None
+    """The id of the record of the primary credential, where it is in one."""
+    decide_ms: float = 0.0
+    """From the fact's arrival (last byte of the credential) to the decision."""
+
+
+class LateCommit(_Event, frozen=True, tag="late_commit"):
+    """The strike was released before its grant was on disk: the commit took over 250 ms."""
+
+    priority: ClassVar[int] = Priority.WARNING
+    door: str
+    seq: int
+    """The sequence number of the grant's own event."""
+
+
+class Unlocked(_Event, frozen=True, tag="unlocked"):
+    """The relay board confirmed that it energised the strike."""
+
+    door: str
+    cause: str
+    """`grant` or `rex`."""
+    seq: int | None = None
+    """The sequence number of the event that gave the right to."""
+    pulse_ms: int = 0
+    confirm_ms: float = 0.0
+    """From the fact's arrival to the board's confirmation."""
+
+
+class UnlockFailed(_Event, frozen=True, tag="unlock_failed"):
+    """A grant or REX was due a release, and the strike's device did not confirm it."""
+
+    priority: ClassVar[int] = Priority.ALARM
+    door: str
+    cause: str
+    why: str
+    seq: int | None = None
+
+
+class RexPressed(_Event, frozen=True, tag="rex"):
+    """Somebody inside asked to leave; the door is released, nobody is let in."""
+
+    door: str
+
+
+class DoorOpened(_Event, frozen=True, tag="opened"):
+    """The contact opened after a release."""
+
+    door: str
+    cause: str
+    """`grant` or `rex`."""
+    seq: int | None = None
+
+
+class DoorClosed(_Event, frozen=True, tag="closed"):
+    """The contact closed."""
+
+    door: str
+
+
+class ForcedOpen(_Event, frozen=True, tag="forced_open"):
+    """The contact opened and nothing had released the door."""
+
+    priority: ClassVar[int] = Priority.ALARM
+    door: str
+
+
+class HeldOpen(_Event, frozen=True, tag="held_open"):
+    """The door has stood open for longer than `held_open_s`."""
+
+    priority: ClassVar[int] = Priority.ALARM
+    door: str
+
+
+class AlarmRestored(_Event, frozen=True, tag="alarm_restored"):
+    """A door that was forced or held open is closed again."""
+
+    door: str
+    alarm: str
+
+
+class DeviceUp(_Event, frozen=True, tag="device_online"):
+    """A device answers, for the first time or again."""
+
+    device: str
+
+
+class DeviceDown(_Event, frozen=True, tag="device_offline"):
+    """A device is lost."""
+
+    priority: ClassVar[int] = Priority.WARNING
+    device: str
+    why: str
+
+
+class OutputForcedOff(_Event, frozen=True, tag="output_forced_off"):
+    """An output was energised that nobody had pulsed; it was put to rest."""
+
+    priority: ClassVar[int] = Priority.ALARM
+    device: str
+    output: int
+    door: str | None = None
+
+
+class EntitlementsApplied(_Event, frozen=True, tag="entitlements_applied"):
+    """A new set of records is in force."""
+
+    revision: str
+    as_of: datetime
+    counts: dict[str, int]
+    """Records by type."""
+
+
+class EntitlementsRefused(_Event, frozen=True, tag="entitlements_refused"):
+    """A set of records had faults and was refused whole; what was in force stays."""
+
+    priority: ClassVar[int] = Priority.ALARM
+    faults: int
+    first: str
+
+
+class GatewayStarted(_Event, frozen=True, tag="started"):
+    """The core is deciding."""
+
+    version: str
+    revision: str | None = None
+    host_timed: dict[str, str] = {}
+    """Doors whose strike this software times (R0, R1) and the reason that the config gives."""
+
+
+class GatewayStopped(_Event, frozen=True, tag="stopped"):
+    """The core stopped in good order."""
+
+
+class InputIgnored(_Event, frozen=True, tag="input_ignored"):
+    """A door's inbox was full: taps that nobody could have waited for were dropped."""
+
+    priority: ClassVar[int] = Priority.WARNING
+    door: str
+    count: int
+
+
+class JournalGap(_Event, frozen=True, tag="journal_gap"):
+    """Events could not be kept: the disk refused them for longer than memory could hold them."""
+
+    priority: ClassVar[int] = Priority.ALARM
+    lost: int
+    why: str
+
+
+class JournalRestarted(_Event, frozen=True, tag="journal_restarted"):
+    """The journal's file was corrupt: set aside under `kept_as`, a new stream begun."""
+
+    priority: ClassVar[int] = Priority.ALARM
+    kept_as: str
+    salvaged: int
+
+
+class CacheRebuilt(_Event, frozen=True, tag="cache_rebuilt"):
+    """The entitlement cache was corrupt and was built again from the last good bundle."""
+
+    priority: ClassVar[int] = Priority.ALARM
+    revision: str | None
+    why: str
+
+
+Event = (
+    AccessDecided
+    | LateCommit
+    | Unlocked
+    | UnlockFailed
+    | RexPressed
+    | DoorOpened
+    | DoorClosed
+    | ForcedOpen
+    | HeldOpen
+    | AlarmRestored
+    | DeviceUp
+    | DeviceDown
+    | OutputForcedOff
+    | EntitlementsApplied
+    | EntitlementsRefused
+    | GatewayStarted
+    | GatewayStopped
+    | InputIgnored
+    | JournalGap
+    | JournalRestarted
+    | CacheRebuilt
+)
+
+
+class JournalledEvent(msgspec.Struct, frozen=True, gc=False):
+    """An event as it lies in the journal: `stream` and `seq` together are its identity."""
+
+    stream: str
+    """Random id of this journal file; a new file is a new stream."""
+    seq: int
+    """Dense from 1 within the stream."""
+    event: Event
+
+
+def encode(event: Event) -> bytes:
+    """The canonical bytes of an event: compact JSON, members in the order of the struct."""
+    return msgspec.json.encode(event)
+
+
+def decode(body: bytes) -> Event:
+    """The event of its canonical bytes. Raises msgspec.ValidationError."""
+    return _decoder.decode(body)
+
+
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)  # type: ignore[arg-type]
