@@ -226,9 +226,11 @@ def _entries(raw: Mapping[str, object], name: str, faults: list[Fault]) -> Mappi
     if not isinstance(entries, dict):
         faults.append(Fault(name, "must be a table"))
         return {}
-    for entry in entries:
-        if not _NAME.fullmatch(entry):
-            faults.append(Fault(join(name, entry), "a name has 1 to 128 printable characters"))
+    faults += [
+        Fault(join(name, entry), "a name has 1 to 128 printable characters")
+        for entry in entries
+        if not _NAME.fullmatch(entry)
+    ]
     return entries
 
 
