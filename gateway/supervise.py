@@ -30,38 +30,30 @@ async def keep_running(
 ) -> None:
     """Run `run` again whenever it ends or fails, until cancelled.
 
-    `on_down` gets the reason each time. This is the one place that catches `Exception`: a driver
-    that breaks in a way nobody thought of must not take the other doors with it. The first
-    failure in a row is logged as a warning, the others at debug level.
+    `on_down` gets the reason each time, and says so to whoever must know. This is the one place
+    that catches `Exception`: a driver that breaks in a way nobody thought of must not take the
+    other doors with it.
     """
     failures = 0
     while True:
         started = clock.monotonic()
+        wait_longest = False
         try:
             await run()
-            why = "it ended by itself"
+            why = "ended by itself"
         except GatewayError as error:
             why = str(error)
-            permanent = isinstance(error, DeviceMisconfigured)
+            wait_longest = isinstance(error, DeviceMisconfigured)
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
-            permanent = False
             log.exception("crashed", name=name)
-        else:
-            permanent = False
-        if clock.monotonic() - started >= STEADY:
-            failures = 0
+        failures = 1 if clock.monotonic() - started >= STEADY else failures + 1
         on_down(why)
-        if failures == 0:
-            log.warning("down", name=name, why=why)
-        else:
-            log.debug("still down", name=name, why=why, failures=failures)
-        failures += 1
-        wait = BACKOFF_MAX if permanent else backoff(failures, rng)
+        wait = BACKOFF_MAX if wait_longest else backoff(failures, rng)
         await asyncio.sleep(wait.total_seconds())
 
 
 def backoff(failures: int, rng: random.Random) -> timedelta:
     """The wait after the n-th failure in a row: doubling, capped, less up to half of jitter."""
-    full = min(BACKOFF_FIRST * 2 ** min(failures - 1, 16), BACKOFF_MAX)
+    full: timedelta = min(BACKOFF_FIRST * 2 ** min(failures - 1, 16), BACKOFF_MAX)
     return full * (1 - rng.random() / 2)

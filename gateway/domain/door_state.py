@@ -289,6 +289,12 @@ def _decided(state: DoorState, fact: Decided, now: Moment) -> tuple[DoorState, l
     return after, [record, Indicate(side, Signal.DENIED)]
 
 
+def _releasing(state: DoorState, cause: Cause, unlock: timedelta, now: Moment) -> DoorState:
+    # Already before the relay has confirmed: the leaf can be quicker than the confirmation.
+    until = now.mono + RELEASE_LEAD + unlock + OPENING_SLACK
+    return _replace(state, release=Release(cause, None, until))
+
+
 def _opened(rules: DoorRules, state: DoorState, now: Moment) -> tuple[DoorState, list[Effect]]:
     if state.contact is Contact.OPEN:
         return state, []
