@@ -10,7 +10,7 @@ import structlog
 
 from gateway.clock import Clock
 from gateway.domain import door_state, events
-from gateway.domain.decision import Presented, Request, decide
+from gateway.domain.decision import PresentedCredential, Request, decide
 from gateway.domain.door_state import (
     ContactSaid,
     Decided,
@@ -31,7 +31,7 @@ from gateway.domain.door_state import (
     WakeAt,
 )
 from gateway.domain.events import Event
-from gateway.domain.records import Entitlements
+from gateway.domain.entitlements import Entitlements
 from gateway.domain.restrictions import turned
 from gateway.domain.signal import Signal
 from gateway.errors import DeviceError, StorageError
@@ -49,13 +49,16 @@ POINTS_WAITING_MAX = 256
 
 
 class Ticket(Protocol):
-    """An event that was appended to the journal."""
+    """The receipt for an event: its number at once, its commit later."""
 
     seq: int
 
     @property
     def committed(self) -> "asyncio.Future[None]":
         """Done when it is on disk."""
+
+    async def committed_within(self, limit: timedelta) -> bool:
+        """Whether it is on disk before `limit` has passed."""
 
 
 class Journal(Protocol):
@@ -208,7 +211,7 @@ class DoorController:
         request = Request(
             door=self.door,
             side=tap.side,
-            credentials=tuple(Presented(kind, value) for kind, value in credentials),
+            credentials=tuple(PresentedCredential(kind, value) for kind, value in credentials),
             at=moment.wall,
             clock="trusted" if trusted else "untrusted",
             lockdown=False,
@@ -216,7 +219,7 @@ class DoorController:
         )
         decision = turned(force.records, request, decide(force.records, request))
         primary = force.records.find(*credentials[0])
-        door = force.records.door(self.door)
+        door = force.records.tables.doors.get(self.door)
         unlock = door_state.UNLOCK_DEFAULT
         if decision.outcome == "grant" and door is not None:
             unlock = door.unlock
@@ -248,7 +251,7 @@ class DoorController:
         )
 
     def _rules(self) -> DoorRules:
-        door = self._in_force().records.door(self.door)
+        door = self._in_force().records.tables.doors.get(self.door)
         forced = self._wiring.unreleased_opening_is_forced
         if door is None:
             return DoorRules(self.door, unreleased_opening_is_forced=forced)
@@ -313,8 +316,7 @@ class DoorController:
         if earlier is not None and not earlier.committed.done():
             # An earlier grant ran out of patience already: nobody waits twice for one stall.
             return ticket.committed.done()
-        await asyncio.wait([ticket.committed], timeout=COMMIT_WAIT.total_seconds())
-        return ticket.committed.done()
+        return await ticket.committed_within(COMMIT_WAIT)
 
     def _append(self, event: Event) -> Ticket | None:
         try:

@@ -3,7 +3,7 @@
 import msgspec
 
 from gateway.domain.decision import Decision, Request
-from gateway.domain.records import Entitlements
+from gateway.domain.entitlements import Entitlements
 
 NOT_ENFORCED = "rule_not_enforced"
 """The records ask for a rule with memory that this release doesn't have: nobody passes on trust."""
@@ -26,7 +26,7 @@ def turned(records: Entitlements, request: Request, decision: Decision) -> Decis
 def unenforced(records: Entitlements, request: Request) -> tuple[str, ...]:
     """The members of the records that restrict this grant and that nothing enforces yet."""
     found = []
-    door = records.door(request.door)
+    door = records.tables.doors.get(request.door)
     if door is not None:
         found += [
             member
