@@ -1,0 +1,44 @@
+"""What the core does for its clients: the server calls this and knows nothing else of the core."""
+
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Protocol
+
+from gateway.ipc.messages import DoorStateReport, Events, ImportDone, Status
+
+
+class CoreApi(Protocol):
+    """The core, as its socket sees it.
+
+    A GatewayError becomes a `Problem` for the client that asked. Any other exception is a defect of
+    the core and ends it. A call is cancelled when its client is gone.
+    """
+
+    async def events_after(self, after: int, limit: int) -> Events:
+        """At most `limit` events of the journal with `seq` above `after`, oldest first, at once.
+
+        `stream` is the current stream also where there are none; `first_seq` is then `after + 1`.
+        """
+
+    async def wait_beyond(self, after: int) -> None:
+        """Return as soon as the journal has an event with `seq` above `after`."""
+
+    async def acknowledge(self, stream: str, seq: int) -> int:
+        """The cloud has everything of `stream` up to `seq`: remember it, durably.
+
+        Returns up to where the stream is acknowledged now. That never falls: a lower `seq` than
+        before, another stream's or one that the journal hasn't reached changes nothing.
+        """
+
+    def watch_doors(self) -> AsyncGenerator[DoorStateReport, None]:
+        """Every door's state now, then each change, for ever (`gateway.ipc.doors.DoorStates`)."""
+
+    async def status(self) -> Status:
+        """How the gateway is, at this moment."""
+
+    async def import_records(self, file: Path) -> ImportDone:
+        """Put the entitlement records in `file` in force; the file is gone once this returns.
+
+        Raises:
+            RecordsRefused: The set has faults; what was in force stays.
+        """

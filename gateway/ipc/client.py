@@ -1,0 +1,239 @@
+"""A client's end of the socket: link, the console and the command line ask the core through it."""
+
+import asyncio
+import hashlib
+import itertools
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from gateway.errors import IpcError, NotAllowed, RecordFault, RecordsRefused
+from gateway.ipc.framing import Framing, frame
+from gateway.ipc.messages import (
+    FETCH_BYTES_MAX,
+    IMPORT_CHUNK_BYTES,
+    PROTOCOL_VERSION,
+    Acknowledge,
+    Acknowledged,
+    AnswerBody,
+    Cancel,
+    DoorStateReport,
+    Events,
+    Fetch,
+    Hello,
+    ImportBegin,
+    ImportChunk,
+    ImportDone,
+    ImportEnd,
+    ImportRefused,
+    Problem,
+    Proceed,
+    Request,
+    RequestBody,
+    Status,
+    StatusWanted,
+    WatchDoors,
+    Welcome,
+    decode_answer,
+    encode,
+)
+
+ANSWER_S_MAX = 30.0
+"""A core that takes longer than this (beyond what it was asked to wait) is not answering."""
+
+IMPORT_S_MAX = 600.0
+"""The same for putting an import in force, which on a small box compiles a large set."""
+
+_Wanted = TypeVar("_Wanted", bound=AnswerBody)
+
+
+@asynccontextmanager
+async def connect(path: Path, *, role: str) -> AsyncIterator["CoreClient"]:
+    """A connection to the core that serves `path`, for as long as the block runs.
+
+    Raises:
+        IpcError: Nobody serves it, or the core speaks another version.
+        NotAllowed: The core refuses this user.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        transport, wire = await loop.create_unix_connection(_Wire, str(path))
+    except PermissionError as failed:
+        raise NotAllowed(f"{path}: this user may not connect to the core: {failed}") from failed
+    except OSError as failed:
+        raise IpcError(
+            f"{path}: can't connect to the core ({failed}): is `door-gateway core` running?"
+        ) from failed
+    client = CoreClient(path, wire)
+    try:
+        await client.greet(role)
+        yield client
+    finally:
+        transport.abort()
+
+
+class CoreClient:
+    """What a client can ask. Every method raises IpcError once the core is gone."""
+
+    def __init__(self, path: Path, wire: "_Wire") -> None:
+        self._path = path
+        self._wire = wire
+
+    async def greet(self, role: str) -> None:
+        """Say Hello; `connect` has done it."""
+        await self._ask(Hello(version=PROTOCOL_VERSION, role=role), Welcome)
+
+    async def fetch(
+        self, after: int, *, limit: int = 100, bytes_max: int = FETCH_BYTES_MAX, wait_s: float = 0.0
+    ) -> Events:
+        """The journal's events after `after`, waiting up to `wait_s` seconds for the first."""
+        wanted = Fetch(after=after, limit=limit, bytes_max=bytes_max, wait_s=wait_s)
+        return await self._ask(wanted, Events, wait_s)
+
+    async def acknowledge(self, stream: str, seq: int) -> int:
+        """Tell the journal what the cloud has; up to where it counts as acknowledged now."""
+        return (await self._ask(Acknowledge(stream=stream, seq=seq), Acknowledged)).seq
+
+    async def status(self) -> Status:
+        """How the gateway is."""
+        return await self._ask(StatusWanted(), Status)
+
+    async def watch_doors(self) -> AsyncGenerator[DoorStateReport, None]:
+        """Every door's state now, then each change; a slow consumer skips to the latest."""
+        latest: dict[str, DoorStateReport] = {}
+        woken = asyncio.Event()
+        end: list[IpcError] = []
+
+        def take(answer: AnswerBody | IpcError) -> None:
+            if isinstance(answer, DoorStateReport):
+                latest[answer.door] = answer
+            else:
+                end.append(_error(self._path, answer))
+            woken.set()
+
+        number = self._wire.ask(WatchDoors(), take)
+        try:
+            while True:
+                await woken.wait()
+                woken.clear()
+                while latest:
+                    yield latest.pop(next(iter(latest)))
+                if end:
+                    raise end[0]
+        finally:
+            self._wire.cancel(number)
+
+    async def import_records(self, records: bytes) -> ImportDone:
+        """Put a file of entitlement records in force.
+
+        Raises:
+            RecordsRefused: The set has faults; what was in force stays.
+        """
+        digest = hashlib.sha256(records).hexdigest()
+        await self._ask(ImportBegin(size=len(records), sha256=digest), Proceed)
+        for at in range(0, len(records), IMPORT_CHUNK_BYTES):
+            await self._ask(ImportChunk(data=records[at : at + IMPORT_CHUNK_BYTES]), Proceed)
+        answer = await self._answer_to(ImportEnd(), IMPORT_S_MAX)
+        if isinstance(answer, ImportRefused):
+            raise RecordsRefused([RecordFault(*fault) for fault in answer.faults])
+        if not isinstance(answer, ImportDone):
+            raise _error(self._path, answer)
+        return answer
+
+    async def _ask(self, body: RequestBody, wanted: type[_Wanted], wait_s: float = 0.0) -> _Wanted:
+        answer = await self._answer_to(body, ANSWER_S_MAX + wait_s)
+        if not isinstance(answer, wanted):
+            raise _error(self._path, answer)
+        return answer
+
+    async def _answer_to(self, body: RequestBody, limit_s: float) -> AnswerBody | IpcError:
+        future: asyncio.Future[AnswerBody | IpcError] = asyncio.get_running_loop().create_future()
+
+        def take(answer: AnswerBody | IpcError) -> None:
+            if not future.done():
+                future.set_result(answer)
+
+        number = self._wire.ask(body, take)
+        try:
+            async with asyncio.timeout(limit_s):
+                return await future
+        except TimeoutError:
+            what = type(body).__name__
+            raise IpcError(f"{self._path}: no answer to {what} in {limit_s:g} s") from None
+        finally:
+            if not future.done() or future.cancelled():
+                self._wire.cancel(number)
+            self._wire.forget(number)
+
+
+class _Wire(asyncio.Protocol):
+    """Numbers requests and hands each answer to who waits for it."""
+
+    def __init__(self) -> None:
+        self._framing = Framing()
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, Callable[[AnswerBody | IpcError], None]] = {}
+        self._transport: asyncio.Transport | None = None
+        self._end: IpcError | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - it is a stream's
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for body in self._framing.feed(data):
+                answer = decode_answer(body)
+                if answer.number == 0:
+                    self._finish(_problem(answer.body))
+                elif take := self._waiting.get(answer.number):
+                    take(answer.body)
+        except (IpcError, msgspec.DecodeError) as malformed:
+            self._finish(IpcError(f"the core's answer can't be read: {malformed}"))
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._finish(IpcError("the core closed the connection"))
+
+    def ask(self, body: RequestBody, take: Callable[[AnswerBody | IpcError], None]) -> int:
+        """Send a request; `take` gets every answer to it, or the end of the connection."""
+        number = next(self._numbers)
+        if self._end is not None or self._transport is None:
+            take(self._end or IpcError("not connected to the core"))
+            return number
+        data = frame(encode(Request(number, body)))
+        self._waiting[number] = take
+        self._transport.write(data)
+        return number
+
+    def cancel(self, number: int) -> None:
+        """The request needs no more answers."""
+        if self._waiting.pop(number, None) and self._end is None and self._transport is not None:
+            self._transport.write(frame(encode(Request(number, Cancel()))))
+
+    def forget(self, number: int) -> None:
+        """The request has its answer."""
+        self._waiting.pop(number, None)
+
+    def _finish(self, why: IpcError) -> None:
+        if self._end is not None:
+            return
+        self._end = why
+        waiting, self._waiting = self._waiting, {}
+        for take in waiting.values():
+            take(why)
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _problem(body: AnswerBody) -> IpcError:
+    if isinstance(body, Problem):
+        return NotAllowed(body.text) if body.not_allowed else IpcError(body.text)
+    return IpcError(f"the core answered with {type(body).__name__} where that makes no sense")
+
+
+def _error(path: Path, answer: AnswerBody | IpcError) -> IpcError:
+    found = answer if isinstance(answer, IpcError) else _problem(answer)
+    return type(found)(f"{path}: {found}")

@@ -1,0 +1,277 @@
+"""What is said on the socket: requests of a client, answers of the core, both numbered.
+
+A client numbers its requests; every answer carries the number of its request. `WatchDoors` is
+answered by a report now and at every change until `Cancel` with the same number. Everything else
+gets one answer, which may be a `Problem`. The first request is `Hello`.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+
+FETCH_EVENTS_MAX = 1_000
+"""The most events of one `Fetch`: what one read of the journal should cost at most."""
+
+FETCH_BYTES_MAX = 256 * 1024
+"""The most bytes of event bodies in one answer; the first event is always in it."""
+
+FETCH_WAIT_S_MAX = 60.0
+"""The longest a `Fetch` waits for events: after that an empty answer shows that all is well."""
+
+IMPORT_CHUNK_BYTES = 256 * 1024
+"""The most bytes of one `ImportChunk`."""
+
+IMPORT_BYTES_MAX = 256 * 1024 * 1024
+"""The largest file of entitlement records: some four times a site of 100,000 credentials."""
+
+IMPORT_FAULTS_MAX = 1_000
+"""The most faults told of one refused import: more than anybody reads, less than a frame holds."""
+
+STREAM_CHARS_MAX = 64
+"""The longest id of a journal's stream."""
+
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""The number of a request: from 1, each used once a connection."""
+
+Seq = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A sequence number of the journal, dense from 1; 0 stands before the first event."""
+
+Stream = Annotated[str, msgspec.Meta(min_length=1, max_length=STREAM_CHARS_MAX)]
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="m", omit_defaults=True):
+    pass
+
+
+# --- Requests -------------------------------------------------------------------------------------
+
+
+class Hello(_Message, frozen=True, tag="hello"):
+    """Who is there. `role` (link, cli, console) is for the log: rights go by the peer's uid."""
+
+    version: int
+    role: Annotated[str, msgspec.Meta(max_length=32)]
+
+
+class Cancel(_Message, frozen=True, tag="cancel"):
+    """The request of this number is no longer wanted; it gets no more answers."""
+
+
+class Fetch(_Message, frozen=True, tag="fetch"):
+    """The journal's events after `after`, oldest first; answered by `Events`."""
+
+    after: Seq
+    limit: Annotated[int, msgspec.Meta(ge=1, le=FETCH_EVENTS_MAX)] = 100
+    bytes_max: Annotated[int, msgspec.Meta(ge=1, le=FETCH_BYTES_MAX)] = FETCH_BYTES_MAX
+    wait_s: Annotated[float, msgspec.Meta(ge=0, le=FETCH_WAIT_S_MAX)] = 0.0
+    """How long to wait for the first event where there is none yet."""
+
+
+class Acknowledge(_Message, frozen=True, tag="acknowledge"):
+    """The cloud has every event of `stream` up to `seq`; answered by `Acknowledged`."""
+
+    stream: Stream
+    seq: Seq
+
+
+class WatchDoors(_Message, frozen=True, tag="watch_doors"):
+    """Every door's state now and whenever it changes: `DoorStateReport`s until `Cancel`."""
+
+
+class StatusWanted(_Message, frozen=True, tag="status_wanted"):
+    """How the gateway is; answered by `Status`."""
+
+
+class ImportBegin(_Message, frozen=True, tag="import_begin"):
+    """A set of entitlement records of `size` bytes follows; answered by `Proceed`."""
+
+    size: Annotated[int, msgspec.Meta(ge=1, le=IMPORT_BYTES_MAX)]
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    """Lower-case hex digest of the whole file."""
+
+
+class ImportChunk(_Message, frozen=True, tag="import_chunk"):
+    """The next bytes of the file, at most IMPORT_CHUNK_BYTES; answered by `Proceed`."""
+
+    data: Annotated[bytes, msgspec.Meta(min_length=1, max_length=IMPORT_CHUNK_BYTES)]
+
+
+class ImportEnd(_Message, frozen=True, tag="import_end"):
+    """That was all of it: apply it. Answered by `ImportDone` or `ImportRefused`."""
+
+
+RequestBody = (
+    Hello
+    | Cancel
+    | Fetch
+    | Acknowledge
+    | WatchDoors
+    | StatusWanted
+    | ImportBegin
+    | ImportChunk
+    | ImportEnd
+)
+
+
+class Request(msgspec.Struct, frozen=True, array_like=True):
+    """A frame from a client."""
+
+    number: Number
+    body: RequestBody
+
+
+# --- Answers --------------------------------------------------------------------------------------
+
+
+class Welcome(_Message, frozen=True, tag="welcome"):
+    """The core speaks the same protocol, and the client may do what `rights` says."""
+
+    version: int
+    rights: Literal["all", "link"]
+
+
+class Problem(_Message, frozen=True, tag="problem"):
+    """The request was not carried out. `text` says what, where and what to do."""
+
+    text: str
+    not_allowed: bool = False
+    """The peer's credentials don't give it that right."""
+
+
+class Events(_Message, frozen=True, tag="events"):
+    """Events of the journal, dense from `first_seq`; none where `wait_s` went by without any."""
+
+    stream: str
+    first_seq: int
+    bodies: list[bytes]
+    """Each the canonical bytes of an event (`gateway.domain.events.encode`)."""
+
+
+class Acknowledged(_Message, frozen=True, tag="acknowledged"):
+    """Up to where the journal now counts as acknowledged: it never falls."""
+
+    stream: str
+    seq: int
+
+
+class DoorStateReport(_Message, frozen=True, tag="door_state"):
+    """What is known of a door at this moment."""
+
+    door: str
+    mode: str
+    """`normal`, `lockdown` and whatever else `gateway.domain.door_state` knows."""
+    locked: bool | None
+    """Whether the strike is at rest; null where its device does not answer."""
+    contact: Literal["open", "closed", "unknown"]
+    trust: int
+    """The `TimeTrust` of `at`, 0 to 3."""
+    at: datetime
+    alarms: list[str] = []
+    """`forced_open`, `held_open` and alike, those that are not restored yet."""
+    readers_online: dict[str, bool] = {}
+
+
+class DeviceStatus(_Message, frozen=True, tag="device"):
+    """Whether a device answers, and why not."""
+
+    online: bool
+    why: str | None = None
+
+
+class JournalStatus(_Message, frozen=True, tag="journal"):
+    """Whether events can be kept: `why` says what is wrong where not."""
+
+    healthy: bool
+    why: str | None = None
+    file_bytes: int | None = None
+    disk_free_bytes: int | None = None
+
+
+class Status(_Message, frozen=True, tag="status"):
+    """How the gateway is."""
+
+    version: str
+    site: str
+    gateway: str
+    revision: str | None
+    """The entitlement revision in force; null before the first one."""
+    as_of: datetime | None
+    at: datetime
+    trust: int
+    """The `TimeTrust` of `at`, 0 to 3."""
+    uptime_s: float
+    stream: str
+    last_seq: int
+    acknowledged_seq: int
+    backlog: int
+    """Events that the cloud has not acknowledged."""
+    devices: dict[str, DeviceStatus]
+    doors: dict[str, DoorStateReport]
+    journal: JournalStatus
+
+
+class Proceed(_Message, frozen=True, tag="proceed"):
+    """The import so far is well received."""
+
+    received: int
+
+
+class ImportDone(_Message, frozen=True, tag="import_done"):
+    """The records are in force."""
+
+    revision: str
+    counts: dict[str, int]
+    """Records by type."""
+    warnings: list[str] = []
+
+
+class ImportRefused(_Message, frozen=True, tag="import_refused"):
+    """The records have faults and are refused whole; what was in force stays."""
+
+    faults: list[tuple[str, str, str, str]]
+    """Each type, id, member, what is wrong (`gateway.errors.RecordFault`)."""
+    more: int = 0
+    """Faults beyond IMPORT_FAULTS_MAX, which are not listed."""
+
+
+AnswerBody = (
+    Welcome
+    | Problem
+    | Events
+    | Acknowledged
+    | DoorStateReport
+    | Status
+    | Proceed
+    | ImportDone
+    | ImportRefused
+)
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True):
+    """A frame from the core. Number 0 answers no request: the connection is about to be closed."""
+
+    number: Number
+    body: AnswerBody
+
+
+_encoder = msgspec.msgpack.Encoder()
+_requests = msgspec.msgpack.Decoder(Request)
+_answers = msgspec.msgpack.Decoder(Answer)
+
+
+def encode(message: Request | Answer) -> bytes:
+    """The body of the message's frame."""
+    return _encoder.encode(message)
+
+
+def decode_request(body: bytes) -> Request:
+    """The request in a frame. Raises msgspec.DecodeError (ValidationError is one)."""
+    return _requests.decode(body)
+
+
+def decode_answer(body: bytes) -> Answer:
+    """The answer in a frame. Raises msgspec.DecodeError (ValidationError is one)."""
+    return _answers.decode(body)

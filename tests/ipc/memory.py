@@ -1,0 +1,115 @@
+"""A core without doors or disk: a journal in a list, behind the real `CoreApi`."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gateway.domain.events import DoorClosed, encode
+from gateway.errors import RecordFault, RecordsRefused
+from gateway.ipc.doors import DoorStates
+from gateway.ipc.messages import (
+    DeviceStatus,
+    DoorStateReport,
+    Events,
+    ImportDone,
+    JournalStatus,
+    Status,
+)
+
+NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
+
+
+class MemoryCore:
+    """Implements `gateway.ipc.api.CoreApi`."""
+
+    def __init__(self, stream: str = "s-1") -> None:
+        self.stream = stream
+        self.bodies: list[bytes] = []
+        self.acknowledged = 0
+        self.doors = DoorStates()
+        self.imported: list[bytes] = []
+        self._grown: set[asyncio.Event] = set()
+        self._status_gate: asyncio.Event | None = None
+
+    def record(self, count: int = 1) -> None:
+        """Journal `count` more events, each recognisable by its door."""
+        for _ in range(count):
+            door = f"door-{len(self.bodies) + 1}"
+            self.bodies.append(encode(DoorClosed(at=NOON, trust=2, door=door)))
+        for grown in self._grown:
+            grown.set()
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """No status is answered in the block."""
+        self._status_gate = asyncio.Event()
+        try:
+            yield
+        finally:
+            self._status_gate.set()
+            self._status_gate = None
+
+    async def events_after(self, after: int, limit: int) -> Events:
+        found = self.bodies[after : after + limit]
+        return Events(stream=self.stream, first_seq=after + 1, bodies=found)
+
+    async def wait_beyond(self, after: int) -> None:
+        grown = asyncio.Event()
+        self._grown.add(grown)
+        try:
+            while len(self.bodies) <= after:
+                grown.clear()
+                await grown.wait()
+        finally:
+            self._grown.discard(grown)
+
+    async def acknowledge(self, stream: str, seq: int) -> int:
+        if stream == self.stream and seq <= len(self.bodies):
+            self.acknowledged = max(self.acknowledged, seq)
+        return self.acknowledged
+
+    def watch_doors(self) -> AsyncGenerator[DoorStateReport, None]:
+        return self.doors.watch()
+
+    async def status(self) -> Status:
+        if self._status_gate is not None:
+            await self._status_gate.wait()
+        return Status(
+            version="0.1.0",
+            site="LON",
+            gateway="lon-1",
+            revision="r-7",
+            as_of=NOON,
+            at=NOON,
+            trust=2,
+            uptime_s=12.5,
+            stream=self.stream,
+            last_seq=len(self.bodies),
+            acknowledged_seq=self.acknowledged,
+            backlog=len(self.bodies) - self.acknowledged,
+            devices={"relays-a": DeviceStatus(online=False, why="silent")},
+            doors=self.doors.latest(),
+            journal=JournalStatus(healthy=True),
+        )
+
+    async def import_records(self, file: Path) -> ImportDone:
+        records = await asyncio.to_thread(file.read_bytes)
+        if records.startswith(b"bad"):
+            raise RecordsRefused([RecordFault("grant", "g-1", "door", "no such door")])
+        self.imported.append(records)
+        return ImportDone(revision="r-8", counts={"grant": 1}, warnings=["no holiday set"])
+
+
+def door_state(door: str = "street", contact: str = "closed") -> DoorStateReport:
+    """A plausible report."""
+    return DoorStateReport(
+        door=door,
+        mode="normal",
+        locked=True,
+        contact="open" if contact == "open" else "closed",
+        readers_online={"street-reader": True},
+        trust=2,
+        at=NOON,
+    )
