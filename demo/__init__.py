@@ -1,0 +1,1 @@
+"""The demonstration: a whole site on simulated hardware, and a scripted morning."""
