@@ -35,9 +35,8 @@ PORT: Final = re.compile(r"(/[A-Za-z0-9._:+@-]{1,128}){1,16}")
 
 IN_LIST_PASSIVE_TARGET: Final = 0x4A  # 7.3.5
 BR_TY_106A: Final = 0x00  # ISO/IEC 14443 type A at 106 kbit/s
-MAX_RETRIES: Final = (
-    0x05  # RFConfiguration (7.3.1), CfgItem 5: MxRtyATR, MxRtyPSL, MxRtyPassiveActivation
-)
+RF_FIELD: Final = 0x01  # RFConfiguration (7.3.1), CfgItem 1
+MAX_RETRIES: Final = 0x05  # CfgItem 5: MxRtyATR, MxRtyPSL, MxRtyPassiveActivation
 
 TRIES_ALONE: Final = 20
 """How often the chip itself looks for a card before it says "none": a card that comes is reported
