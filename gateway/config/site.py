@@ -16,9 +16,26 @@ FILE_BYTES_MAX = 1 << 20
 """A site's file is a few KiB; a megabyte is somebody's mistake and is not parsed."""
 
 S = TypeVar("S", bound=msgspec.Struct)
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
-AbsolutePath = Annotated[str, msgspec.Meta(pattern=r"^/[^\x00]*$")]
-Number = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+Name = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[^\x00-\x1f\x7f]{1,128}$", description="text of 1 to 128 printable characters"
+    ),
+]
+AbsolutePath = Annotated[
+    str, msgspec.Meta(pattern=r"^/[^\x00]*$", description='an absolute path ("/…")')
+]
+SocketPath = Annotated[
+    str,
+    # The kernel's sun_path has 108 bytes (unix(7)).
+    msgspec.Meta(
+        pattern=r"^/[^\x00]{1,99}$", description="an absolute path of at most 100 characters"
+    ),
+]
+Reason = Annotated[
+    str, msgspec.Meta(min_length=8, description="a reason in words (8 characters or more)")
+]
+Number = Annotated[int, msgspec.Meta(ge=1, le=65535, description="a whole number, 1 to 65535")]
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -36,8 +53,7 @@ class StateTable(_Table, frozen=True):
     """[state]: where things are kept on this box."""
 
     dir: AbsolutePath
-    socket: Annotated[str, msgspec.Meta(pattern=r"^/[^\x00]*$", max_length=100)]
-    """At most 100 characters: the kernel's sun_path has 108 bytes (unix(7))."""
+    socket: SocketPath
     credential_key: AbsolutePath
     link_user: Name | None = None
     """The system user that the link runs as, where it isn't the core's own."""
@@ -62,7 +78,9 @@ class MqttTable(_Table, frozen=True):
 
     host: Name
     port: Number
-    keepalive_s: Annotated[int, msgspec.Meta(ge=5, le=600)] = 30
+    keepalive_s: Annotated[
+        int, msgspec.Meta(ge=5, le=600, description="a whole number of seconds, 5 to 600")
+    ] = 30
     tls: TlsTable | None = None
 
 
@@ -79,7 +97,7 @@ class Strike(_Table, frozen=True):
     device: str
     output: Number
     relay_class: RelayClass
-    accept_host_timed: Annotated[str, msgspec.Meta(min_length=8)] | None = None
+    accept_host_timed: Reason | None = None
     """Why it is right here that this software times the pulse; journaled at every start."""
 
 

@@ -35,7 +35,22 @@ def convert_table(raw: object, struct: type[S], where: str, faults: list[Fault])
                 faults.append(Fault(path, "is missing"))
             continue
         values[field.name] = _convert(raw[field.encode_name], hints[field.name], path, faults)
-    return struct(**values) if len(faults) == before else None
+    if len(faults) > before:
+        return None
+    try:
+        return struct(**values)
+    except ValueError as error:
+        # What a struct checks over its members; by convention it begins with the `member`.
+        member, what = _split(str(error))
+        faults.append(Fault(join(where, member) if member else where, what))
+        return None
+
+
+def _split(message: str) -> tuple[str, str]:
+    if message.startswith("`"):
+        member, _, what = message[1:].partition("` ")
+        return member, what
+    return "", message
 
 
 def _convert(raw: object, hint: Any, path: str, faults: list[Fault]) -> Any:
@@ -55,7 +70,9 @@ def _convert(raw: object, hint: Any, path: str, faults: list[Fault]) -> Any:
     try:
         return msgspec.convert(raw, hint)
     except msgspec.ValidationError as error:
-        faults.append(Fault(path, _plain(str(error))))
+        # A pattern says nothing to people; what it stands for is in the type's description.
+        meant = next((m.description for m in args if isinstance(m, msgspec.Meta)), None)
+        faults.append(Fault(path, f"must be {meant}" if meant else _plain(str(error))))
         return None
 
 

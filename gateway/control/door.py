@@ -30,8 +30,8 @@ from gateway.domain.door_state import (
     TimeReached,
     WakeAt,
 )
-from gateway.domain.events import Event
 from gateway.domain.entitlements import Entitlements
+from gateway.domain.events import Event
 from gateway.domain.restrictions import turned
 from gateway.domain.signal import Signal
 from gateway.errors import DeviceError, StorageError

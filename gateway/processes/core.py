@@ -1,13 +1,12 @@
 """The core process: devices, entitlements, decisions and the journal; the only one with locks."""
 
 import asyncio
-import os
 import pwd
 import random
 import signal
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import structlog
@@ -15,7 +14,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 import gateway
 from gateway.cache import Cache
-from gateway.clock import Clock, SystemClock, TimeTrust, kernel_says_synchronised
+from gateway.clock import SystemClock, TimeTrust, kernel_says_synchronised
 from gateway.config.devices import RelayClass
 from gateway.config.site import SiteConfig
 from gateway.control.door import InForce
@@ -23,7 +22,7 @@ from gateway.control.site import SiteController
 from gateway.domain import events
 from gateway.domain.door_state import Strike
 from gateway.domain.entitlements import NO_RECORDS
-from gateway.errors import ConfigError, Fault, GatewayError, RecordsRefused
+from gateway.errors import ConfigError, Fault, RecordsRefused
 from gateway.ipc.doors import DoorStates
 from gateway.ipc.messages import (
     DeviceStatus,
