@@ -1,7 +1,7 @@
 """Plays a morning at a simulated site: real drivers, real daemon, real broker, wire by wire.
 
-    make demo                 the morning; about half a minute, exit 0 if it went as it should
-    make demo ARGS=--stay     leaves the site running afterwards, until Ctrl-C
+make demo                 the morning; about half a minute, exit 0 if it went as it should
+make demo ARGS=--stay     leaves the site running afterwards, until Ctrl-C
 """
 
 import argparse
@@ -134,9 +134,7 @@ class Stage:
         async with asyncio.timeout(ANSWER_S_MAX):
             return await self.decided.get()
 
-    async def _latency(
-        self, answer: events.AccessDecided, door: str, start: int
-    ) -> float | None:
+    async def _latency(self, answer: events.AccessDecided, door: str, start: int) -> float | None:
         """Milliseconds from the credential's last byte to the strike's edge, at the hardware."""
         if answer.outcome != "grant":
             return None
@@ -348,7 +346,9 @@ def sum_up(stage: Stage) -> int:
     for what, count in tally.answers.most_common():
         print(f"    {count:>2}  {what}")
     middle, worst = statistics.median(tally.latencies_ms), max(tally.latencies_ms)
-    print(f"  last byte of the credential to the strike: median {middle:.1f} ms, worst {worst:.1f} ms")
+    print(
+        f"  last byte of the credential to the strike: median {middle:.1f} ms, worst {worst:.1f} ms"
+    )
     received, missing = len(cloud.received), cloud.missing()
     print(
         f"  operations received {received} events, {len(missing)} missing, "

@@ -43,13 +43,26 @@ def people(now: datetime) -> list[Person]:
     return [
         Person("h-sam", "Sam", "staff", "04A10000000001", (STAFF,), pin="2468"),
         Person("h-maya", "Maya", "member", "04A10000000002", (MEMBERS,)),
-        Person("h-milo", "Milo", "member", "04A10000000003", (MEMBERS,),
-               card_more={"status": "lost"}),
+        Person(
+            "h-milo", "Milo", "member", "04A10000000003", (MEMBERS,), card_more={"status": "lost"}
+        ),
         Person("h-mona", "Mona", "member", "04A10000000004", (MEMBERS,), status="suspended"),
-        Person("h-mark", "Mark", "member", "04A10000000005", (MEMBERS,),
-               more={"delinquent_since": _instant(now - 5 * days)}),
-        Person("h-mila", "Mila", "member", "04A10000000006", (MEMBERS,),
-               more={"valid_until": _instant(now - 2 * days)}),
+        Person(
+            "h-mark",
+            "Mark",
+            "member",
+            "04A10000000005",
+            (MEMBERS,),
+            more={"delinquent_since": _instant(now - 5 * days)},
+        ),
+        Person(
+            "h-mila",
+            "Mila",
+            "member",
+            "04A10000000006",
+            (MEMBERS,),
+            more={"valid_until": _instant(now - 2 * days)},
+        ),
         Person("h-olga", "Olga", "office", "04A10000000007", (TENANTS,), pin="135790"),
         Person("h-ben", "Ben", "booker", "04A10000000008", (BOOKERS,)),
         Person("h-bea", "Bea", "booker", "04A10000000009", (BOOKERS,)),
@@ -81,8 +94,14 @@ def records(now: datetime, timezone: str) -> list[dict[str, Any]]:
         _door("lounge", "lobby", "lounge", unlock_s=3),
         _door("meeting", "lounge", "meeting", unlock_s=3),
         _door("suite", "lounge", "suite", unlock_s=3, held_open_s=5),
-        _door("comms", "lounge", "comms", unlock_s=3, second_factor_schedule="24x7",
-              criticality="high"),
+        _door(
+            "comms",
+            "lounge",
+            "comms",
+            unlock_s=3,
+            second_factor_schedule="24x7",
+            criticality="high",
+        ),
         _group(STAFF, ["lobby", "lounge", "meeting", "suite", "comms"], "24x7"),
         _group(MEMBERS, ["lobby", "lounge"], "BH"),
         _group(TENANTS, ["lobby", "lounge", "suite"], "24x7"),
@@ -96,19 +115,37 @@ def records(now: datetime, timezone: str) -> list[dict[str, Any]]:
         _exception("e-olga", "h-olga", "deny", ["lounge"], now - hour, now + hour, "filming"),
     ]
     for person in people(now):
-        found.append({
-            "type": "holder", "id": person.id, "name": person.name, "persona": person.persona,
-            "status": person.status, "groups": list(person.groups), **person.more,
-        })
-        found.append({
-            "type": "credential", "id": f"c-{person.id}", "holder": person.id, "kind": "uid",
-            "value": person.card, **person.card_more,
-        })
+        found.append(
+            {
+                "type": "holder",
+                "id": person.id,
+                "name": person.name,
+                "persona": person.persona,
+                "status": person.status,
+                "groups": list(person.groups),
+                **person.more,
+            }
+        )
+        found.append(
+            {
+                "type": "credential",
+                "id": f"c-{person.id}",
+                "holder": person.id,
+                "kind": "uid",
+                "value": person.card,
+                **person.card_more,
+            }
+        )
         if person.pin is not None:
-            found.append({
-                "type": "credential", "id": f"p-{person.id}", "holder": person.id, "kind": "pin",
-                "value": person.pin,
-            })
+            found.append(
+                {
+                    "type": "credential",
+                    "id": f"p-{person.id}",
+                    "holder": person.id,
+                    "kind": "pin",
+                    "value": person.pin,
+                }
+            )
     return found
 
 
@@ -141,8 +178,13 @@ def _booking(
     id: str, holder: str, zones: list[str], start: datetime, end: datetime
 ) -> dict[str, Any]:
     return {
-        "type": "booking", "id": id, "holders": [holder], "zones": zones, "doors": [],
-        "start": _instant(start), "end": _instant(end),
+        "type": "booking",
+        "id": id,
+        "holders": [holder],
+        "zones": zones,
+        "doors": [],
+        "start": _instant(start),
+        "end": _instant(end),
     }
 
 
@@ -150,7 +192,14 @@ def _exception(
     id: str, holder: str, effect: str, doors: list[str], start: datetime, end: datetime, reason: str
 ) -> dict[str, Any]:
     return {
-        "type": "exception", "id": id, "holder": holder, "effect": effect, "zones": [],
-        "doors": doors, "from": _instant(start), "until": _instant(end), "reason": reason,
+        "type": "exception",
+        "id": id,
+        "holder": holder,
+        "effect": effect,
+        "zones": [],
+        "doors": doors,
+        "from": _instant(start),
+        "until": _instant(end),
+        "reason": reason,
         "issued_by": "demo",
     }

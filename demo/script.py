@@ -91,7 +91,7 @@ MORNING: list[Act | Tap] = [
     granted("Maya", "street"),
     granted("Maya", "lounge"),
     granted("Olga", "suite"),
-    granted("Ben", "meeting", "booking"),
+    granted("Ben", "meeting"),
     granted("Dana", "lounge"),
     granted("Vera", "street", "exception"),
     Tap("street", None, ("grant", "group"), pin="2468"),
