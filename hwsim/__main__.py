@@ -52,6 +52,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         help="readers understand any speed; a real PN532 keeps the one it was set to until it loses"
         " power",
     )
+    parser.add_argument(
+        "--watchdog",
+        action="append",
+        default=[],
+        metavar="NAME=SECONDS",
+        help="this relay board drops its outputs after so long without a request (class R1)",
+    )
     return parser.parse_args(arguments)
 
 
@@ -62,6 +69,8 @@ def _print(line: str) -> None:
 
 async def _run(options: argparse.Namespace, run_dir: Path) -> None:
     stop = asyncio.Event()
+    pairs = (option.partition("=") for option in options.watchdog)
+    watchdogs = {name: float(seconds) for name, _, seconds in pairs}
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -71,7 +80,7 @@ async def _run(options: argparse.Namespace, run_dir: Path) -> None:
 
     async with AsyncExitStack() as stack:
         site = await stack.enter_async_context(
-            running_site(options.site, run_dir, any_baud=options.any_baud)
+            running_site(options.site, run_dir, any_baud=options.any_baud, watchdogs=watchdogs)
         )
         if options.write_config:
             options.write_config.write_text(tomli_w.dumps(site.rewritten_config()))

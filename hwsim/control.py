@@ -33,6 +33,7 @@ COMMANDS = (
     "resume",
     "noise",
     "garble",
+    "flood",
     "fault",
     "power_cycle",
     "weld",

@@ -59,10 +59,10 @@ _REQA = 0x26
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """One frame from the chip, and the UIDs that it tells the host for the first time."""
+    """One frame from the chip, and the cards whose UIDs it carries."""
 
     frame: bytes
-    uids: tuple[str, ...] = ()
+    cards: tuple[Card, ...] = ()
 
 
 class SyntaxFaultError(Exception):
@@ -217,15 +217,12 @@ class Chip:
         if result is None:
             self._pending = (code, parameters)
             return []
-        listed = self._targets.values() if code == 0x4A else ()
-        uids = tuple(card.uid.hex().upper() for card in listed if not card.told)
-        for card in listed:
-            card.told = True
-        return [self._reply_with(frame(bytes([CHIP_TO_HOST, code + 1]) + result), uids)]
+        listed = tuple(self._targets.values()) if code in {0x4A, 0x60} else ()
+        return [self._reply_with(frame(bytes([CHIP_TO_HOST, code + 1]) + result), listed)]
 
-    def _reply_with(self, reply: bytes, uids: tuple[str, ...] = ()) -> Sent:
+    def _reply_with(self, reply: bytes, cards: tuple[Card, ...] = ()) -> Sent:
         self._last_reply = reply
-        return Sent(reply, uids)
+        return Sent(reply, cards)
 
     def _take_next_baud_rate(self) -> None:
         if self.next_baud_rate is not None:
@@ -237,7 +234,6 @@ class Chip:
     def put(self, card: Card) -> list[Sent]:
         """Bring a card into the field; a search without end may find it at once."""
         card.power_up()
-        card.told = False
         self.field.append(card)
         if self._pending is None:
             return []
@@ -413,6 +409,8 @@ class Chip:
                 card.halt()  # so that the next request finds the other one
         if not self._targets:
             return self._nothing_found()
+        if len(self._targets) == 1:
+            self._wake(self._targets[1])  # it was halted to look for another one in vain
         self._fifo.clear()
         return bytes([len(self._targets)]) + listed
 
@@ -595,7 +593,10 @@ class Pn532Reader(SerialDevice):
 
     def put(self, card: Card) -> None:
         """Bring a card into the field."""
-        self._send(self.chip.put(card))
+        card.told = False
+        frames = self.chip.put(card)
+        if not self.hung:
+            self._send(frames)
 
     def take(self, card: Card) -> None:
         """Take a card out of the field."""
@@ -604,6 +605,12 @@ class Pn532Reader(SerialDevice):
     def power_on(self) -> None:
         """The port is the power supply too: the chip starts anew when it is plugged in."""
         self.chip.power_on()
+        for card in self.chip.field:
+            card.told = False
+
+    def unasked(self) -> bytes:
+        """The answer to a search that nobody started."""
+        return frame(bytes([CHIP_TO_HOST, 0x4B, 0x00]))
 
     def receive(self, data: bytes) -> None:
         """Hand the chip what the host wrote."""
@@ -611,8 +618,11 @@ class Pn532Reader(SerialDevice):
 
     def _send(self, frames: list[Sent]) -> None:
         for sent in frames:
-            self.send(sent.frame, partial(self._told, sent.uids) if sent.uids else None)
+            self.send(sent.frame, partial(self._told, sent.cards) if sent.cards else None)
 
-    def _told(self, uids: tuple[str, ...]) -> None:
-        for uid in uids:
-            self.seen.add(CardSent(time.monotonic_ns(), self.name, uid))
+    def _told(self, cards: tuple[Card, ...]) -> None:
+        for card in cards:
+            if not card.told:
+                card.told = True
+                uid = card.uid.hex().upper()
+                self.seen.add(CardSent(time.monotonic_ns(), self.name, uid))

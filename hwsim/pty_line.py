@@ -1,7 +1,9 @@
 """A serial line on a pseudo-terminal whose far end can be unplugged and plugged again."""
 
 import asyncio
+import ctypes
 import os
+import struct
 import termios
 import tty
 from collections import deque
@@ -19,6 +21,24 @@ _BAUD_RATES = {
 }
 
 
+# inotify(7): what of a pseudo-terminal's opens and closes it tells.
+_IN_CLOSE, _IN_OPEN = 0x08 | 0x10, 0x20
+_INOTIFY_EVENT = struct.Struct("iIII")
+
+
+def _watch_opens(path: str) -> int:
+    """A descriptor that tells when the file is opened and closed; -1 if the system has none left.
+
+    The standard library has no inotify. Who opens the port is worth knowing but nothing depends on
+    it, so a system without spare inotify instances is no failure.
+    """
+    libc = ctypes.CDLL(None)
+    descriptor: int = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    if descriptor >= 0:
+        libc.inotify_add_watch(descriptor, os.fsencode(path), _IN_OPEN | _IN_CLOSE)
+    return descriptor
+
+
 class PtyLine:
     """One end of a serial line; the host opens `path`, a symlink to the pseudo-terminal.
 
@@ -26,15 +46,23 @@ class PtyLine:
     as often as it likes without a hang-up.
     """
 
-    def __init__(self, path: Path, received: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        received: Callable[[bytes], None],
+        host_at_port: Callable[[bool], None] = lambda _: None,
+    ) -> None:
         """Open nothing yet.
 
         Args:
             path: Where the host finds the port.
             received: Called with whatever the host wrote, as soon as it is there.
+            host_at_port: Called with true when somebody opens the port, with false when closed.
         """
         self.path = path
         self._received = received
+        self._host_at_port = host_at_port
+        self._watch = -1
         self._master = -1
         self._slave = -1
         self._out: deque[tuple[bytes, Callable[[], None] | None]] = deque()
@@ -63,7 +91,11 @@ class PtyLine:
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(os.ttyname(self._slave))
         fresh.rename(self.path)
-        asyncio.get_running_loop().add_reader(self._master, self._read)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._master, self._read)
+        self._watch = _watch_opens(os.ttyname(self._slave))
+        if self._watch >= 0:
+            loop.add_reader(self._watch, self._read_watch)
 
     def unplug(self) -> None:
         """Make the port disappear: a host that has it open gets a hang-up."""
@@ -73,6 +105,10 @@ class PtyLine:
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._master)
         loop.remove_writer(self._master)
+        if self._watch >= 0:
+            loop.remove_reader(self._watch)
+            os.close(self._watch)
+            self._watch = -1
         os.close(self._slave)
         os.close(self._master)
         self._master = self._slave = -1
@@ -117,3 +153,12 @@ class PtyLine:
         except BlockingIOError:
             return
         self._received(data)
+
+    def _read_watch(self) -> None:
+        events = os.read(self._watch, 4096)
+        at = 0
+        while at < len(events):
+            _, mask, _, name_bytes = _INOTIFY_EVENT.unpack_from(events, at)
+            at += _INOTIFY_EVENT.size + name_bytes
+            if mask & (_IN_OPEN | _IN_CLOSE):
+                self._host_at_port(bool(mask & _IN_OPEN))

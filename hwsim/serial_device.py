@@ -2,15 +2,19 @@
 
 import asyncio
 import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
-from hwsim.observations import Observations
+from hwsim.observations import HostClosed, HostOpened, Observations
 from hwsim.pty_line import PtyLine
 
 # How long the bytes before a cut stay readable: closing a pseudo-terminal throws unread ones away.
 CUT_DELAY_S = 0.005
+
+# A flood comes in bursts of this rhythm.
+FLOOD_TICK_S = 0.001
 
 
 class SerialDevice(ABC):
@@ -19,8 +23,8 @@ class SerialDevice(ABC):
     def __init__(self, name: str, path: Path, seen: Observations) -> None:
         self.name = name
         self.seen = seen
-        self.line = PtyLine(path, self._received)
-        self._hung = False
+        self.line = PtyLine(path, self._received, self._host_at_port)
+        self.hung = False
         self._garble_rate = 0.0
         self._garble_with = random.Random(0)
         self._cut_after: int | None = None
@@ -57,11 +61,11 @@ class SerialDevice(ABC):
 
     def hang(self) -> None:
         """Stop answering: what the host writes is lost."""
-        self._hung = True
+        self.hung = True
 
     def resume(self) -> None:
         """Answer again, and garble nothing any more."""
-        self._hung = False
+        self.hung = False
         self._garble_rate = 0.0
 
     def noise(self, n: int, seed: int) -> None:
@@ -72,6 +76,21 @@ class SerialDevice(ABC):
         """From now on hit each byte of both directions with this probability."""
         self._garble_rate = rate
         self._garble_with = random.Random(seed)
+
+    async def flood(self, per_second: float, seconds: float) -> None:
+        """Send whole frames that nobody asked for, as fast as told."""
+        loop = asyncio.get_running_loop()
+        started, sent = loop.time(), 0
+        while sent < per_second * seconds:
+            due = min(loop.time() - started, seconds) * per_second
+            while sent < due:
+                self.send(self.unasked())
+                sent += 1
+            await asyncio.sleep(FLOOD_TICK_S)
+
+    @abstractmethod
+    def unasked(self) -> bytes:
+        """A whole, valid frame that the host did not ask for."""
 
     def send(self, data: bytes, sent: Callable[[], None] | None = None) -> None:
         """Write to the host at once, through whatever fault is set."""
@@ -87,7 +106,7 @@ class SerialDevice(ABC):
         self.line.write(self._garbled(data), sent)
 
     def _received(self, data: bytes) -> None:
-        if not self._hung:
+        if not self.hung:
             self.receive(self._garbled(data))
 
     def _garbled(self, data: bytes) -> bytes:
@@ -98,3 +117,7 @@ class SerialDevice(ABC):
             octet ^ dice.randrange(1, 256) if dice.random() < self._garble_rate else octet
             for octet in data
         )
+
+    def _host_at_port(self, opened: bool) -> None:
+        kind = HostOpened if opened else HostClosed
+        self.seen.add(kind(time.monotonic_ns(), self.name))

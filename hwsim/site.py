@@ -5,10 +5,11 @@ import ipaddress
 import re
 import time
 import tomllib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from copy import deepcopy
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hwsim.ascii_keypad import AsciiKeypad
@@ -32,7 +33,10 @@ class SiteError(Exception):
 class DoorRig:
     """A door wired to its relay board: runs `Door` in real time and reports what moved."""
 
-    def __init__(self, name: str, door: Door, seen: Observations) -> None:
+    def __init__(
+        self, name: str, door: Door, seen: Observations, now_ns: Callable[[], int]
+    ) -> None:
+        self._now_ns = now_ns
         self.name = name
         self.door = door
         self._seen = seen
@@ -47,7 +51,7 @@ class DoorRig:
         def switched(edge: Edge) -> None:
             if edge.output == output:
                 self._seen.add(Strike(edge.at_ns, self.name, edge.on))
-                self.door.energise(time.monotonic_ns(), on=edge.on)
+                self.door.energise(self._now_ns(), on=edge.on)
                 self.settle()
 
         board.switched.append(switched)
@@ -64,7 +68,7 @@ class DoorRig:
 
     def settle(self) -> None:
         """Bring the door up to now, pass on what moved and arm the timer for the next move."""
-        now_ns = time.monotonic_ns()
+        now_ns = self._now_ns()
         self.door.advance(now_ns)
         for moved in self.door.take_moved():
             if moved.what == "leaf":
@@ -115,6 +119,8 @@ class Site:
         *,
         door_times: DoorTimes | None = None,
         any_baud: bool = False,
+        watchdogs: Mapping[str, float] = MappingProxyType({}),
+        now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """Build the site; nothing is opened before `start`.
 
@@ -123,6 +129,8 @@ class Site:
             run_dir: Ports that the config does not place below it appear as `run_dir/dev/NAME`.
             door_times: How long things take at every door.
             any_baud: Readers understand the host at any speed, as no real PN532 does.
+            watchdogs: Relay boards that drop their outputs after so many seconds without a request.
+            now_ns: The clock of relay boards, doors and people; it runs as the event loop's does.
 
         Raises:
             SiteError: the config names a driver, device or terminal that does not exist here.
@@ -133,13 +141,15 @@ class Site:
         self._config = config
         self._run_dir = run_dir
         self._any_baud = any_baud
+        self._watchdogs = watchdogs
+        self._now_ns = now_ns
         for name, table in config.get("devices", {}).items():
             if not _DEVICE_NAME.fullmatch(name):
                 raise SiteError(f"devices.{name}: not a name for a file")
             self.devices[name] = self._build(name, table)
         for name, table in config.get("doors", {}).items():
             door = Door(fail_safe=table.get("lock") == "fail_safe", times=door_times)
-            self.doors[name] = DoorRig(name, door, self.seen)
+            self.doors[name] = DoorRig(name, door, self.seen, now_ns)
             self._wire(self.doors[name], table)
 
     @classmethod
@@ -159,10 +169,10 @@ class Site:
                     outputs=table.get("outputs", 8),
                     inputs=table.get("inputs", 8),
                     unit=table.get("unit", 1),
-                    watchdog_s=table.get("watchdog_s"),
+                    watchdog_s=self._watchdogs.get(name),
                 )
                 host, port = self._address(table)
-                return RelayBoard(name, board, self.seen, host=host, port=port)
+                return RelayBoard(name, board, self.seen, host=host, port=port, now_ns=self._now_ns)
         raise SiteError(f"devices.{name}: no simulation of driver {table.get('driver')!r}")
 
     def _port_path(self, name: str, table: dict[str, Any]) -> Path:
@@ -266,7 +276,7 @@ class Site:
     async def present_cards(self, reader: str, cards: list[Card], hold: float | None = 0.4) -> int:
         """Hold any cards to a reader; as `present`."""
         device = self._reader(reader)
-        at_ns = time.monotonic_ns()
+        at_ns = self._now_ns()
         for each in cards:
             device.put(each)
         if hold is not None:
@@ -298,11 +308,11 @@ class Site:
         device = self._device(keypad)
         if not isinstance(device, AsciiKeypad):
             raise SiteError(f"{keypad} is not a keypad")
-        at_ns = time.monotonic_ns()
+        at_ns = self._now_ns()
         for place, key in enumerate(keys):
             if place and gap:
                 await asyncio.sleep(gap)
-            at_ns = time.monotonic_ns()
+            at_ns = self._now_ns()
             device.press(key, told=keys if place == len(keys) - 1 else "")
         return at_ns
 
@@ -319,7 +329,7 @@ class Site:
             Whether it opened.
         """
         rig = self._rig(door)
-        rig.door.push(time.monotonic_ns(), patience)
+        rig.door.push(self._now_ns(), patience)
         rig.settle()
         try:
             async with asyncio.timeout(patience):
@@ -334,11 +344,11 @@ class Site:
     async def leave(self, door: str) -> None:
         """Go out by the mechanical handle, whose switch is the request to exit."""
         rig = self._rig(door)
-        rig.door.press_rex(time.monotonic_ns(), pressed=True)
-        rig.door.force(time.monotonic_ns())
+        rig.door.press_rex(self._now_ns(), pressed=True)
+        rig.door.force(self._now_ns())
         rig.settle()
         await rig.until_leaf(Leaf.OPEN)
-        rig.door.press_rex(time.monotonic_ns(), pressed=False)
+        rig.door.press_rex(self._now_ns(), pressed=False)
         rig.settle()
         if not rig.door.propped:
             await rig.until_leaf(Leaf.CLOSED)
@@ -346,44 +356,44 @@ class Site:
     async def rex(self, door: str, hold: float = 0.3) -> int:
         """Press the request-to-exit button for some seconds; when, in monotonic nanoseconds."""
         rig = self._rig(door)
-        at_ns = time.monotonic_ns()
+        at_ns = self._now_ns()
         rig.door.press_rex(at_ns, pressed=True)
         rig.settle()
         try:
             await asyncio.sleep(hold)
         finally:
-            rig.door.press_rex(time.monotonic_ns(), pressed=False)
+            rig.door.press_rex(self._now_ns(), pressed=False)
             rig.settle()
         return at_ns
 
     async def force(self, door: str) -> None:
         """Break a door open; it closes by itself."""
         rig = self._rig(door)
-        rig.door.force(time.monotonic_ns())
+        rig.door.force(self._now_ns())
         rig.settle()
 
     async def prop(self, door: str) -> None:
         """Put a wedge under a door: once open it stays open."""
         rig = self._rig(door)
-        rig.door.prop(time.monotonic_ns())
+        rig.door.prop(self._now_ns())
         rig.settle()
 
     async def close(self, door: str) -> None:
         """Take the wedge away and let a door close."""
         rig = self._rig(door)
-        rig.door.close(time.monotonic_ns())
+        rig.door.close(self._now_ns())
         rig.settle()
 
     async def power_lock(self, door: str, on: bool) -> None:
         """Fail or restore the lock's own supply."""
         rig = self._rig(door)
-        rig.door.power(time.monotonic_ns(), on=on)
+        rig.door.power(self._now_ns(), on=on)
         rig.settle()
 
     async def jam_contact(self, door: str, closed: bool | None) -> None:
         """Weld a door's contact closed (true), tear it open (false) or repair it (null)."""
         rig = self._rig(door)
-        rig.door.jam_contact(time.monotonic_ns(), closed)
+        rig.door.jam_contact(self._now_ns(), closed)
         rig.settle()
 
     async def chatter(self, door: str, what: str, edges: int = 100, gap: float = 0.002) -> None:
@@ -395,15 +405,15 @@ class Site:
         for place in range(edges):
             value = was == bool(place % 2)
             if what == "contact":
-                rig.door.jam_contact(time.monotonic_ns(), value)
+                rig.door.jam_contact(self._now_ns(), value)
             else:
-                rig.door.press_rex(time.monotonic_ns(), pressed=value)
+                rig.door.press_rex(self._now_ns(), pressed=value)
             rig.settle()
             await asyncio.sleep(gap)
         if what == "contact":
-            rig.door.jam_contact(time.monotonic_ns(), None)
+            rig.door.jam_contact(self._now_ns(), None)
         else:
-            rig.door.press_rex(time.monotonic_ns(), pressed=was)
+            rig.door.press_rex(self._now_ns(), pressed=was)
         rig.settle()
 
     # --- faults -------------------------------------------------------------------------------
@@ -445,10 +455,11 @@ class Site:
 
     async def garble(self, device: str, rate: float, seed: int = 0) -> None:
         """Hit each byte on a serial line, either way, with this probability; until `resume`."""
-        found = self._device(device)
-        if isinstance(found, RelayBoard):
-            raise SiteError(f"{device}: TCP hands over no garbled bytes")
-        found.garble(rate, seed)
+        self._serial(device).garble(rate, seed)
+
+    async def flood(self, device: str, per_second: float, seconds: float = 1.0) -> None:
+        """A device on a serial line sends whole frames or keys that nobody asked for."""
+        await self._serial(device).flood(per_second, seconds)
 
     async def fault(self, device: str, **faults: Any) -> None:
         """Let a relay board's replies go wrong: the attributes of `Faults`; none of them: rightly.
@@ -486,6 +497,12 @@ class Site:
         if name not in self.devices:
             raise SiteError(f"no device {name!r}, only {', '.join(self.devices)}")
         return self.devices[name]
+
+    def _serial(self, name: str) -> SerialDevice:
+        device = self._device(name)
+        if isinstance(device, RelayBoard):
+            raise SiteError(f"{name} is not on a serial line")
+        return device
 
     def _reader(self, name: str) -> Pn532Reader:
         device = self._device(name)
