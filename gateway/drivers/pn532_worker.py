@@ -38,15 +38,16 @@ BR_TY_106A: Final = 0x00  # ISO/IEC 14443 type A at 106 kbit/s
 RF_FIELD: Final = 0x01  # RFConfiguration (7.3.1), CfgItem 1
 MAX_RETRIES: Final = 0x05  # CfgItem 5: MxRtyATR, MxRtyPSL, MxRtyPassiveActivation
 
-TRIES_ALONE: Final = 20
-"""How often the chip itself looks for a card before it says "none": a card that comes is reported
-at once, and the host has next to nothing to do meanwhile."""
+TRIES_ALONE: Final = 0xFF
+"""Without end (7.3.1): the chip itself waits for a card and reports it at once, and the host has
+nothing to do meanwhile."""
 
-TRIES_PRESENT: Final = 1
+TRIES_PRESENT: Final = 0x01
 """While a card is there, the chip must say soon that it's gone or that there is a second."""
 
-CYCLE_S_MIN: Final = 0.025
-"""An empty round takes at least this long, also with a chip that gives up sooner than expected."""
+SEARCH_S: Final = 0.5
+"""How long the host lets the chip wait; then nfcpy aborts the search with an ACK (6.2.1.3), which
+proves that both are alive, and starts it anew."""
 
 RESET_S: Final = 0.010
 """The field is off for so long between two looks at a present card: ISO/IEC 14443-3 asks for 5 ms,
@@ -64,12 +65,12 @@ NOISY_NS: Final = 10_000_000_000
 """The frames' check is an 8-bit sum: of 256 replies with two wrong bytes it lets one pass. On a
 line that garbled anything in the last 10 s a UID counts only when it is read twice in a row."""
 
-SENSE_S_MAX: Final = 1.0
 UNANSWERED_NS_MAX: Final = 2_000_000_000
 """Without one good reply for so long the chip is as good as gone: end, and let the line be opened
 anew."""
 
-HEARTBEAT_NS: Final = 500_000_000
+HEARTBEAT_NS: Final = 400_000_000
+"""Said this often at most, and with each search."""
 
 FAST_BAUD_RATES: Final = (921_600, 460_800, 230_400)
 """What nfcpy raises the line to. A worker that was killed leaves the chip there."""
@@ -203,7 +204,7 @@ class Poller:
                 wait(RESET_S)
                 continue
             if self._presence.empty:
-                wait(max(0.0, CYCLE_S_MIN - (time.monotonic_ns() - started_ns) / 1e9))
+                wait(0.0)
             else:
                 # Soon after the first, for there may be a second.
                 wait(RESET_S if alone else PRESENT_S)
@@ -215,7 +216,13 @@ class Poller:
             self._tries = tries
         max_tg = 1 if alone else 2
         command = bytearray((max_tg, BR_TY_106A))
-        reply = self._chipset.command(IN_LIST_PASSIVE_TARGET, command, SENSE_S_MAX)
+        try:
+            reply = self._chipset.command(IN_LIST_PASSIVE_TARGET, command, SEARCH_S)
+        except TimeoutError:
+            # nfcpy has read the chip's ACK, so it lives, and no card has come.
+            if not alone:
+                raise
+            reply = b"\x00"
         at_ns = time.monotonic_ns()
         targets = targets_of(bytes(reply))
         self._answered_ns = at_ns
@@ -317,7 +324,8 @@ def main() -> None:
         pass
     except BaseException as error:  # noqa: BLE001  # whatever it is, it is this process's end
         number = getattr(error, "errno", None)
-        say(f"E {type(error).__name__} {errno.errorcode.get(number or 0, '')}".rstrip())
+        name = f"{type(error).__module__}.{type(error).__name__}"
+        say(f"E {name} {errno.errorcode.get(number or 0, '')}".rstrip())
     finally:
         # Past nfcpy's close(): once the adapter is gone that raises, or waits for output to drain.
         os._exit(1)
