@@ -1,5 +1,6 @@
 """Opening an SQLite file the one way that survives a power cut, or saying why it can't be done."""
 
+import asyncio
 import contextlib
 import os
 import re
@@ -136,8 +137,10 @@ def open_connection(path: Path, schema: tuple[Migration, ...]) -> sqlite3.Connec
 
 
 async def open_database(path: Path, schema: tuple[Migration, ...]) -> aiosqlite.Connection:
-    """`open_connection` on aiosqlite's thread. Raises what it raises."""
-    return await aiosqlite.Connection(lambda: open_connection(path, schema), _ROWS_PER_HOP)
+    """`open_connection` in a thread, for aiosqlite. Raises what it raises."""
+    # Not by aiosqlite's own thread: where that fails to open, it leaves a thread behind.
+    connection = await asyncio.to_thread(open_connection, path, schema)
+    return await aiosqlite.Connection(lambda: connection, _ROWS_PER_HOP)
 
 
 def lost_commits(log: Path) -> bool:

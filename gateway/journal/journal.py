@@ -54,6 +54,7 @@ CLOSE_S_MAX = 5.0
 TAIL_EVENTS = 1_000
 """Youngest events whose chain is verified at open: 2 ms."""
 
+_NO_ERROR = (None, None, None)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _log = structlog.get_logger(__name__)
 
@@ -209,6 +210,10 @@ class Journal:
                     self._writer.cancel()
         except BaseException as interrupted:  # noqa: BLE001 - handed to the group, which raises it
             kind, error, trace = type(interrupted), interrupted, interrupted.__traceback__
+        else:
+            if self._writer is not None and not self._writer.cancelled():
+                # An error of the body's own is nobody else's: it leaves as it came, in no group.
+                kind, error, trace = (kind, error, trace) if self._writer.exception() else _NO_ERROR
         try:
             await self._tasks.__aexit__(kind, error, trace)
         finally:
@@ -458,6 +463,8 @@ class Journal:
                 continue
             try:
                 await self._write_once()
+            except JournalBegunAgain:
+                raise
             except (sqlite3.Error, StorageError) as error:
                 self._note_failure(str(error))
                 await self._recover(error)
