@@ -174,14 +174,14 @@ class DoorStateReport(_Message, frozen=True, tag="door_state"):
     readers_online: dict[str, bool] = {}
 
 
-class DeviceStatus(_Message, frozen=True, tag="device"):
+class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a device answers, and why not."""
 
     online: bool
     why: str | None = None
 
 
-class JournalStatus(_Message, frozen=True, tag="journal"):
+class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Whether events can be kept: `why` says what is wrong where not."""
 
     healthy: bool

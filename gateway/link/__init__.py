@@ -1,0 +1,1 @@
+"""The gateway's side of the MQTT link: takes events up, brings acknowledgements down."""

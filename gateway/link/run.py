@@ -1,0 +1,343 @@
+"""The link process: follows the journal in the core, and takes it to the cloud."""
+
+import asyncio
+import random
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import structlog
+from paho.mqtt.enums import MQTTProtocolVersion
+from paho.mqtt.reasoncodes import ReasonCode
+
+from gateway.clock import Clock
+from gateway.errors import IpcError
+from gateway.ipc.client import CoreClient, connect
+from gateway.ipc.messages import DoorStateReport
+from gateway.link.acks import open_ack
+from gateway.link.backoff import Backoff
+from gateway.link.errors import BrokerUnavailable, LinkError, TlsUnusable
+from gateway.link.session import Session, open_session
+from gateway.link.settings import LinkSettings
+from gateway.link.tls import client_context
+from gateway.link.topics import Topics
+from gateway.link.uplink import UplinkProtocol, Verdict
+
+FETCH_WAIT_S = 20.0
+"""How long one question for events waits: an idle gateway asks three times a minute."""
+
+TICK_S = 0.25
+"""How often a silent cloud or a stuck broker is looked for."""
+
+_log = structlog.get_logger(__name__)
+_encode = msgspec.json.Encoder().encode
+
+
+async def run_link(
+    settings: LinkSettings, socket_path: Path, clock: Clock, rng: random.Random
+) -> None:
+    """Relay between the core that serves `socket_path` and the broker until cancelled.
+
+    Neither the core's death nor the broker's ends it. Cancelled, it says offline and disconnects
+    within 2 s.
+
+    Raises:
+        LinkError: The ids of site and gateway make no topic.
+    """
+    await _Link(settings, socket_path, clock, rng).run()
+
+
+class _Link:
+    def __init__(
+        self, settings: LinkSettings, socket_path: Path, clock: Clock, rng: random.Random
+    ) -> None:
+        self._settings = settings
+        self._pace = settings.pace
+        self._socket_path = socket_path
+        self._clock = clock
+        self._topics = Topics(settings.site, settings.gateway)
+        self._backoff = Backoff(
+            rng,
+            first_s=self._pace.backoff_s_first,
+            max_s=self._pace.backoff_s_max,
+            stable_s=self._pace.stable_s,
+        )
+        self._uplink = UplinkProtocol(
+            rng,
+            resend_s_first=self._pace.resend_s_first,
+            resend_s_max=self._pace.resend_s_max,
+        )
+        self._version = MQTTProtocolVersion.MQTTv5
+        self._outage = _Outage("broker")
+        self._core_outage = _Outage("core")
+        self._session: Session | None = None
+        self._sessions = 0
+        self._core_there = False
+        self._doors: dict[str, DoorStateReport] = {}
+        self._doors_stale: dict[str, None] = {}
+        self._acks = Counter[str]()
+        self._fetching: asyncio.Timeout | None = None
+        self._may_send = asyncio.Event()
+        self._ack_to_relay = asyncio.Event()
+        self._state_to_tell = asyncio.Event()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._core_side())
+            group.create_task(self._broker_side())
+
+    # --- The core ---------------------------------------------------------------------------------
+
+    async def _core_side(self) -> None:
+        while True:
+            try:
+                async with connect(self._socket_path, role="link") as core:
+                    await self._learn_journal(core)
+                    self._core_is_there(there=True)
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(self._send_events(core))
+                        group.create_task(self._relay_acks(core))
+                        group.create_task(self._follow_doors(core))
+                        group.create_task(self._tell_health(core))
+            except* IpcError as failed:
+                why = failed.exceptions[0]
+                self._core_outage.failed(type(why).__name__, str(why))
+            finally:
+                self._core_is_there(there=False)
+            await asyncio.sleep(self._pace.core_retry_s)
+
+    def _core_is_there(self, *, there: bool) -> None:
+        if there:
+            self._core_outage.over()
+        if there != self._core_there:
+            self._core_there = there
+            self._state_to_tell.set()
+
+    async def _learn_journal(self, core: CoreClient) -> None:
+        status = await core.status()
+        self._uplink.journal(status.stream, status.acknowledged_seq)
+        # The core may have died before it heard of the last acknowledgement.
+        self._ack_to_relay.set()
+        self._send_anew()
+
+    async def _send_events(self, core: CoreClient) -> None:
+        while True:
+            session = self._session
+            wanted = self._uplink.wanted()
+            if session is None or wanted is None:
+                self._may_send.clear()
+                await self._may_send.wait()
+                continue
+            try:
+                async with asyncio.timeout(None) as self._fetching:
+                    events = await core.fetch(
+                        wanted.after,
+                        limit=wanted.limit,
+                        bytes_max=session.batch_bytes_max,
+                        wait_s=FETCH_WAIT_S,
+                    )
+            except TimeoutError:  # what is wanted has changed meanwhile
+                continue
+            finally:
+                self._fetching = None
+            if events.stream != self._uplink.stream:
+                _log.warning("journal_stream_changed", stream=events.stream)
+                await self._learn_journal(core)
+                continue
+            if events.bodies and events.first_seq > wanted.after + 1:
+                # Not in a sound journal. Waiting here for ever would lose everything behind it.
+                _log.error("journal_gap", after=wanted.after, first=events.first_seq)
+                self._uplink.skip_to(events.first_seq - 1)
+            batch = self._uplink.took(events, self._clock.monotonic())
+            if batch is not None:
+                done = partial(self._published, batch.token)
+                session.publish(self._topics.event, batch.payload, done=done)
+
+    def _published(self, token: int, reason: ReasonCode) -> None:
+        if reason.is_failure:
+            # It stays in the journal and is sent again when the cloud doesn't acknowledge it.
+            _log.warning("broker_refused_events", reason=str(reason))
+        self._uplink.published(token, self._clock.monotonic())
+        self._may_send.set()
+
+    def _send_anew(self) -> None:
+        self._may_send.set()
+        if self._fetching is not None:
+            self._fetching.reschedule(asyncio.get_running_loop().time())
+
+    async def _relay_acks(self, core: CoreClient) -> None:
+        while True:
+            await self._ack_to_relay.wait()
+            self._ack_to_relay.clear()
+            stream, seq = self._uplink.stream, self._uplink.acknowledged
+            if stream is not None and seq:
+                reached = await core.acknowledge(stream, seq)
+                if reached < seq:
+                    _log.error("core_refused_ack", stream=stream, seq=seq, reached=reached)
+
+    async def _follow_doors(self, core: CoreClient) -> None:
+        async for state in core.watch_doors():
+            self._doors[state.door] = state
+            self._doors_stale[state.door] = None
+            self._state_to_tell.set()
+
+    async def _tell_health(self, core: CoreClient) -> None:
+        while True:
+            status = await core.status()
+            if self._session is not None:
+                health = {
+                    "v": 1,
+                    **msgspec.structs.asdict(status),
+                    "doors": len(status.doors),
+                    "link": {
+                        "sessions": self._sessions,
+                        "resends": self._uplink.resends,
+                        "acks": dict(self._acks),
+                    },
+                }
+                self._session.publish(self._topics.health, _encode(health), qos=0)
+            await asyncio.sleep(self._pace.health_s)
+
+    # --- The broker -------------------------------------------------------------------------------
+
+    async def _broker_side(self) -> None:
+        other_tried = False
+        while True:
+            begun = self._clock.monotonic()
+            change_version = False
+            try:
+                await self._one_session()
+            except* (BrokerUnavailable, TlsUnusable) as failed:
+                why = failed.exceptions[0]
+                if isinstance(why, BrokerUnavailable):
+                    change_version = why.other_version
+                    self._outage.failed(why.kind, str(why))
+                else:
+                    self._outage.failed("tls", str(why))
+            if change_version:
+                self._version = _other(self._version)
+            if change_version and not other_tried:
+                other_tried = True
+                continue
+            other_tried = False
+            await asyncio.sleep(self._backoff.failed(self._clock.monotonic() - begun))
+
+    async def _one_session(self) -> None:
+        tls = self._settings.tls
+        context = None if tls is None else await asyncio.to_thread(client_context, tls, self._clock)
+        async with open_session(
+            self._settings,
+            self._topics,
+            version=self._version,
+            context=context,
+            will=_status(online=False, why="lost"),
+            on_ack=self._take_ack,
+        ) as session:
+            self._sessions += 1
+            self._outage.over(mqtt=self._version.name)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(session.watch())
+                    group.create_task(self._tell_states(session))
+                    group.create_task(self._watch_patience())
+                    self._session = session
+                    self._uplink.connected()
+                    self._send_anew()
+            except asyncio.CancelledError:
+                self._uplink.disconnected()
+                await session.say_goodbye(_status(online=False, why="stopped"))
+                raise
+            finally:
+                self._session = None
+                self._uplink.disconnected()
+
+    def _take_ack(self, payload: bytes, retained: bool) -> None:
+        if retained:
+            # It may be of any age, and nothing that counts is ever sent so.
+            self._acks["retained"] += 1
+            return
+        try:
+            ack = open_ack(payload)
+        except LinkError as malformed:
+            self._acks["malformed"] += 1
+            _log.warning("ack_ignored", why=str(malformed))
+            return
+        verdict = self._uplink.acked(ack, self._clock.monotonic())
+        self._acks[verdict] += 1
+        if verdict is Verdict.TAKEN:
+            self._ack_to_relay.set()
+            self._may_send.set()
+        elif verdict is not Verdict.OLD:
+            _log.warning("ack_ignored", why=verdict.value, stream=ack.stream, seq=ack.seq)
+
+    async def _tell_states(self, session: Session) -> None:
+        """Status and the states of doors, retained: the latest of each, one at a time."""
+        self._doors_stale = dict.fromkeys(self._doors)
+        told: bool | None = None
+        while True:
+            self._state_to_tell.clear()
+            if told is not self._core_there:
+                told = self._core_there
+                status = _status(online=True, core=told)
+                await session.deliver(self._topics.status, status, retain=True)
+            while self._doors_stale:
+                door = next(iter(self._doors_stale))
+                del self._doors_stale[door]
+                state = _encode({"v": 1, **msgspec.structs.asdict(self._doors[door])})
+                await session.deliver(self._topics.door_state(door), state, retain=True)
+            await self._state_to_tell.wait()
+
+    async def _watch_patience(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            now = self._clock.monotonic()
+            if self._uplink.stuck(now):
+                raise BrokerUnavailable("lost", "the broker takes no more events (no PUBACK)")
+            if self._uplink.tick(now):
+                _log.info("events_sent_again", after=self._uplink.acknowledged)
+                self._send_anew()
+
+
+class _Outage:
+    """Says once that something is away, once more for each other reason, and once that it is back."""
+
+    def __init__(self, what: str) -> None:
+        self._log = _log.bind(what=what)
+        self._kinds: set[str] = set()
+        self._attempts = 0
+
+    def failed(self, kind: str, why: str) -> None:
+        self._attempts += 1
+        if kind in self._kinds:
+            self._log.debug("still_away", kind=kind, why=why, attempts=self._attempts)
+        else:
+            self._kinds.add(kind)
+            self._log.warning("away", kind=kind, why=why)
+
+    def over(self, **fields: str) -> None:
+        self._log.info("there", attempts=self._attempts, **fields)
+        self._kinds.clear()
+        self._attempts = 0
+
+
+def _other(version: MQTTProtocolVersion) -> MQTTProtocolVersion:
+    """MQTT 5 where the broker has it, else 3.1.1; nothing that is sent differs."""
+    if version is MQTTProtocolVersion.MQTTv5:
+        return MQTTProtocolVersion.MQTTv311
+    return MQTTProtocolVersion.MQTTv5
+
+
+def _status(
+    *,
+    online: bool,
+    core: bool | None = None,
+    why: Literal["lost", "stopped"] | None = None,
+) -> bytes:
+    told: dict[str, object] = {"v": 1, "online": online}
+    if core is not None:
+        told["core"] = core
+    if why is not None:
+        told["why"] = why
+    return _encode(told)

@@ -1,0 +1,43 @@
+"""What the composition root tells the link: [mqtt] of site.toml, and the link's own pace."""
+
+from pathlib import Path
+
+import msgspec
+
+
+class TlsSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """[mqtt.tls]: PEM files. They are read anew for every session, so that a rotation is seen."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+class Pace(msgspec.Struct, frozen=True, kw_only=True):
+    """How patient the link is."""
+
+    backoff_s_first: float = 1.0
+    backoff_s_max: float = 25.0
+    """With CONNECT_S_MAX on top a broker that is back has a session within 30 s (P19)."""
+    stable_s: float = 30.0
+    """A session that lasted as long ends the backoff: one that is taken over again and again
+    doesn't."""
+    resend_s_first: float = 30.0
+    resend_s_max: float = 300.0
+    """How long a cloud that acknowledges nothing is waited for, doubling from first to max."""
+    health_s: float = 60.0
+    core_retry_s: float = 1.0
+    """Between attempts to reach the core, which is on this machine and back within 3 s (P19)."""
+
+
+class LinkSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """[mqtt] of site.toml, and who this gateway is."""
+
+    host: str
+    port: int
+    keepalive_s: int
+    tls: TlsSettings | None
+    """None is plain text, for a broker on this machine."""
+    site: str
+    gateway: str
+    pace: Pace = Pace()

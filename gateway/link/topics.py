@@ -1,0 +1,39 @@
+"""Where on the broker this gateway speaks and listens (MQTT, version 1)."""
+
+from urllib.parse import quote
+
+from gateway.link.errors import LinkError
+
+LEVEL_BYTES_MAX = 192
+"""The longest level of a topic: an id of 64 characters even where each is percent-encoded."""
+
+
+class Topics:
+    """The topics of one gateway. Ids are percent-encoded: none can leave its level."""
+
+    def __init__(self, site: str, gateway: str) -> None:
+        prefix = f"acs/v1/{level(site)}/{level(gateway)}"
+        self.client_id = f"acs:{level(site)}:{level(gateway)}"
+        self.event = f"{prefix}/event"
+        self.status = f"{prefix}/status"
+        self.health = f"{prefix}/health"
+        self.ack = f"{prefix}/ack"
+        self._doors = f"{prefix}/door"
+
+    def door_state(self, door: str) -> str:
+        """Where the door's last state is retained. Raises LinkError."""
+        return f"{self._doors}/{level(door)}/state"
+
+
+def level(identifier: str) -> str:
+    """One level of a topic: letters, digits and `_.-~` as they are, other bytes percent-encoded.
+
+    Raises:
+        LinkError: The id is empty or too long.
+    """
+    encoded = quote(identifier, safe="")
+    if not 0 < len(encoded) <= LEVEL_BYTES_MAX:
+        raise LinkError(
+            f"the id {identifier[:LEVEL_BYTES_MAX]!r} makes no topic: 1 to {LEVEL_BYTES_MAX} bytes"
+        )
+    return encoded

@@ -1,0 +1,205 @@
+"""What to send to the cloud next, decided on values: no socket, no clock, no broker.
+
+The journal is the only outbox. The cloud's acknowledgement is the only position that counts:
+PUBACK says that the broker took a batch, not that anybody has it. Whenever that position is in
+doubt (a new session, a cloud that fell silent) sending starts again behind it; the cloud tells
+duplicates by (stream, seq).
+"""
+
+import random
+from datetime import timedelta
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+from gateway.ipc.messages import Events
+from gateway.link.acks import Ack
+
+BATCH_EVENTS_MAX = 100
+"""Events of one message."""
+
+IN_FLIGHT_MAX = 20
+"""Batches without a PUBACK: throughput no longer grows beyond it, only what a broker's death has
+sent in vain. It is also the receive maximum that brokers grant by default."""
+
+AHEAD_EVENTS_MAX = 10_000
+"""Events sent beyond the cloud's acknowledgement: room for slow lines, a bound on what is sent
+again. A cloud that has fallen silent gets one batch at a time until it acknowledges something."""
+
+PUBACK_WAIT = timedelta(seconds=120)
+"""A broker that owes PUBACKs and sends none for as long is given up, though it answers pings."""
+
+
+class Batch(NamedTuple):
+    """One message for the `event` topic; `token` names it to `published`."""
+
+    token: int
+    payload: bytes
+
+
+class Wanted(NamedTuple):
+    """What to read from the journal: at most `limit` events after `after`."""
+
+    after: int
+    limit: int
+
+
+class Verdict(StrEnum):
+    """What became of an acknowledgement."""
+
+    TAKEN = "taken"
+    OLD = "old"
+    FOREIGN = "foreign"
+    """Of another stream than the journal's."""
+    AHEAD = "ahead"
+    """Beyond what was ever sent: believed, it would delete what the cloud can't have."""
+
+
+class _Numbered(msgspec.Struct, frozen=True, gc=False):
+    seq: int
+    event: msgspec.Raw
+
+
+class _Message(msgspec.Struct, frozen=True, gc=False):
+    v: int
+    stream: str
+    events: list[_Numbered]
+
+
+_encoder = msgspec.json.Encoder()
+
+
+class UplinkProtocol:
+    """The state of the uplink. Times are the `Clock`'s monotonic ones."""
+
+    def __init__(
+        self, rng: random.Random, *, resend_s_first: float = 30.0, resend_s_max: float = 300.0
+    ) -> None:
+        self._rng = rng
+        self._patience_first = timedelta(seconds=resend_s_first)
+        self._patience_max = timedelta(seconds=resend_s_max)
+        self._patience = self._patience_first
+        self._connected = False
+        self._tokens = 0
+        self._in_flight: set[int] = set()
+        self._puback_by: timedelta | None = None
+        self._ack_by: timedelta | None = None
+        self._probing = False
+        self._position = 0
+        self._highest_sent = 0
+        self.stream: str | None = None
+        """The journal's stream; None before the core has told."""
+        self.acknowledged = 0
+        """Up to where the cloud has the stream."""
+        self.resends = 0
+        """How often sending began again because the cloud was silent."""
+
+    def journal(self, stream: str, acknowledged: int) -> None:
+        """What the core says of its journal. Sending goes on behind what is acknowledged."""
+        if stream != self.stream:
+            self.stream = stream
+            self.acknowledged = 0
+            self._highest_sent = 0
+            self._in_flight.clear()
+            self._puback_by = None
+            self._be_patient()
+        self.acknowledged = max(self.acknowledged, acknowledged)
+        self._rewind()
+
+    def connected(self) -> None:
+        """A session with the broker has begun."""
+        self._connected = True
+        self._in_flight.clear()
+        self._puback_by = None
+        self._rewind()
+
+    def disconnected(self) -> None:
+        """The session is over; what it had in flight counts as lost."""
+        self._connected = False
+        self._in_flight.clear()
+        self._puback_by = None
+
+    def wanted(self) -> Wanted | None:
+        """What to read from the journal next; None while nothing may be sent."""
+        if not self._connected or self.stream is None or len(self._in_flight) >= IN_FLIGHT_MAX:
+            return None
+        room = BATCH_EVENTS_MAX if self._probing else AHEAD_EVENTS_MAX
+        room -= self._position - self.acknowledged
+        if room <= 0:
+            return None
+        return Wanted(self._position, min(BATCH_EVENTS_MAX, room))
+
+    def took(self, events: Events, now: timedelta) -> Batch | None:
+        """The batch to publish of what was read; None where that is no longer what is wanted."""
+        wanted = self.wanted()
+        if (
+            wanted is None
+            or not events.bodies
+            or events.stream != self.stream
+            or events.first_seq != wanted.after + 1
+            or len(events.bodies) > wanted.limit
+        ):
+            return None
+        self._position += len(events.bodies)
+        self._highest_sent = max(self._highest_sent, self._position)
+        self._tokens += 1
+        self._in_flight.add(self._tokens)
+        self._puback_by = self._puback_by or now + PUBACK_WAIT
+        if self._ack_by is None:
+            self._wait_for_ack(now)
+        numbered = [
+            _Numbered(seq, msgspec.Raw(body))
+            for seq, body in enumerate(events.bodies, events.first_seq)
+        ]
+        return Batch(self._tokens, _encoder.encode(_Message(1, events.stream, numbered)))
+
+    def skip_to(self, seq: int) -> None:
+        """The journal has nothing between the position and `seq`: go on behind it."""
+        self._position = max(self._position, seq)
+
+    def published(self, token: int, now: timedelta) -> None:
+        """The broker has the batch (PUBACK). That frees the window and says nothing more."""
+        self._in_flight.discard(token)
+        self._puback_by = now + PUBACK_WAIT if self._in_flight else None
+
+    def acked(self, ack: Ack, now: timedelta) -> Verdict:
+        """The cloud has acknowledged."""
+        if ack.stream != self.stream:
+            return Verdict.FOREIGN
+        if ack.seq > self._highest_sent:
+            return Verdict.AHEAD
+        if ack.seq <= self.acknowledged:
+            return Verdict.OLD
+        self.acknowledged = ack.seq
+        self._position = max(self._position, ack.seq)
+        self._be_patient()
+        if self._position > self.acknowledged:
+            self._wait_for_ack(now)
+        return Verdict.TAKEN
+
+    def tick(self, now: timedelta) -> bool:
+        """Whether the cloud has been silent for too long: then sending has been set back."""
+        if not self._connected or self._ack_by is None or now < self._ack_by:
+            return False
+        self._patience = min(self._patience * 2, self._patience_max)
+        self._probing = True
+        self.resends += 1
+        self._rewind()
+        return True
+
+    def stuck(self, now: timedelta) -> bool:
+        """Whether the broker owes PUBACKs for so long that the session is of no use."""
+        return self._puback_by is not None and now >= self._puback_by
+
+    def _be_patient(self) -> None:
+        self._patience = self._patience_first
+        self._probing = False
+        self._ack_by = None
+
+    def _rewind(self) -> None:
+        self._position = self.acknowledged
+        self._ack_by = None
+
+    def _wait_for_ack(self, now: timedelta) -> None:
+        self._ack_by = now + self._patience * self._rng.uniform(1.0, 1.25)
