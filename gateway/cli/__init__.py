@@ -35,6 +35,13 @@ class _Listed(NamedTuple):
 
 
 _COMMANDS = (
+    _Listed("run", "gateway.cli.run", "run core and link"),
+    _Listed("core", "gateway.cli.core", "run the core alone: it decides and drives the doors"),
+    _Listed("link", "gateway.cli.link", "run the link alone: it reports to the broker"),
+    _Listed("config", "gateway.cli.config", "check a site's file, write systemd drop-ins"),
+    _Listed("import", "gateway.cli.import_", "put a file of entitlement records in force"),
+    _Listed("status", "gateway.cli.status", "how the running gateway is"),
+    _Listed("journal", "gateway.cli.journal", "what happened"),
     _Listed("decide", "gateway.cli.decide", "decide requests on a set of records"),
     _Listed("explain", "gateway.cli.explain", "say why requests are denied, and until when"),
 )

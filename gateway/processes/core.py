@@ -4,10 +4,11 @@ import asyncio
 import pwd
 import random
 import signal
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -32,7 +33,7 @@ from gateway.ipc.messages import (
     JournalStatus,
     Status,
 )
-from gateway.ipc.server import serve
+from gateway.ipc.server import CoreServer
 from gateway.journal import Journal
 from gateway.notify import notify, watchdog_interval
 from gateway.statedir import StateDir
@@ -66,59 +67,63 @@ class Core:
             StateDirInUse: another core owns the state directory.
             GatewayError: something that it can't start without can't be used.
         """
-        config = self._config
-        async with AsyncExitStack() as stack:
-            self._state = stack.enter_context(StateDir(Path(config.state.dir)))
-            self._clock = self._make_clock()
-            self._started = self._clock.monotonic()
-            self._journal = await stack.enter_async_context(
-                Journal(self._state.journal, self._clock)
-            )
-            self._cache = Cache(self._state.path, Path(config.state.credential_key))
-            await self._open_cache()
-            stack.push_async_callback(self._cache.close)
-            self._site = SiteController(
-                config,
-                journal=self._journal,
-                in_force=self._in_force,
-                clock=self._clock,
-                rng=self._rng,
-                on_change=self._report,
-            )
-            await stack.enter_async_context(
-                serve(Path(config.state.socket), self, link_uid=_uid_of(config))
-            )
+        async with self._opened():
             self._record_start()
             try:
                 await self._work()
             except* _Stop:
                 log.info("stopping")
-            self._journal.append(
-                events.GatewayStopped(at=self._clock.now(), trust=int(self._clock.trust()))
-            )
-            self._keep_floor()
-            notify("STOPPING=1")
+            self._journal.append(events.GatewayStopped(**self._now()))
+            await self._keep_floor()
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[None]:
+        """Own the state directory, with journal and cache open."""
+        config = self._config
+        with StateDir(Path(config.state.dir)) as self._state:
+            self._clock = SystemClock(floor=self._state.floor, vouched=_voucher(config.clock.trust))
+            self._started = self._clock.monotonic()
+            async with (
+                Journal(self._state.journal, self._clock) as self._journal,
+                Cache(self._state, Path(config.state.credential_key)) as self._cache,
+            ):
+                self._site = SiteController(
+                    config,
+                    journal=self._journal,
+                    in_force=self._in_force,
+                    clock=self._clock,
+                    rng=self._rng,
+                    on_change=self._report,
+                )
+                yield
 
     async def _work(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            loop = asyncio.get_running_loop()
-            stop = asyncio.Event()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, stop.set)
-            group.create_task(self._site.run(), name="site")
-            group.create_task(self._watch_itself(), name="self-test")
-            scheduler = self._schedule()
-            try:
-                notify("READY=1", f"STATUS=deciding on revision {self._in_force().revision}")
-                log.info(
-                    "deciding",
-                    doors=len(self._config.doors),
-                    revision=self._in_force().revision,
-                )
+        """Everything at once, until asked to stop."""
+        server = CoreServer(Path(self._config.state.socket), self, link_uid=_uid_of(self._config))
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        scheduler = self._scheduler()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._site.run(), name="site")
+                group.create_task(server.run(), name="socket")
+                group.create_task(self._watch_itself(), name="self-test")
+                await server.listening.wait()
+                revision = self._in_force().revision
+                log.info("deciding", doors=len(self._config.doors), revision=revision)
+                notify("READY=1", f"STATUS=deciding on revision {revision}")
                 await stop.wait()
-            finally:
-                scheduler.shutdown(wait=False)
-            raise _Stop
+                notify("STOPPING=1")
+                raise _Stop
+        finally:
+            scheduler.shutdown(wait=False)
+
+    async def apply_alone(self, records: bytes) -> ImportDone:
+        """Apply records with no door and no socket; see `import_offline`."""
+        async with self._opened():
+            return await self.import_records(records)
 
     # --- What is in force ------------------------------------------------------------------------
 
@@ -126,26 +131,18 @@ class Core:
         current = self._cache.current
         if current is None:
             return InForce(NO_RECORDS, None, None)
-        return InForce(current, current.revision, current.as_of)
-
-    async def _open_cache(self) -> None:
-        await self._cache.open()
-        if self._cache.rebuilt_because is not None:
-            self._journal.append(
-                events.CacheRebuilt(
-                    at=self._clock.now(),
-                    trust=int(self._clock.trust()),
-                    revision=self._in_force().revision,
-                    why=self._cache.rebuilt_because,
-                )
-            )
+        return InForce(current, current.revision, self._cache.as_of)
 
     def _record_start(self) -> None:
         force = self._in_force()
+        if self._cache.rebuilt_because is not None:
+            why = self._cache.rebuilt_because
+            self._journal.append(
+                events.CacheRebuilt(**self._now(), revision=force.revision, why=why)
+            )
         self._journal.append(
             events.GatewayStarted(
-                at=self._clock.now(),
-                trust=int(self._clock.trust()),
+                **self._now(),
                 version=gateway.__version__,
                 revision=force.revision,
                 host_timed={
@@ -164,22 +161,25 @@ class Core:
 
     # --- Time ------------------------------------------------------------------------------------
 
-    def _make_clock(self) -> SystemClock:
-        vouched = kernel_says_synchronised if self._config.clock.trust == "kernel" else _always
-        return SystemClock(floor=self._state.read_floor(), vouched=vouched)
+    def _now(self) -> dict[str, Any]:
+        """The members `at` and `trust` of an event."""
+        return {"at": self._clock.now(), "trust": int(self._clock.trust())}
 
-    def _keep_floor(self) -> None:
+    async def _keep_floor(self) -> None:
         # Only a time that somebody vouches for may become a floor: it never falls again.
-        if self._clock.trust() >= TimeTrust.T2:
-            now = self._clock.now()
-            self._clock.raise_floor(now)
-            self._state.write_floor(now)
+        if self._clock.trust() < TimeTrust.T2:
+            return
+        now = self._clock.now()
+        self._clock.raise_floor(now)
+        try:
+            await asyncio.to_thread(self._state.raise_floor, now)
+        except StorageError as error:
+            log.error("floor of time not kept", why=str(error))
 
-    def _schedule(self) -> AsyncIOScheduler:
+    def _scheduler(self) -> AsyncIOScheduler:
+        """What has a wall-clock time; a decision never waits for it."""
         scheduler = AsyncIOScheduler()
-        scheduler.add_job(
-            self._keep_floor, "interval", seconds=FLOOR_EVERY.total_seconds(), coalesce=True
-        )
+        scheduler.add_job(self._keep_floor, "interval", seconds=FLOOR_EVERY.total_seconds())
         scheduler.add_job(
             self._retire, "cron", hour=RETENTION_AT_HOUR, coalesce=True, misfire_grace_time=3600
         )
@@ -191,8 +191,12 @@ class Core:
         if self._clock.trust() < TimeTrust.T2:
             return  # a wrong date must not delete anything
         retention = self._in_force().records.tables.policy.journal_retention
-        removed = await self._journal.purge(self._clock.now() - retention)
-        log.info("retention", removed=removed)
+        try:
+            removed = await self._journal.purge(self._clock.now() - retention)
+        except StorageError as error:
+            log.error("retention not kept", why=str(error))
+        else:
+            log.info("retention", removed=removed)
 
     async def _watch_itself(self) -> None:
         interval = min(watchdog_interval() or SELF_TEST_EVERY, SELF_TEST_EVERY)
@@ -254,14 +258,13 @@ class Core:
 
     async def import_records(self, records: bytes) -> ImportDone:
         """See `CoreApi.import_records`."""
-        now, trust = self._clock.now(), int(self._clock.trust())
+        now = self._clock.now()
         try:
             applied = await self._cache.apply(admit_local_file(records), as_of=now)
         except RecordsRefused as refused:
             self._journal.append(
                 events.EntitlementsRefused(
-                    at=now,
-                    trust=trust,
+                    **self._now(),
                     faults=len(refused.faults),
                     first=" ".join(refused.faults[0][:3]),
                 )
@@ -269,8 +272,7 @@ class Core:
             raise
         self._journal.append(
             events.EntitlementsApplied(
-                at=now,
-                trust=trust,
+                **self._now(),
                 revision=applied.revision,
                 as_of=now,
                 counts=applied.counts,
@@ -303,8 +305,8 @@ class _Stop(Exception):
     """Asked to stop; ends the task group in good order."""
 
 
-def _always() -> bool:
-    return True
+def _voucher(trust: str) -> Callable[[], bool]:
+    return kernel_says_synchronised if trust == "kernel" else lambda: True
 
 
 def _uid_of(config: SiteConfig) -> int | None:
@@ -319,4 +321,12 @@ def _uid_of(config: SiteConfig) -> int | None:
         ) from None
 
 
-__all__ = ["Core"]
+async def import_offline(config: SiteConfig, records: bytes) -> ImportDone:
+    """Put records in force while no core runs, for its next start.
+
+    Raises:
+        StateDirInUse: a core runs after all.
+        RecordsRefused: the set has faults; what was in force stays.
+    """
+    core = Core(config, rng=random.Random())  # noqa: S311 - jitter
+    return await core.apply_alone(records)
