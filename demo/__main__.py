@@ -288,7 +288,7 @@ async def demo(*, stay: bool, run_dir: Path) -> int:
         )
         socket = run_dir / "core.sock"
         await connected(socket, daemon, log)
-        cloud = await stack.enter_async_context(Cloud("127.0.0.1", broker.port, "LON", "lon-1"))
+        cloud = await stack.enter_async_context(Cloud("127.0.0.1", broker.port))
         core = await stack.enter_async_context(connect(socket, role="demo"))
         stage = Stage(simulator, core, broker, cloud, ZoneInfo(zone))
         followers = [
@@ -298,7 +298,7 @@ async def demo(*, stay: bool, run_dir: Path) -> int:
         ]
         try:
             print(
-                f"Five doors, {len(stage.people)} people, {broker.name}; "
+                f"Five doors, {len(stage.people)} people, {broker.name} as the broker; "
                 f"it is nine in the morning in {zone}.\nLogs and state are in {run_dir}"
             )
             await gateway("import", str(entitlements), "--config", str(config))
@@ -328,12 +328,17 @@ async def readers_live(core: CoreClient) -> None:
 
 
 async def print_operations(cloud: Cloud) -> None:
-    """What central operations receive, a line a batch."""
-    async for batch in cloud.batches():
-        what = Counter(str(event["code"]) for event in batch.events)
+    """What central operations receive, a line for what came together."""
+    printed = 0
+    while True:
+        await cloud.until(lambda: len(cloud.events) > printed, limit_s=3600)
+        await asyncio.sleep(0.1)  # what comes together belongs on one line
+        new = list(cloud.events.items())[printed:]
+        printed += len(new)
+        what = Counter(str(event["code"]) for _, event in new)
         kinds = ", ".join(f"{count} {code}" for code, count in what.items())
-        again = f", {batch.duplicates} again" if batch.duplicates else ""
-        print(paint(f"          operations ← #{batch.first}..{batch.last}: {kinds}{again}", GREY))
+        first, last = new[0][0][1], new[-1][0][1]
+        print(paint(f"          operations received #{first} to #{last}: {kinds}", GREY))
 
 
 def sum_up(stage: Stage) -> int:
@@ -349,10 +354,11 @@ def sum_up(stage: Stage) -> int:
     print(
         f"  last byte of the credential to the strike: median {middle:.1f} ms, worst {worst:.1f} ms"
     )
-    received, missing = len(cloud.received), cloud.missing()
+    numbers = {seq for _, seq in cloud.events}
+    missing = max(numbers) - len(numbers)
     print(
-        f"  operations received {received} events, {len(missing)} missing, "
-        f"{cloud.duplicates} more than once and recognised"
+        f"  operations received {len(numbers)} events, {missing} missing, "
+        f"{cloud.duplicates} more than once and recognised, {cloud.out_of_order} out of order"
     )
     for surprise in tally.surprises:
         print(paint(f"  NOT AS IT SHOULD BE: {surprise}", RED))

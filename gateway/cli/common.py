@@ -34,6 +34,11 @@ def load_config(options: argparse.Namespace) -> SiteConfig:
     return load(config, REGISTRY)
 
 
+def socket_of(config: SiteConfig) -> Path:
+    """Where the site's core is reached."""
+    return Path(config.state.socket)
+
+
 def print_json(value: object) -> None:
     """Print any of our values as one JSON object on one line."""
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")

@@ -3,16 +3,16 @@
 import argparse
 import asyncio
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from gateway.cli import EXIT_COULD_NOT, EXIT_OK, Command
-from gateway.cli.common import add_config, add_json, load_config, print_json
+from gateway.cli.common import add_config, add_json, load_config, print_json, socket_of
 from gateway.config.site import SiteConfig
 from gateway.errors import GatewayError, IpcError, NotAllowed, RecordsRefused
 from gateway.ipc.client import connect
-from gateway.ipc.messages import ImportDone
+from gateway.ipc.messages import IMPORT_BYTES_MAX, ImportDone
 from gateway.processes.core import import_offline
-from gateway.trust import ENVELOPE_BYTES_MAX
 
 _DESCRIPTION = """\
 Put a file of entitlement records (JSON Lines) in force: the whole of it or, where anything in it is
@@ -62,24 +62,24 @@ def _run(options: argparse.Namespace) -> int:
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(ENVELOPE_BYTES_MAX + 1)
+            data = file.read(IMPORT_BYTES_MAX + 1)
     except OSError as error:
         raise GatewayError(f"{path}: can't be read: {error.strerror}") from error
-    if len(data) > ENVELOPE_BYTES_MAX:
-        raise GatewayError(f"{path}: is larger than {ENVELOPE_BYTES_MAX} bytes")
+    if len(data) > IMPORT_BYTES_MAX:
+        raise GatewayError(f"{path}: is larger than {IMPORT_BYTES_MAX} bytes")
     return data
 
 
 async def _import(config: SiteConfig, records: bytes) -> ImportDone:
-    try:
-        async with connect(Path(config.state.socket), role="import") as core:
-            return await core.import_records(records)
-    except NotAllowed:
-        raise
-    except IpcError:
-        if Path(config.state.socket).exists():
+    async with AsyncExitStack() as stack:
+        try:
+            core = await stack.enter_async_context(connect(socket_of(config), role="import"))
+        except NotAllowed:
             raise
-    return await import_offline(config, records)
+        except IpcError:
+            # Nobody answers: the state directory's owner, if there is one, is found by its lock.
+            return await import_offline(config, records)
+        return await core.import_records(records)
 
 
 COMMAND = Command(_configure, _run)

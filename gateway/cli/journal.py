@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.cli import EXIT_OK, Command
-from gateway.cli.common import add_config, add_json, load_config
+from gateway.cli.common import add_config, add_json, load_config, socket_of
 from gateway.domain import events
 from gateway.ipc.client import CoreClient, connect
 
@@ -40,7 +40,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     config = load_config(options)
-    asyncio.run(_tail(Path(config.state.socket), options))
+    asyncio.run(_tail(socket_of(config), options))
     return EXIT_OK
 
 

@@ -10,8 +10,8 @@ from gateway.cli.common import add_config, load_config
 from gateway.processes import link
 
 _DESCRIPTION = """\
-Run the link of a site in the foreground, as door-gateway-link.service does: it takes events from the
-core's socket to the broker. Neither the core's death nor the broker's ends it."""
+Run the link of a site in the foreground, as door-gateway-link.service does: it takes events from
+the core's socket to the broker. Neither the core's death nor the broker's ends it."""
 
 _EXAMPLE = """\
 example:

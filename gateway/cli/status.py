@@ -5,7 +5,7 @@ import asyncio
 from pathlib import Path
 
 from gateway.cli import EXIT_NO, EXIT_OK, Command
-from gateway.cli.common import add_config, add_json, load_config, print_json
+from gateway.cli.common import add_config, add_json, load_config, print_json, socket_of
 from gateway.ipc.client import connect
 from gateway.ipc.messages import DoorStateReport, Status
 
@@ -27,7 +27,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     config = load_config(options)
-    status = asyncio.run(_ask(Path(config.state.socket)))
+    status = asyncio.run(_ask(socket_of(config)))
     if options.json:
         print_json(status)
     else:

@@ -23,7 +23,7 @@ from gateway.control.site import SiteController
 from gateway.domain import events
 from gateway.domain.door_state import Strike
 from gateway.domain.entitlements import NO_RECORDS
-from gateway.errors import ConfigError, Fault, RecordsRefused
+from gateway.errors import ConfigError, Fault, RecordsRefused, StorageError
 from gateway.ipc.doors import DoorStates
 from gateway.ipc.messages import (
     DeviceStatus,
@@ -37,7 +37,7 @@ from gateway.ipc.server import CoreServer
 from gateway.journal import Journal
 from gateway.notify import notify, watchdog_interval
 from gateway.statedir import StateDir
-from gateway.trust import admit_local_file
+from gateway.trust import Source, admit
 
 log = structlog.get_logger()
 
@@ -83,10 +83,9 @@ class Core:
         with StateDir(Path(config.state.dir)) as self._state:
             self._clock = SystemClock(floor=self._state.floor, vouched=_voucher(config.clock.trust))
             self._started = self._clock.monotonic()
-            async with (
-                Journal(self._state.journal, self._clock) as self._journal,
-                Cache(self._state, Path(config.state.credential_key)) as self._cache,
-            ):
+            async with Journal(self._state.journal, self._clock) as self._journal:
+                self._cache = Cache(self._state.path, Path(config.state.credential_key))
+                await self._cache.open()
                 self._site = SiteController(
                     config,
                     journal=self._journal,
@@ -131,15 +130,13 @@ class Core:
         current = self._cache.current
         if current is None:
             return InForce(NO_RECORDS, None, None)
-        return InForce(current, current.revision, self._cache.as_of)
+        return InForce(current, self._cache.revision, self._cache.as_of)
 
     def _record_start(self) -> None:
         force = self._in_force()
-        if self._cache.rebuilt_because is not None:
-            why = self._cache.rebuilt_because
-            self._journal.append(
-                events.CacheRebuilt(**self._now(), revision=force.revision, why=why)
-            )
+        if self._cache.rebuilt is not None:
+            revision, why = self._cache.rebuilt
+            self._journal.append(events.CacheRebuilt(**self._now(), revision=revision, why=why))
         self._journal.append(
             events.GatewayStarted(
                 **self._now(),
@@ -260,7 +257,8 @@ class Core:
         """See `CoreApi.import_records`."""
         now = self._clock.now()
         try:
-            applied = await self._cache.apply(admit_local_file(records), as_of=now)
+            admitted = admit(records, Source.LOCAL_FILE)
+            applied = await self._cache.apply(admitted.records, as_of=now)
         except RecordsRefused as refused:
             self._journal.append(
                 events.EntitlementsRefused(
@@ -281,7 +279,9 @@ class Core:
         for door_id in self._config.doors:
             self._report(door_id)
         return ImportDone(
-            revision=applied.revision, counts=applied.counts, warnings=list(applied.warnings)
+            revision=applied.revision,
+            counts=applied.counts,
+            warnings=[" ".join(warning) for warning in applied.warnings],
         )
 
     def _report(self, door_id: str) -> None:
