@@ -140,6 +140,34 @@ class Simulator:
         """Let a device send random bytes."""
         await self.ask("noise", device=device, n=n, seed=seed)
 
+    async def garble(self, device: str, rate: float, seed: int = 0) -> None:
+        """Hit bytes on a serial line with this probability."""
+        await self.ask("garble", device=device, rate=rate, seed=seed)
+
+    async def flood(self, device: str, per_second: float, seconds: float = 1.0) -> None:
+        """Let a device on a serial line send what nobody asked for."""
+        await self.ask("flood", device=device, per_second=per_second, seconds=seconds)
+
+    async def weld(self, device: str, output: int) -> None:
+        """Weld an output's contact closed."""
+        await self.ask("weld", device=device, output=output)
+
+    async def unweld(self, device: str, output: int) -> None:
+        """Repair an output's contact."""
+        await self.ask("unweld", device=device, output=output)
+
+    async def power_lock(self, door: str, *, on: bool) -> None:
+        """Fail or restore the lock's own supply."""
+        await self.ask("power_lock", door=door, on=on)
+
+    async def jam_contact(self, door: str, *, closed: bool | None) -> None:
+        """Weld a door's contact closed, tear it open or repair it."""
+        await self.ask("jam_contact", door=door, closed=closed)
+
+    async def chatter(self, door: str, what: str, edges: int = 100, gap: float = 0.002) -> None:
+        """Let a door's contact or rex chatter."""
+        await self.ask("chatter", door=door, what=what, edges=edges, gap=gap)
+
     async def fault(self, device: str, **faults: Any) -> None:
         """Let a relay board's replies go wrong."""
         await self.ask("fault", device=device, **faults)

@@ -126,17 +126,22 @@ async def _stream(site: Site, reader: asyncio.StreamReader, writer: asyncio.Stre
     """Send every observation until the client leaves or falls too far behind."""
 
     async def forward() -> None:
-        with suppress(WatcherTooSlowError):
+        with suppress(WatcherTooSlowError, ConnectionError):
             async for seen in stream:
                 writer.write(_line(seen.to_dict()))
                 await writer.drain()
 
+    async def until_left() -> None:
+        with suppress(ConnectionError):
+            await reader.read()
+
     with site.seen.watching() as stream:
         writer.write(_line({"ok": True}))
         async with asyncio.TaskGroup() as group:
-            forwarding = group.create_task(forward())
-            await reader.read()
-            forwarding.cancel()
+            either = [group.create_task(forward()), group.create_task(until_left())]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            for task in either:
+                task.cancel()
 
 
 def _line(fields: dict[str, Any]) -> bytes:

@@ -146,7 +146,11 @@ class WatcherTooSlowError(Exception):
 
 
 class Observations:
-    """The append-only record of a site, and those who watch it."""
+    """The append-only record of a site, and those who watch it.
+
+    The order is that of reports. A board's timer switches at the instant that was due, and is
+    reported when the event loop gets there, so `at_ns` may step back by that little.
+    """
 
     def __init__(self) -> None:
         self.all: list[Seen] = []

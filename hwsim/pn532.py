@@ -24,8 +24,6 @@ HOST_TO_CHIP = 0xD4
 CHIP_TO_HOST = 0xD5
 # 6.2.1.2: TFI and packet data of an extended frame; nothing longer is ever valid.
 FRAME_DATA_BYTES_MAX = 265
-# A frame's preamble, start code, extended header, data, checksum and postamble.
-_BUFFER_BYTES_MAX = 4096
 
 # 7.2.2: IC, version, revision, support of ISO/IEC 14443 A and B and ISO 18092.
 FIRMWARE_VERSION = bytes.fromhex("32010607")
@@ -114,9 +112,6 @@ class Deframer:
             del self._buffer[:start]
             size, found = self._first()
             if size == 0:
-                if len(self._buffer) > _BUFFER_BYTES_MAX:
-                    del self._buffer[:2]
-                    continue
                 return
             del self._buffer[:size]
             if found:
@@ -189,6 +184,7 @@ class Chip:
         if self._asleep and data:
             # 6.3.2.3 and 7.2.11: the first byte on the line wakes the chip and is lost.
             self._asleep = False
+            self._deframer.clear()
             data = data[1:]
         sent: list[Sent] = []
         for found in self._deframer.feed(data):

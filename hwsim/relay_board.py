@@ -210,10 +210,9 @@ class Board:
         """MAP 6.5, with Waveshare's further values and addresses; the response is the request."""
         self._expect(len(data) == 4)
         address, value = _word(data, 0), _word(data, 2)
-        if address in range(_FLASH_ON, _FLASH_ON + len(self.coils)):
-            self._flash(address - _FLASH_ON, value, now_ns, on=True)
-        elif address in range(_FLASH_OFF, _FLASH_OFF + len(self.coils)):
-            self._flash(address - _FLASH_OFF, value, now_ns, on=False)
+        if address & 0xFF00 in {_FLASH_ON, _FLASH_OFF}:
+            on = address & 0xFF00 == _FLASH_ON
+            self._flash(address & 0xFF, value, now_ns, on=on)
         else:
             self._expect(value in {_ON, _OFF, _FLIP})
             known = address < len(self.coils) or address == _ALL_OUTPUTS
@@ -230,6 +229,7 @@ class Board:
         A flash during a flash starts the time anew.
         """
         self._expect(1 <= value <= _FLASH_VALUE_MAX)
+        self._expect(channel < len(self.coils), ILLEGAL_DATA_ADDRESS)
         self._until[channel] = now_ns + value * _FLASH_UNIT_NS, not on
         self._switch(channel, on=on, at_ns=now_ns)
 
@@ -434,7 +434,8 @@ class RelayBoard:
         if not faults.silent:
             if faults.foreign:
                 reply = bytes([0x05, 0x00, pdu[2] ^ 1 if len(pdu) > 2 else 1, 0xFF, 0x00])
-            transaction ^= int(faults.wrong_transaction)
+            if faults.wrong_transaction:
+                transaction ^= 0x4000  # a far one: clients may take 0 for any of theirs
             unit ^= int(faults.wrong_unit)
             size = (len(reply) + 1).to_bytes(2, "big")
             adu = transaction.to_bytes(2, "big") + b"\x00\x00" + size + bytes([unit]) + reply
