@@ -1,1 +1,1 @@
-"""What surrounds a gateway where it is shown or tested: brokers and a cloud."""
+"""The demonstration: a whole site on simulated hardware, and a scripted morning."""

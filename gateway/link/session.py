@@ -159,7 +159,8 @@ class Session:
         self._keep_house()
         try:
             async with asyncio.timeout(HANDSHAKE_S_MAX):
-                await asyncio.wait({self._ready, self._ended}, return_when="FIRST_COMPLETED")
+                either: set[asyncio.Future[Any]] = {self._ready, self._ended}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             raise BrokerUnavailable(
                 "handshake",
@@ -285,7 +286,7 @@ class Session:
             self._end(
                 BrokerUnavailable(
                     "handshake",
-                    f"the broker lets nobody listen on {self._topics.ack}: {reasons[0]}",
+                    f"the broker won't let us hear {self._topics.ack}: {reasons[0]}",
                 )
             )
         elif not self._ready.done():
@@ -304,7 +305,7 @@ class Session:
             done(reason)
 
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
-        self._on_ack(message.payload, message.retain)
+        self._on_ack(bytes(message.payload), message.retain)
 
     def _on_disconnect(
         self,
@@ -337,7 +338,7 @@ async def open_session(
     Raises:
         BrokerUnavailable: There is none to be had.
     """
-    client = _new_client(settings, topics, version=version, context=context, will=will)
+    client = _new_client(topics, version=version, context=context, will=will)
     await _connect(client, settings, version)
     session = Session(client, topics, on_ack)
     try:
@@ -348,7 +349,6 @@ async def open_session(
 
 
 def _new_client(
-    settings: LinkSettings,
     topics: Topics,
     *,
     version: MQTTProtocolVersion,
@@ -375,7 +375,7 @@ async def _connect(client: _Client, settings: LinkSettings, version: MQTTProtoco
     where = f"{settings.host}:{settings.port}"
     properties = None
     if version == MQTTProtocolVersion.MQTTv5:
-        properties = Properties(PacketTypes.CONNECT)
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.MaximumPacketSize = INBOUND_BYTES_WANTED
     try:
         await _in_thread(
