@@ -11,7 +11,7 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
@@ -24,6 +24,9 @@ from gateway.link.errors import BrokerUnavailable
 from gateway.link.settings import LinkSettings
 from gateway.link.topics import Topics
 from gateway.link.uplink import IN_FLIGHT_MAX
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import SocketLike
 
 CONNECT_S_MAX = 5.0
 """For TCP and TLS each; name lookup has the resolver's own limit."""
@@ -89,7 +92,7 @@ class Session:
         self._on_ack = on_ack
         self._loop = asyncio.get_running_loop()
         self._pubacks: dict[int, Callable[[ReasonCode], None]] = {}
-        self._sock: mqtt.SocketLike | None = None
+        self._sock: SocketLike | None = None
         self._housekeeping: asyncio.TimerHandle | None = None
         self._subscription: int | None = None
         self._ready: asyncio.Future[None] = self._loop.create_future()
@@ -241,13 +244,13 @@ class Session:
 
     # --- paho's callbacks, all on the event loop --------------------------------------------------
 
-    def _on_register_write(self, _client: mqtt.Client, _data: Any, sock: mqtt.SocketLike) -> None:
+    def _on_register_write(self, _client: mqtt.Client, _data: Any, sock: "SocketLike") -> None:
         self._loop.add_writer(sock.fileno(), self._writable)
 
-    def _on_unregister_write(self, _client: mqtt.Client, _data: Any, sock: mqtt.SocketLike) -> None:
+    def _on_unregister_write(self, _client: mqtt.Client, _data: Any, sock: "SocketLike") -> None:
         self._loop.remove_writer(sock.fileno())
 
-    def _on_socket_close(self, _client: mqtt.Client, _data: Any, _sock: mqtt.SocketLike) -> None:
+    def _on_socket_close(self, _client: mqtt.Client, _data: Any, _sock: "SocketLike") -> None:
         self._release()
 
     def _on_connect(
