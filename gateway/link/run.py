@@ -301,7 +301,7 @@ class _Link:
 
 
 class _Outage:
-    """Says once that something is away, once more for each other reason, and once that it is back."""
+    """Says once that something is away, once for each other reason, and once that it is back."""
 
     def __init__(self, what: str) -> None:
         self._log = _log.bind(what=what)

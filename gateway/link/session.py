@@ -11,7 +11,7 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
@@ -24,6 +24,9 @@ from gateway.link.errors import BrokerUnavailable
 from gateway.link.settings import LinkSettings
 from gateway.link.topics import Topics
 from gateway.link.uplink import IN_FLIGHT_MAX
+
+if TYPE_CHECKING:
+    from paho.mqtt.client import SocketLike
 
 CONNECT_S_MAX = 5.0
 """For TCP and TLS each; name lookup has the resolver's own limit."""
@@ -89,7 +92,7 @@ class Session:
         self._on_ack = on_ack
         self._loop = asyncio.get_running_loop()
         self._pubacks: dict[int, Callable[[ReasonCode], None]] = {}
-        self._sock: mqtt.SocketLike | None = None
+        self._sock: SocketLike | None = None
         self._housekeeping: asyncio.TimerHandle | None = None
         self._subscription: int | None = None
         self._ready: asyncio.Future[None] = self._loop.create_future()
@@ -159,7 +162,8 @@ class Session:
         self._keep_house()
         try:
             async with asyncio.timeout(HANDSHAKE_S_MAX):
-                await asyncio.wait({self._ready, self._ended}, return_when="FIRST_COMPLETED")
+                either: set[asyncio.Future[Any]] = {self._ready, self._ended}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         except TimeoutError:
             raise BrokerUnavailable(
                 "handshake",
@@ -240,13 +244,13 @@ class Session:
 
     # --- paho's callbacks, all on the event loop --------------------------------------------------
 
-    def _on_register_write(self, _client: mqtt.Client, _data: Any, sock: mqtt.SocketLike) -> None:
+    def _on_register_write(self, _client: mqtt.Client, _data: Any, sock: "SocketLike") -> None:
         self._loop.add_writer(sock.fileno(), self._writable)
 
-    def _on_unregister_write(self, _client: mqtt.Client, _data: Any, sock: mqtt.SocketLike) -> None:
+    def _on_unregister_write(self, _client: mqtt.Client, _data: Any, sock: "SocketLike") -> None:
         self._loop.remove_writer(sock.fileno())
 
-    def _on_socket_close(self, _client: mqtt.Client, _data: Any, _sock: mqtt.SocketLike) -> None:
+    def _on_socket_close(self, _client: mqtt.Client, _data: Any, _sock: "SocketLike") -> None:
         self._release()
 
     def _on_connect(
@@ -285,7 +289,7 @@ class Session:
             self._end(
                 BrokerUnavailable(
                     "handshake",
-                    f"the broker lets nobody listen on {self._topics.ack}: {reasons[0]}",
+                    f"the broker won't let us hear {self._topics.ack}: {reasons[0]}",
                 )
             )
         elif not self._ready.done():
@@ -304,7 +308,7 @@ class Session:
             done(reason)
 
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
-        self._on_ack(message.payload, message.retain)
+        self._on_ack(bytes(message.payload), message.retain)
 
     def _on_disconnect(
         self,
@@ -337,7 +341,7 @@ async def open_session(
     Raises:
         BrokerUnavailable: There is none to be had.
     """
-    client = _new_client(settings, topics, version=version, context=context, will=will)
+    client = _new_client(topics, version=version, context=context, will=will)
     await _connect(client, settings, version)
     session = Session(client, topics, on_ack)
     try:
@@ -348,7 +352,6 @@ async def open_session(
 
 
 def _new_client(
-    settings: LinkSettings,
     topics: Topics,
     *,
     version: MQTTProtocolVersion,
@@ -375,7 +378,7 @@ async def _connect(client: _Client, settings: LinkSettings, version: MQTTProtoco
     where = f"{settings.host}:{settings.port}"
     properties = None
     if version == MQTTProtocolVersion.MQTTv5:
-        properties = Properties(PacketTypes.CONNECT)
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.MaximumPacketSize = INBOUND_BYTES_WANTED
     try:
         await _in_thread(
