@@ -231,7 +231,7 @@ class Core:
         """See `CoreApi.status`."""
         force = self._in_force()
         backlog = self._journal.backlog
-        health = self._journal.health
+        failure = self._journal.failure
         return Status(
             version=gateway.__version__,
             site=self._config.site.id,
@@ -250,7 +250,7 @@ class Core:
                 for name, device in self._site.devices.items()
             },
             doors=self._doors.latest(),
-            journal=JournalStatus(healthy=health.ok, why=health.why or None),
+            journal=JournalStatus(healthy=not failure, why=failure or None),
         )
 
     async def import_records(self, records: bytes) -> ImportDone:
