@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import msgspec
 
@@ -59,7 +59,13 @@ def _decode(text: bytes) -> JsonObject:
 
 def _decode_slowly(text: bytes) -> JsonObject:
     try:
-        value = json.loads(text.decode(), object_pairs_hook=_pairs, parse_int=_parse_int)
+        value = json.loads(
+            text.decode(),
+            object_pairs_hook=_pairs,
+            parse_int=_parse_int,
+            parse_constant=_parse_constant,
+        )
+        json.dumps(value, ensure_ascii=False).encode()  # json takes half a surrogate pair as well
     except json.JSONDecodeError as error:
         raise JsonError(f"JSON is malformed (character {error.pos})") from None
     if not isinstance(value, dict):
@@ -89,6 +95,10 @@ def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _parse_int(digits: str) -> int | float:
     return int(digits) if len(digits) < _INT_DIGITS_MAX else float("inf")
+
+
+def _parse_constant(name: str) -> NoReturn:
+    raise JsonError(f"JSON is malformed: {name}")
 
 
 def _count_keys(value: dict[str, object] | list[object], depth: int) -> int:
