@@ -110,6 +110,13 @@ async def test_somebody_walks_through_once_the_strike_releases(site: Site) -> No
     assert [contact.closed for contact in site.seen.of(Contact)] == [False, True]
 
 
+async def test_without_its_supply_the_fail_safe_door_opens(site: Site) -> None:
+    for door in ("front", "back"):
+        await site.power_lock(door, False)
+    assert not await site.push("front", patience=0.0)
+    assert await site.push("back", patience=0.0)
+
+
 async def test_leaving_by_the_handle_presses_rex_and_opens(site: Site) -> None:
     await site.leave("front")
     assert [rex.pressed for rex in site.seen.of(Rex)] == [True, False]
@@ -328,6 +335,17 @@ async def test_an_unplugged_keypad_hangs_up_and_comes_back_at_the_same_path(site
     with serial.Serial(path, 9600, timeout=2) as port:
         await site.press("keypad", "2")
         assert await asyncio.to_thread(read_all, port, 1) == b"2"
+
+
+async def test_a_hung_keypad_sends_nothing_until_it_is_plugged_in_anew(site: Site) -> None:
+    await site.hang("keypad")
+    await site.press("keypad", "1")
+    await site.power_cycle("keypad", off=0.01)
+    path = site.rewritten_config()["devices"]["keypad"]["port"]
+    with serial.Serial(path, 9600, timeout=2) as port:
+        await site.press("keypad", "2")
+        assert await asyncio.to_thread(read_all, port, 1) == b"2"
+    assert [keys.keys for keys in site.seen.of(KeysSent)] == ["2"]
 
 
 async def test_a_key_that_does_not_exist_is_refused(site: Site) -> None:
