@@ -181,7 +181,7 @@ class Chip:
             # The host went ahead: its ACK was flushed or is among these very bytes.
             self._take_next_baud_rate()
         if self._asleep and data:
-            # 6.3.2.3 and 7.2.11: the first byte on the line wakes the chip and is lost.
+            # 7.2.11: the first byte on the line wakes the chip and is lost.
             self._asleep = False
             self._deframer.clear()
             data = data[1:]
