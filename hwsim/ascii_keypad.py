@@ -5,6 +5,7 @@ The control characters are those of ISO/IEC 646 (ASCII).
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from hwsim.observations import KeysSent, Lamp, Observations
@@ -69,10 +70,10 @@ class AsciiKeypad(SerialDevice):
         Raises:
             ValueError: the keypad has no such key.
         """
-        self.send(self.keypad.press(key), (lambda: self._sent(told)) if told else None)
+        self.send(self.keypad.press(key), partial(self._sent, told) if told else None)
 
-    def _sent(self, keys: str) -> None:
-        self.seen.add(KeysSent(time.monotonic_ns(), self.name, keys))
+    def _sent(self, keys: str, at_ns: int) -> None:
+        self.seen.add(KeysSent(at_ns, self.name, keys))
 
     def power_on(self) -> None:
         """A keypad remembers nothing that a loss of power could take."""

@@ -4,7 +4,6 @@
 `Pn532Reader` puts it on a pseudo-terminal. Sections cited are those of UM0701-02.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -182,7 +181,7 @@ class Chip:
             # The host went ahead: its ACK was flushed or is among these very bytes.
             self._take_next_baud_rate()
         if self._asleep and data:
-            # 6.3.2.3 and 7.2.11: the first byte on the line wakes the chip and is lost.
+            # 7.2.11: the first byte on the line wakes the chip and is lost.
             self._asleep = False
             self._deframer.clear()
             data = data[1:]
@@ -590,9 +589,7 @@ class Pn532Reader(SerialDevice):
     def put(self, card: Card) -> None:
         """Bring a card into the field."""
         card.told = False
-        frames = self.chip.put(card)
-        if not self.hung:
-            self._send(frames)
+        self._send(self.chip.put(card))
 
     def take(self, card: Card) -> None:
         """Take a card out of the field."""
@@ -616,9 +613,9 @@ class Pn532Reader(SerialDevice):
         for sent in frames:
             self.send(sent.frame, partial(self._told, sent.cards) if sent.cards else None)
 
-    def _told(self, cards: tuple[Card, ...]) -> None:
+    def _told(self, cards: tuple[Card, ...], at_ns: int) -> None:
         for card in cards:
             if not card.told:
                 card.told = True
                 uid = card.uid.hex().upper()
-                self.seen.add(CardSent(time.monotonic_ns(), self.name, uid))
+                self.seen.add(CardSent(at_ns, self.name, uid))

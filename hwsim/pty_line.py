@@ -5,6 +5,7 @@ import ctypes
 import os
 import struct
 import termios
+import time
 import tty
 from collections import deque
 from collections.abc import Callable
@@ -65,7 +66,7 @@ class PtyLine:
         self._watch = -1
         self._master = -1
         self._slave = -1
-        self._out: deque[tuple[bytes, Callable[[], None] | None]] = deque()
+        self._out: deque[tuple[bytes, Callable[[int], None] | None]] = deque()
         self._out_bytes = 0
 
     @property
@@ -115,12 +116,13 @@ class PtyLine:
         self._out.clear()
         self._out_bytes = 0
 
-    def write(self, data: bytes, sent: Callable[[], None] | None = None) -> None:
+    def write(self, data: bytes, sent: Callable[[int], None] | None = None) -> None:
         """Send bytes at once, or as soon as the host has read what was sent before.
 
         Args:
             data: The bytes; dropped while unplugged or when the host has read nothing for long.
-            sent: Called when the last of them has been written.
+            sent: Called when the last of them has been written, with the monotonic nanoseconds
+                just before: whatever the host does about them it does later.
         """
         if not self.plugged or self._out_bytes + len(data) > BACKLOG_BYTES_MAX:
             return
@@ -133,6 +135,7 @@ class PtyLine:
         loop = asyncio.get_running_loop()
         while self._out:
             data, sent = self._out[0]
+            at_ns = time.monotonic_ns()
             try:
                 written = os.write(self._master, data)
             except BlockingIOError:
@@ -144,7 +147,7 @@ class PtyLine:
                 return
             self._out.popleft()
             if sent is not None:
-                sent()
+                sent(at_ns)
         loop.remove_writer(self._master)
 
     def _read(self) -> None:

@@ -39,7 +39,7 @@ _HEADER_BYTES = 7
 _LENGTH_MAX = 254
 # MTG 4.4.1.2: unit identifiers of a device that is addressed by its IP address.
 _ANY_UNIT = {0x00, 0xFF}
-# MTG 4.3.1 asks for a limit; boards of this class take a handful.
+# MTG 4.2 asks for a limit; boards of this class take a handful.
 CONNECTIONS_MAX = 8
 
 
@@ -494,7 +494,7 @@ class _Connection(asyncio.Protocol):
             header = self._buffer[:_HEADER_BYTES]
             protocol, length = _word(header, 2), _word(header, 4)
             if protocol != 0 or not 2 <= length <= _LENGTH_MAX:
-                # MTG 4.4.2.2: no Modbus; where the next request would begin nobody knows.
+                # MTG 4.4.2.1: no Modbus; where the next request would begin nobody knows.
                 self.abort()
                 return
             if len(self._buffer) < 6 + length:

@@ -41,6 +41,7 @@ class SerialDevice(ABC):
     def plug(self) -> None:
         """Plug the device in: its port appears."""
         if not self.line.plugged:
+            self.resume()
             self.power_on()
             self.line.plug()
 
@@ -60,7 +61,7 @@ class SerialDevice(ABC):
         self.line.unplug()
 
     def hang(self) -> None:
-        """Stop answering: what the host writes is lost."""
+        """Stop answering, until `resume` or a loss of power: what the host writes is lost."""
         self.hung = True
 
     def resume(self) -> None:
@@ -92,8 +93,10 @@ class SerialDevice(ABC):
     def unasked(self) -> bytes:
         """A whole, valid frame that the host did not ask for."""
 
-    def send(self, data: bytes, sent: Callable[[], None] | None = None) -> None:
-        """Write to the host at once, through whatever fault is set."""
+    def send(self, data: bytes, sent: Callable[[int], None] | None = None) -> None:
+        """Write to the host at once, through whatever fault is set; as `PtyLine.write`."""
+        if self.hung:
+            return
         if self._cut_after is not None:
             cut, self._cut_after = data[: self._cut_after], self._cut_after - len(data)
             if self._cut_after <= 0:

@@ -434,7 +434,7 @@ class Site:
             found.unplug(after_bytes)
 
     async def plug(self, device: str) -> None:
-        """Plug a device in again, at the same port; a reader starts anew."""
+        """Plug a device in again, at the same port; one on a serial line starts anew."""
         found = self._device(device)
         if isinstance(found, RelayBoard):
             await found.plug()
@@ -480,7 +480,6 @@ class Site:
         else:
             found.unplug()
             await asyncio.sleep(off)
-            found.resume()
             found.plug()
 
     async def weld(self, device: str, output: int) -> None:

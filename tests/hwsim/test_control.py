@@ -12,8 +12,8 @@ import pytest
 
 from hwsim import observations
 from hwsim.__main__ import main
-from hwsim.client import SimulatorError, connect
-from hwsim.control import control_socket
+from hwsim.client import Simulator, SimulatorError, connect
+from hwsim.control import COMMANDS, control_socket
 from hwsim.observations import Contact, KeysSent, Rex, Seen
 from hwsim.site import Site
 
@@ -32,6 +32,34 @@ async def test_the_client_acts_and_watches(site: Site, tmp_path: Path) -> None:
         assert await sim.seen() == watched == site.seen.all
         assert not await sim.push("front", patience=0.0)
         assert set(await sim.devices()) == {"relays", "reader", "keypad"}
+
+
+async def test_the_client_knows_every_command(site: Site, tmp_path: Path) -> None:
+    assert [do for do in COMMANDS if not callable(getattr(Simulator, do, None))] == []
+    path = tmp_path / "control"
+    async with control_socket(site, path), connect(path) as sim:
+        assert await sim.present("reader", "DEADBEEF", hold=None) > 0
+        await sim.remove("reader")
+        assert await sim.present_two("reader", "01AAAAAA", "02AAAAAA", hold=0.01) > 0
+        await sim.prop("front")
+        await sim.leave("front")
+        await sim.close("front")
+        await sim.jam_contact("front", closed=True)
+        await sim.jam_contact("front", closed=None)
+        await sim.chatter("front", "rex", edges=2)
+        await sim.power_lock("back", on=False)
+        for device in ("reader", "relays"):
+            await sim.unplug(device)
+            await sim.plug(device)
+            await sim.hang(device)
+            await sim.resume(device)
+            await sim.noise(device, 10)
+            await sim.power_cycle(device, off=0.0)
+        await sim.garble("reader", 0.1)
+        await sim.flood("reader", 100, 0.01)
+        await sim.fault("relays", twice=True)
+        await sim.weld("relays", 2)
+        await sim.unweld("relays", 2)
 
 
 async def test_two_people_act_at_once(site: Site, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import termios
+import time
 from typing import Any
 
 import nfc
@@ -98,6 +99,36 @@ async def test_a_card_pulled_away_in_mid_read_is_no_tag(site: Site) -> None:
 
     await site.present("reader", "04A1B2C3D4E5F6", hold=None, frames_left=1)
     assert await asyncio.to_thread(read) is None
+
+
+async def test_an_iso_dep_card_pulled_away_in_mid_apdu_is_an_error(site: Site) -> None:
+    def exchange() -> None:
+        clf = opened(port(site))
+        tag = nfc.tag.activate(clf, clf.sense(nfc.clf.RemoteTarget("106A"), iterations=1))
+        try:
+            tag.transceive(bytes.fromhex("00A4040000"))
+        finally:
+            clf.close()
+
+    await site.present("reader", "04A1B2C3D4E5F6", hold=None, iso_dep=True, frames_left=1)
+    with pytest.raises(nfc.tag.TagCommandError):
+        await asyncio.to_thread(exchange)
+
+
+async def test_what_the_host_does_about_a_card_comes_after_it_was_sent(site: Site) -> None:
+    def timed(clf: Any) -> int:
+        assert sensed(clf) is not None
+        return time.monotonic_ns()
+
+    clf = await asyncio.to_thread(opened, port(site))
+    for _ in range(20):
+        await site.present("reader", "DEADBEEF", hold=None)
+        read_ns = await asyncio.to_thread(timed, clf)
+        sent_ns = site.seen.of(CardSent)[-1].at_ns
+        assert 0 < read_ns - sent_ns < 1_000_000_000
+        await site.remove("reader")
+    assert len(site.seen.of(CardSent)) == 20
+    await asyncio.to_thread(clf.close)
 
 
 async def test_opens_closes_and_opens_again_on_one_power_supply(site: Site) -> None:

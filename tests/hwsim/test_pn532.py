@@ -291,6 +291,66 @@ def test_an_iso_dep_card_is_activated_by_the_chip_when_told_to() -> None:
     assert ask(chip, "40 01 00A4040000") == bytes.fromhex("4100 6D00")
 
 
+def test_a_halted_target_is_selected_again_by_its_number() -> None:
+    chip = searching_once(card("04A1B2C3D4E5F6"))
+    ask(chip, "4A 01 00")
+    assert ask(chip, "44 00") == bytes.fromhex("4500")
+    assert ask(chip, "42 30 00") == bytes.fromhex("4301")
+    assert ask(chip, "54 01") == bytes.fromhex("5500")
+    assert ask(chip, "42 30 00")[1] == 0x00
+    assert ask(chip, "54 02") == bytes.fromhex("5527")
+    assert ask(chip, "52 02") == bytes.fromhex("5327")
+
+
+def test_an_automatic_poll_tells_the_type_of_the_card() -> None:
+    chip = searching_once()
+    assert ask(chip, "60 01 01 00") == bytes.fromhex("6100")
+    chip.put(card("DEADBEEF"))
+    found = bytes.fromhex("61 01 10 09 01 0004 08 04 DEADBEEF")
+    assert ask(chip, "60 01 01 00") == found
+    assert ask(chip, "60 01 01 11") == bytes.fromhex("6100")
+
+
+def test_cards_of_other_types_are_not_here() -> None:
+    chip = searching_once(card("DEADBEEF"))
+    for kind in ("01 00FFFF0000", "02 00FFFF0000", "03 00", "04"):
+        assert ask(chip, f"4A 01 {kind}") == bytes.fromhex("4B00")
+    assert ask(chip, "56 01 00 00") == bytes.fromhex("5701")
+
+
+def test_registers_keep_what_was_written() -> None:
+    chip = Chip()
+    assert ask(chip, "08 6302 12 633D 07") == b"\x09"
+    assert ask(chip, "06 633D 6302") == bytes.fromhex("07 07 12")
+
+
+def test_the_general_status_lists_the_targets() -> None:
+    chip = searching_once(card("DEADBEEF"))
+    assert ask(chip, "04") == bytes.fromhex("05 00 00 00 00")
+    ask(chip, "4A 01 00")
+    assert ask(chip, "04") == bytes.fromhex("05 00 00 01 01 00 00 10 00")
+
+
+def test_with_the_chips_crc_off_a_host_sends_its_own() -> None:
+    chip = searching_once(card("04A1B2C3D4E5F6"))
+    ask(chip, "4A 01 00")
+    ask(chip, "08 6302 00")
+    good = (b"\x30\x00" + crc_a(b"\x30\x00")).hex()
+    assert ask(chip, f"42 {good}")[1] == 0x00
+    assert ask(chip, "42 3000 0000") == bytes.fromhex("4301")
+
+
+def test_an_iso_dep_card_follows_the_block_protocol() -> None:
+    chip = searching_once(card("04A1B2C3D4E5F6", iso_dep=True))
+    ask(chip, "4A 01 00")
+    assert ask(chip, "42 E080") == bytes.fromhex("4300 067577810280")
+    assert ask(chip, "42 02 00CA0000") == bytes.fromhex("4300 02 6D00")
+    assert ask(chip, "42 B2") == bytes.fromhex("4300 02 6D00")  # ISO/IEC 14443-4, rule 11
+    assert ask(chip, "42 B3") == bytes.fromhex("4300 A2")  # rule 12
+    assert ask(chip, "42 C2") == bytes.fromhex("4300 C2")
+    assert ask(chip, "42 02 00CA0000") == bytes.fromhex("4301")
+
+
 def test_a_uid_of_another_size_is_no_card() -> None:
     with pytest.raises(ValueError, match="5 bytes"):
         card("0102030405")
