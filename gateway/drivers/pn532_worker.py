@@ -169,20 +169,26 @@ class Poller:
     after each look; two cards at once, and a chip that waits by itself, need its chipset object.
     """
 
-    def __init__(self, chipset: Any, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        chipset: Any,
+        say: Callable[[str], None],
+        now_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
         self._chipset = chipset
         self._say = say
+        self._now_ns = now_ns
         self._presence = CardPresence()
         self._refused: frozenset[int] = frozenset()
         self._tries = 0
-        self._answered_ns = time.monotonic_ns()
-        self._said_ns = 0
+        self._answered_ns = self._now_ns()
+        self._said_ns = -HEARTBEAT_NS
         self._garbled_ns = -NOISY_NS
 
     def run(self, wait: Callable[[float], None]) -> None:
         """Poll until an error that can't be sat out; `wait` pauses for seconds."""
         while True:
-            started_ns = time.monotonic_ns()
+            started_ns = self._now_ns()
             if started_ns - self._said_ns >= HEARTBEAT_NS:
                 self._say("H")
                 self._said_ns = started_ns
@@ -195,8 +201,7 @@ class Poller:
             except Exception as error:
                 if not _is_noise(error, self._chipset):
                     raise
-                now_ns = time.monotonic_ns()
-                self._garbled_ns = now_ns
+                self._garbled_ns = now_ns = self._now_ns()
                 self._tries = 0  # who knows what the chip has understood
                 if now_ns - self._answered_ns >= UNANSWERED_NS_MAX:
                     raise
@@ -223,7 +228,7 @@ class Poller:
             if not alone:
                 raise
             reply = b"\x00"
-        at_ns = time.monotonic_ns()
+        at_ns = self._now_ns()
         targets = targets_of(bytes(reply))
         self._answered_ns = at_ns
         noisy = at_ns - self._garbled_ns < NOISY_NS

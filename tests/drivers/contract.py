@@ -5,7 +5,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -99,11 +99,12 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def children() -> set[int]:
+def children(parent: int | None = None) -> set[int]:
+    """The processes whose parent is `parent`, this one if not given."""
     found = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == os.getpid():
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == (parent or os.getpid()):
                 found.add(int(stat.parent.name))
     return found
 
@@ -202,7 +203,3 @@ def any_split(data: bytes, cuts: Sequence[int]) -> list[bytes]:
     """`data` in pieces, cut at `cuts` (modulo its length)."""
     places = sorted({cut % (len(data) + 1) for cut in cuts} | {0, len(data)})
     return [data[a:b] for a, b in itertools.pairwise(places)]
-
-
-async def each_of(calls: Sequence[Callable[[], Awaitable[object]]]) -> list[object]:
-    return await asyncio.gather(*(call() for call in calls), return_exceptions=True)
