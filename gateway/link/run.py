@@ -243,7 +243,7 @@ class _Link:
                     group.create_task(self._tell_states(session))
                     group.create_task(self._watch_patience())
                     self._session = session
-                    self._uplink.connected()
+                    self._uplink.connected(session.window)
                     self._send_anew()
             except asyncio.CancelledError:
                 self._uplink.disconnected()

@@ -49,6 +49,8 @@ INBOUND_BYTES_WANTED = 64 * 1024
 _ENVELOPE_BYTES = 16 * 1024
 """What 100 sequence numbers, the topic and headers add to the bodies of a batch, generously."""
 
+_BESIDE_EVENTS = 2  # a retained state and the goodbye may be in flight beside the batches
+
 _HOUSEKEEPING_S = 0.5  # paho looks after its keepalive when asked
 
 _T = TypeVar("_T")
@@ -100,6 +102,8 @@ class Session:
         self._answered = False
         self.batch_bytes_max = FETCH_BYTES_MAX
         """The most bytes of event bodies that a message to this broker may have."""
+        self.window = IN_FLIGHT_MAX
+        """The most batches without a PUBACK that this broker allows."""
 
     # --- For the link -----------------------------------------------------------------------------
 
@@ -198,21 +202,30 @@ class Session:
     # --- The socket -------------------------------------------------------------------------------
 
     def _readable(self) -> None:
+        self._guard(self._read)
+
+    def _writable(self) -> None:
+        self._guard(self._client.loop_write)
+
+    def _keep_house(self) -> None:
+        self._guard(self._client.loop_misc)
+        if not self._ended.done():
+            self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)
+
+    def _read(self) -> None:
         self._client.loop_read()
         # TLS may have decrypted more than was read: the socket won't tell again.
         while isinstance(sock := self._client.socket(), ssl.SSLSocket) and sock.pending():
             self._client.loop_read()
-        self._check_alive()
 
-    def _writable(self) -> None:
-        self._client.loop_write()
+    def _guard(self, work: Callable[[], object]) -> None:
+        """The loop would log a defect in a callback and go on: `watch` raises it instead."""
+        try:
+            work()
+        except Exception as defect:  # noqa: BLE001 - raised where the session is watched
+            if not self._ended.done():
+                self._ended.set_exception(defect)
         self._check_alive()
-
-    def _keep_house(self) -> None:
-        self._client.loop_misc()
-        self._check_alive()
-        if not self._ended.done():
-            self._housekeeping = self._loop.call_later(_HOUSEKEEPING_S, self._keep_house)
 
     def _check_alive(self) -> None:
         if self._client.socket() is None:
@@ -272,7 +285,7 @@ class Session:
             )
             return
         receive_max = getattr(properties, "ReceiveMaximum", IN_FLIGHT_MAX)
-        client.max_inflight_messages_set(max(1, min(IN_FLIGHT_MAX, receive_max)))
+        self.window = max(1, min(IN_FLIGHT_MAX, receive_max - _BESIDE_EVENTS))
         packet_max = getattr(properties, "MaximumPacketSize", FETCH_BYTES_MAX + _ENVELOPE_BYTES)
         self.batch_bytes_max = max(1, min(FETCH_BYTES_MAX, packet_max - _ENVELOPE_BYTES))
         _, self._subscription = client.subscribe(self._topics.ack, qos=1)

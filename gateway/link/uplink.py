@@ -81,6 +81,7 @@ class UplinkProtocol:
         self._patience_max = timedelta(seconds=resend_s_max)
         self._patience = self._patience_first
         self._connected = False
+        self._window = IN_FLIGHT_MAX
         self._tokens = 0
         self._in_flight: set[int] = set()
         self._puback_by: timedelta | None = None
@@ -107,9 +108,10 @@ class UplinkProtocol:
         self.acknowledged = max(self.acknowledged, acknowledged)
         self._rewind()
 
-    def connected(self) -> None:
-        """A session with the broker has begun."""
+    def connected(self, window: int = IN_FLIGHT_MAX) -> None:
+        """A session has begun with a broker that takes `window` batches without a PUBACK."""
         self._connected = True
+        self._window = window
         self._in_flight.clear()
         self._puback_by = None
         self._rewind()
@@ -122,7 +124,7 @@ class UplinkProtocol:
 
     def wanted(self) -> Wanted | None:
         """What to read from the journal next; None while nothing may be sent."""
-        if not self._connected or self.stream is None or len(self._in_flight) >= IN_FLIGHT_MAX:
+        if not self._connected or self.stream is None or len(self._in_flight) >= self._window:
             return None
         room = BATCH_EVENTS_MAX if self._probing else AHEAD_EVENTS_MAX
         room -= self._position - self.acknowledged

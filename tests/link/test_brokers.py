@@ -503,9 +503,12 @@ async def test_a_rotated_certificate_is_taken_up_without_a_restart(
     expired = certificates(tmp_path / "expired", client_lasts=timedelta(hours=1))
     files.certificate.write_bytes(expired.certificate.read_bytes())
     with structlog.testing.capture_logs() as logs:
-        async with mosquitto(tmp_path, tls=files) as broker, core_on(path, core):
-            async with linking(link_settings(broker.port, tls=files), path):
-                await until(lambda: away(logs, "tls"))
-                files.certificate.write_bytes(good)
-                async with Cloud(broker.host, broker.port, cloud_context(files)) as cloud:
-                    await cloud.until(lambda: complete(cloud, core))
+        async with (
+            mosquitto(tmp_path, tls=files) as broker,
+            core_on(path, core),
+            linking(link_settings(broker.port, tls=files), path),
+        ):
+            await until(lambda: away(logs, "tls"))
+            files.certificate.write_bytes(good)
+            async with Cloud(broker.host, broker.port, cloud_context(files)) as cloud:
+                await cloud.until(lambda: complete(cloud, core))
