@@ -13,6 +13,7 @@ import secrets
 import statistics
 import sys
 import tempfile
+import tomllib
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -22,11 +23,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import tomli_w
-import tomllib
 
 from demo.brokers import Broker, any_broker
 from demo.cloud import Cloud
-from demo.people import Person, morning_zone, people, records
+from demo.people import morning_zone, people, records
 from demo.script import CATCH_UP, MORNING, OUTAGE, Act, Tap
 from gateway.domain import events
 from gateway.errors import GatewayError
@@ -314,7 +314,7 @@ async def demo(*, stay: bool, run_dir: Path) -> int:
             await stage.caught_up()
             status = sum_up(stage)
             if stay:
-                await wait_for_ctrl_c(run_dir, config, control)
+                await wait_for_ctrl_c(config, control)
         finally:
             for follower in followers:
                 follower.cancel()
@@ -336,9 +336,10 @@ async def print_operations(cloud: Cloud) -> None:
     """What central operations receive, a line for what came together."""
     printed = 0
     while True:
-        await cloud.until(lambda: len(cloud.events) > printed, limit_s=3600)
         await asyncio.sleep(0.1)  # what comes together belongs on one line
         new = list(cloud.events.items())[printed:]
+        if not new:
+            continue
         printed += len(new)
         what = Counter(str(event["code"]) for _, event in new)
         kinds = ", ".join(f"{count} {code}" for code, count in what.items())
@@ -373,7 +374,7 @@ def sum_up(stage: Stage) -> int:
     return 0
 
 
-async def wait_for_ctrl_c(run_dir: Path, config: Path, control: Path) -> None:
+async def wait_for_ctrl_c(config: Path, control: Path) -> None:
     """Leave the site to whoever wants to play with it."""
     cards = "\n".join(
         f"      {person.name:<6} {person.persona:<11} {person.card}"
@@ -386,6 +387,7 @@ The site stays up until Ctrl-C. Try, in another terminal:
   {GATEWAY[0]} -m gateway status --config {config}
   {GATEWAY[0]} -m gateway journal tail --follow --config {config}
   {GATEWAY[0]} -m demo.tap {control} lounge-reader 04A10000000002
+  {GATEWAY[0]} -m demo.tap {control} street-keypad 2468#
 
   cards:
 {cards}

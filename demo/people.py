@@ -162,24 +162,24 @@ def _instant(at: datetime) -> str:
     return at.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _zone(id: str, category: str, name: str) -> dict[str, Any]:
-    return {"type": "zone", "id": id, "category": category, "name": name}
+def _zone(record_id: str, category: str, name: str) -> dict[str, Any]:
+    return {"type": "zone", "id": record_id, "category": category, "name": name}
 
 
-def _door(id: str, from_zone: str, to_zone: str, **members: Any) -> dict[str, Any]:
-    return {"type": "door", "id": id, "from_zone": from_zone, "to_zone": to_zone, **members}
+def _door(record_id: str, from_zone: str, to_zone: str, **members: Any) -> dict[str, Any]:
+    return {"type": "door", "id": record_id, "from_zone": from_zone, "to_zone": to_zone, **members}
 
 
-def _group(id: str, zones: list[str], schedule: str) -> dict[str, Any]:
-    return {"type": "group", "id": id, "zones": zones, "doors": [], "schedule": schedule}
+def _group(record_id: str, zones: list[str], schedule: str) -> dict[str, Any]:
+    return {"type": "group", "id": record_id, "zones": zones, "doors": [], "schedule": schedule}
 
 
 def _booking(
-    id: str, holder: str, zones: list[str], start: datetime, end: datetime
+    record_id: str, holder: str, zones: list[str], start: datetime, end: datetime
 ) -> dict[str, Any]:
     return {
         "type": "booking",
-        "id": id,
+        "id": record_id,
         "holders": [holder],
         "zones": zones,
         "doors": [],
@@ -189,11 +189,17 @@ def _booking(
 
 
 def _exception(
-    id: str, holder: str, effect: str, doors: list[str], start: datetime, end: datetime, reason: str
+    record_id: str,
+    holder: str,
+    effect: str,
+    doors: list[str],
+    start: datetime,
+    end: datetime,
+    reason: str,
 ) -> dict[str, Any]:
     return {
         "type": "exception",
-        "id": id,
+        "id": record_id,
         "holder": holder,
         "effect": effect,
         "zones": [],

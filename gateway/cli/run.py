@@ -19,7 +19,7 @@ log = structlog.get_logger()
 _DESCRIPTION = """\
 Run the gateway of a site: the core, which decides and drives the doors, and the link, which
 reports to the broker, each as a process of its own, started again when it ends. On a site's box
-systemd does this (door-gateway-core.service, door-gateway-link.service). Ends at SIGTERM or Ctrl-C."""
+systemd does this (door-gateway-core.service, door-gateway-link.service). Ends at SIGTERM."""
 
 _EXAMPLE = """\
 example:

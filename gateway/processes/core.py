@@ -257,8 +257,8 @@ class Core:
         """See `CoreApi.import_records`."""
         now = self._clock.now()
         try:
-            admitted = admit(records, Source.LOCAL_FILE)
-            applied = await self._cache.apply(admitted.records, as_of=now)
+            admitted = admit(records, Source.LOCAL_FILE, now)
+            applied = await self._cache.apply(admitted.records, admitted.as_of)
         except RecordsRefused as refused:
             self._journal.append(
                 events.EntitlementsRefused(

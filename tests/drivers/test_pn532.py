@@ -62,7 +62,7 @@ NOISE = (OSError, IndexError, struct.error, GarbledReplyError, nfc.clf.pn532.Chi
 """What nfcpy makes of it."""
 
 
-class Stopped(Exception):  # noqa: N818  # no error: the end of a test
+class Stopped(Exception):  # no error: the end of a test
     pass
 
 
