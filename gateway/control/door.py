@@ -165,7 +165,7 @@ class DoorController:
         loop = asyncio.get_running_loop()
         for lane in (self._taps, self._points):
             answered: asyncio.Future[None] = loop.create_future()
-            await lane.put(answered)  # type: ignore[arg-type]
+            await lane.put(answered)
             await answered
         self._decide(CardTapped("self-test", "in", "", "", self._clock.monotonic()), (("", ""),))
 
