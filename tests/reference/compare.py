@@ -1,0 +1,124 @@
+"""Holds the product against the reference over random sites: `python -m tests.reference.compare`.
+
+    python -m tests.reference.compare --seeds 0:1000 --requests 1000
+
+A failing seed is printed and replays with `--seeds N:N+1`.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from gateway.domain.decision import decide, parse_request
+from gateway.domain.entitlements import RecordSet
+from gateway.domain.explanation import explain
+from gateway.domain.record_faults import parse_records
+from gateway.errors import RecordsRefused, RequestError
+from tests.reference import decider, faults, sites
+
+Difference = tuple[str, Any, Any, Any]
+"""What was compared, the case, the reference's answer, the product's."""
+
+
+def decisions(seed: int, requests: int, explained: int) -> Iterator[Difference]:
+    """Every request of a random site whose decision or explanation differs."""
+    records, asked = sites.site(seed, requests)
+    reference = decider.Site(records)
+    entitlements = RecordSet(parse_records(map(_line, records)).records)
+    for number, request in enumerate(asked):
+        parsed = parse_request(_line(request))
+        wanted = decider.decide(reference, request)
+        got = msgspec.structs.asdict(decide(entitlements, parsed))
+        if wanted != got:
+            yield f"seed {seed} decision {number}", request, wanted, got
+        if number < explained:
+            said = msgspec.structs.asdict(explain(entitlements, parsed))
+            said["reasons"] = list(said["reasons"])
+            said["opens_at"] = _instant(said["opens_at"])
+            if (wanted := decider.explain(reference, request)) != said:
+                yield f"seed {seed} explanation {number}", request, wanted, said
+
+
+def refusals(seed: int) -> Iterator[Difference]:
+    """The faults of a set broken at random, where they differ."""
+    lines, what, settled = sites.mutations(seed)
+    if not settled or "\\ud800" in json.dumps(lines):
+        # A lone surrogate makes a line that is no JSON text here, and any text there.
+        return
+    wanted = {(kind, _shown(name), member) for kind, name, member in faults.faults(lines)}
+    try:
+        parse_records(map(_line, lines))
+        got = set()
+    except RecordsRefused as refused:
+        got = {(fault.type, fault.id, fault.member) for fault in refused.faults}
+    if wanted != got:
+        yield f"seed {seed} faults", what, sorted(wanted), sorted(got)
+
+
+def forms(seed: int) -> Iterator[Difference]:
+    """Requests of odd forms that one takes and the other doesn't."""
+    _, odd = sites.odd_requests(seed)
+    for request in odd:
+        if _takes(decider.read_request, request, decider.AnotherForm) != _takes(
+            lambda request: parse_request(_line(request)), request, RequestError
+        ):
+            yield f"seed {seed} form", request, "", ""
+
+
+def _takes(read: Any, request: Any, refusal: type[Exception]) -> bool:
+    try:
+        read(request)
+    except refusal:
+        return False
+    return True
+
+
+def _line(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _shown(name: str) -> str:
+    # What would break a line of the listing is written as an escape there.
+    return name.replace("\u2028", "\\u2028")
+
+
+def _instant(at: datetime | None) -> str | None:
+    if at is None:
+        return None
+    ms = at.microsecond // 1000
+    return at.strftime("%Y-%m-%dT%H:%M:%S") + (f".{ms:03d}" if ms else "") + "Z"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--seeds", default="0:100", help="FROM:TO")
+    parser.add_argument("--requests", type=int, default=1000, help="a site")
+    parser.add_argument("--explained", type=int, default=10, help="a site")
+    options = parser.parse_args()
+    first, last = map(int, options.seeds.split(":"))
+    started, differences = time.monotonic(), 0
+    for seed in range(first, last):
+        for what, case, wanted, got in (
+            *decisions(seed, options.requests, options.explained),
+            *refusals(seed),
+            *forms(seed),
+        ):
+            differences += 1
+            print(f"{what}: {case}\n  reference {wanted}\n  product   {got}")
+    count = last - first
+    print(
+        f"{count} sites, {count * options.requests} decisions, {count * options.explained} "
+        f"explanations, {count} broken sets: {differences} differences, "
+        f"{time.monotonic() - started:.0f} s"
+    )
+    return 1 if differences else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
