@@ -89,6 +89,7 @@ class Maker:
     """What one seed makes: the parts of a site, all near one moment."""
 
     def __init__(self, seed: int) -> None:
+        self.edges_of: dict[str, list[int]] = {}
         self.rng = rng = random.Random(seed)
         self.zone = rng.choice(ZONES)
         era = rng.random()
@@ -517,8 +518,13 @@ class Asker(Maker):
         return [target for target in found if target[0] in self.held]
 
     def schedule_edges(self, schedule_id: str | None) -> list[int]:
-        if schedule_id in (None, "24x7", "timebound"):
+        if schedule_id is None or schedule_id in ("24x7", "timebound"):
             return []
+        if schedule_id not in self.edges_of:
+            self.edges_of[schedule_id] = self._schedule_edges(schedule_id)
+        return self.edges_of[schedule_id]
+
+    def _schedule_edges(self, schedule_id: str) -> list[int]:
         schedule = self.of["schedule"][schedule_id]
         zone = schedule.get("timezone") or self.zone
         found = []
