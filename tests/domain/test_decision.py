@@ -311,6 +311,12 @@ ROWS: list[Row] = [
     ),
     # 10.3
     ("10.3: let in", [NOBODY, exception("allow")], {}, "grant exception e"),
+    (
+        "10.3: from is in",
+        [NOBODY, exception("allow", **{"from": OPEN})],
+        {},
+        "grant exception e",
+    ),
     ("10.3: until is out", [NOBODY, exception("allow", until=OPEN)], {}, "deny no_entitlement -"),
     (
         "10.3: smallest id",
