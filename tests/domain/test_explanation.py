@@ -386,6 +386,25 @@ def test_lockdown_an_untrusted_clock_and_older_records_never_let_more_people_in(
         assert _is_denied(records, request_)
 
 
+ends_of_time = st.sampled_from(
+    [
+        datetime(1970, 1, 1, tzinfo=UTC),
+        datetime(9999, 12, 31, 23, 59, 59, 999000, tzinfo=UTC),
+        datetime(9999, 12, 18, tzinfo=UTC),
+    ]
+)
+
+
+@given(sites_and_requests(), ends_of_time, ends_of_time | st.none())
+def test_the_ends_of_time_are_decided_and_explained_like_any_other_instant(
+    given_: tuple[str, Request], at: datetime, as_of: datetime | None
+) -> None:
+    name, asked = given_
+    extreme = msgspec.structs.replace(asked, at=at, as_of=as_of)
+    explanation = explain(_site(name), extreme)
+    assert explanation.reason == decide(_site(name), extreme).reason
+
+
 @given(sites_and_requests())
 def test_leaving_is_never_denied_where_egress_is_free(given_: tuple[str, Request]) -> None:
     name, asked = given_
