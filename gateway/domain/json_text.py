@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from typing import NamedTuple, NoReturn
 
 import msgspec
@@ -10,6 +11,8 @@ DEPTH_MAX = 64
 """Containers within containers; no record or request has more than 5. Deeper is refused."""
 
 _INT_DIGITS_MAX = 100  # int() refuses 4,300; no member is near either, and both are no int for us
+
+_CONTAINERS = (dict, list)
 
 _KEY_END = re.compile(rb'"[ \t\r\n]*:')
 
@@ -104,14 +107,13 @@ def _parse_constant(name: str) -> NoReturn:
 def _count_keys(value: dict[str, object] | list[object], depth: int) -> int:
     if depth > DEPTH_MAX:
         raise JsonError("nested too deep")
+    count = 0
+    items: Iterable[object] = value
     if isinstance(value, dict):
         count = len(value)
-        inner = iter(value.values())
-    else:
-        count = 0
-        inner = iter(value)
-    for item in inner:
-        if isinstance(item, dict | list):
+        items = value.values()
+    for item in items:
+        if isinstance(item, _CONTAINERS):
             count += _count_keys(item, depth + 1)
     return count
 

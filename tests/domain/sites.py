@@ -1,7 +1,7 @@
 """Small sites to decide on, as the lines that a source of truth would send."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from gateway.domain.decision import Request, parse_request
@@ -13,7 +13,7 @@ SITE_NAMES = sorted(
     path.name.removesuffix(".records.jsonl") for path in CONFORMANCE.glob("*.records.jsonl")
 )
 
-JsonObject = Mapping[str, object]
+JsonObject = dict[str, object]
 
 DAY_PASS = "LON | MEMBERS | CLUB | BH"
 NIGHT = "LON | STAFF | CLUB | 24x7"
@@ -64,9 +64,9 @@ BASE: tuple[JsonObject, ...] = (
     {"type": "credential", "id": "bobs-pin", "holder": "bob", "kind": "pin", "value": "8888"},
 )
 
-CARD = {"kind": "uid", "value": "04A1B2C3"}
-PIN = {"kind": "pin", "value": "1234"}
-BOBS_PIN = {"kind": "pin", "value": "8888"}
+CARD: JsonObject = {"kind": "uid", "value": "04A1B2C3"}
+PIN: JsonObject = {"kind": "pin", "value": "1234"}
+BOBS_PIN: JsonObject = {"kind": "pin", "value": "8888"}
 
 
 def lines(records: Iterable[JsonObject]) -> list[str]:

@@ -27,13 +27,13 @@ from tests.domain.sites import (
     site,
 )
 
-ANN = {"type": "holder", "id": "ann"}
-BY_DAY = ANN | {"groups": [DAY_PASS]}
-NOBODY = ANN | {"groups": []}
-FRONT = {"type": "door", "id": "front"}
-ANNS_CARD = {"type": "credential", "id": "card"}
-ANNS_PIN = {"type": "credential", "id": "pin"}
-KEPT_OUT = {
+ANN: JsonObject = {"type": "holder", "id": "ann"}
+BY_DAY: JsonObject = ANN | {"groups": [DAY_PASS]}
+NOBODY: JsonObject = ANN | {"groups": []}
+FRONT: JsonObject = {"type": "door", "id": "front"}
+ANNS_CARD: JsonObject = {"type": "credential", "id": "card"}
+ANNS_PIN: JsonObject = {"type": "credential", "id": "pin"}
+KEPT_OUT: JsonObject = {
     "type": "exception",
     "id": "e",
     "holder": "ann",
@@ -45,7 +45,13 @@ KEPT_OUT = {
     "reason": "move",
     "issued_by": "ops",
 }
-UNTRUSTED = {"clock": "untrusted"}
+UNTRUSTED: JsonObject = {"clock": "untrusted"}
+
+EVERY_REASON = (
+    "credential_lost credential_not_yet_valid credential_expired membership_pending "
+    "membership_not_started membership_ended payment_overdue lockdown entitlements_stale "
+    "exception no_entitlement"
+)
 
 # What it shows; changes to the site; changes to the request; reasons; opens_at.
 ROWS: list[tuple[str, list[JsonObject], JsonObject, str, str | None]] = [
@@ -80,9 +86,7 @@ ROWS: list[tuple[str, list[JsonObject], JsonObject, str, str | None]] = [
             KEPT_OUT,
         ],
         {"lockdown": True, "as_of": "2026-06-01T08:00:00Z"},
-        "credential_lost credential_not_yet_valid credential_expired membership_pending "
-        "membership_not_started membership_ended payment_overdue lockdown entitlements_stale "
-        "exception no_entitlement",
+        EVERY_REASON,
         None,
     ),
     (
@@ -246,8 +250,10 @@ def _moments(name: str) -> list[datetime]:
         named += [booking.start, booking.end]
     for exception in records.exceptions.values():
         named += [exception.from_, exception.until]
-    for valid in (*records.credentials.values(), *records.holders.values()):
-        named += [valid.valid_from, valid.valid_until]
+    for credential in records.credentials.values():
+        named += [credential.valid_from, credential.valid_until]
+    for holder in records.holders.values():
+        named += [holder.valid_from, holder.valid_until]
     return sorted({at for at in named if at is not None})
 
 
@@ -378,6 +384,25 @@ def test_lockdown_an_untrusted_clock_and_older_records_never_let_more_people_in(
         worse.append(msgspec.structs.replace(usual, clock="untrusted"))
     for request_ in worse:
         assert _is_denied(records, request_)
+
+
+ends_of_time = st.sampled_from(
+    [
+        datetime(1970, 1, 1, tzinfo=UTC),
+        datetime(9999, 12, 31, 23, 59, 59, 999000, tzinfo=UTC),
+        datetime(9999, 12, 18, tzinfo=UTC),
+    ]
+)
+
+
+@given(sites_and_requests(), ends_of_time, ends_of_time | st.none())
+def test_the_ends_of_time_are_decided_and_explained_like_any_other_instant(
+    given_: tuple[str, Request], at: datetime, as_of: datetime | None
+) -> None:
+    name, asked = given_
+    extreme = msgspec.structs.replace(asked, at=at, as_of=as_of)
+    explanation = explain(_site(name), extreme)
+    assert explanation.reason == decide(_site(name), extreme).reason
 
 
 @given(sites_and_requests())

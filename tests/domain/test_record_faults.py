@@ -277,12 +277,25 @@ CANONICAL = [
     ("pin", ["0000", "12345678"]),
     ("qr", ["12345678", "~" * 128, "a b\"c'd:"]),
 ]
-NOT_CANONICAL = [
-    ("uid", ["", "04a1b2c3", "04A1B2C", "04A1B2C3D4", "04A1B2CG", "04A1B2C3\n", "٠٤A1B2C3"]),
+NOT_CANONICAL: list[tuple[str, list[str]]] = [
+    (
+        "uid",
+        [
+            "",
+            "04a1b2c3",
+            "04A1B2C",
+            "04A1B2C3D4",
+            "04A1B2CG",
+            "04A1B2C3\n",
+            "\N{ARABIC-INDIC DIGIT TWO}4A1B2C3",
+        ],
+    ),
     (
         "wiegand",
-        ["", "H10301:12", "H10301:012:1", "H10301:12:01", "H10301::1", "H-1:1:1", ":1:1"]
-        + ["H10301:1:-", "H10301:-1:1", "H10301:1:1:1", "H10301:1:١"],
+        [
+            *("", "H10301:12", "H10301:012:1", "H10301:12:01", "H10301::1", "H-1:1:1", ":1:1"),
+            *("H10301:1:-", "H10301:-1:1", "H10301:1:1:1", "H10301:1:\N{ARABIC-INDIC DIGIT TWO}"),
+        ],
     ),
     ("desfire", ["F00001:", "F00001:0", "F0001:00", "F00001:" + "AB" * 33, "f00001:00"]),
     ("sun", ["04DE5F1E", "04DE5F1EACC04", "04de5f1eacc040"]),
@@ -434,7 +447,7 @@ def test_a_built_in_schedule_is_in_no_record(schedule: str) -> None:
 
 
 def test_duress_is_for_pins() -> None:
-    card = {"type": "credential", "id": "card", "duress": True}
+    card: JsonObject = {"type": "credential", "id": "card", "duress": True}
     assert faults(changed(card)) == [("credential", "card", "duress")]
 
 
@@ -443,8 +456,8 @@ def _without(record_type: str) -> list[JsonObject]:
 
 
 def test_there_is_exactly_one_site_and_one_policy() -> None:
-    other_site = {"type": "site", "id": "NYC", "timezone": "America/New_York"}
-    other_policy = {"type": "policy", "id": "other"}
+    other_site: JsonObject = {"type": "site", "id": "NYC", "timezone": "America/New_York"}
+    other_policy: JsonObject = {"type": "policy", "id": "other"}
 
     assert faults(_without("site")) == [("site", "-", "-")]
     assert faults(_without("policy")) == [("policy", "-", "-")]
@@ -452,12 +465,12 @@ def test_there_is_exactly_one_site_and_one_policy() -> None:
     assert faults([*changed(), other_site]) == [("site", "NYC", "id")]
     assert faults([*changed(), other_policy]) == [("policy", "other", "id")]
     assert faults([*_without("policy"), other_policy]) == [("policy", "other", "id")]
-    broken_site = {"type": "site", "id": "LON", "timezone": "Mars/Base"}
+    broken_site: JsonObject = {"type": "site", "id": "LON", "timezone": "Mars/Base"}
     assert faults([*_without("site"), broken_site]) == [("site", "LON", "timezone")]
 
 
 def test_ids_are_non_empty_strings_unique_within_their_type() -> None:
-    zone = {"type": "zone", "category": "member"}
+    zone: JsonObject = {"type": "zone", "category": "member"}
     for wrong in ("", None, 5, ["x"]):
         assert faults([*changed(), zone | {"id": wrong}]) == [("zone", "-", "id")]
     assert faults([*changed(), zone]) == [("zone", "-", "id")]
@@ -620,11 +633,11 @@ def test_an_object_reads_as_the_standard_library_reads_it(value: object) -> None
 
 
 def test_an_unknown_member_and_a_strange_group_name_are_warnings() -> None:
-    groups = [
+    groups: list[JsonObject] = [
         {"type": "group", "id": name, "zones": [], "doors": [], "schedule": "24x7"}
         for name in ("SOF | STAFF | ALL | 24x7", "LON | staff | ALL | 24x7", "LON |  | A | X", "x")
     ]
-    zone = {"type": "zone", "id": "club", "colour": "red"}
+    zone: JsonObject = {"type": "zone", "id": "club", "colour": "red"}
     warnings = parse_records(lines(changed(zone, *groups))).warnings
     assert [warning[:3] for warning in warnings] == [
         ("zone", "club", "colour"),
@@ -645,7 +658,7 @@ def test_defaults_are_the_pages() -> None:
 
 
 def test_no_repr_prints_a_credential_or_a_name() -> None:
-    named = {"type": "holder", "id": "ann", "name": "Ann Archer"}
+    named: JsonObject = {"type": "holder", "id": "ann", "name": "Ann Archer"}
     compiled = compile_records(parse_records(lines(changed(named, EXCEPTION))).records)
     text = repr((list(compiled.holdings), list(compiled.credentials)))
     assert "'ann'" in text
