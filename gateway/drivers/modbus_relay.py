@@ -222,13 +222,13 @@ class ModbusRelayProtocol:
         Raises:
             DeviceProtocolError: the stream is confused; nothing later on it can be believed.
         """
-        expected = Reply(request.function, request.address, request.value)
-        if request.function is not Function.WRITE_SINGLE_COIL:
-            # A read's answer has no address in it; its padding to whole bytes is all there is.
-            expected = Reply(request.function, bits=reply.bits)
-            if len(reply.bits) != -(-request.value // 8) * 8:
-                expected = Reply(request.function)
-        if reply != expected:
+        if request.function is Function.WRITE_SINGLE_COIL:
+            belongs = reply == Reply(request.function, request.address, request.value)
+        else:
+            # A reading has no address in it: that it is the right size is all there is to check.
+            whole_bytes = -(-request.value // 8) * 8
+            belongs = reply.function == request.function and len(reply.bits) == whole_bytes
+        if not belongs:
             raise DeviceProtocolError(
                 f"{self.device_id}: asked {_text(request)}, was answered {_text(reply)}"
             )
@@ -446,6 +446,7 @@ class _Line:
         sent = pdu_of(request, self._unit)
         try:
             received = await self._client.execute(False, sent)
+            _mind_cancellation()
         except ModbusException as error:
             raise DeviceUnavailable(
                 f"{self._protocol.device_id}: {_text(request)}: {error}"
@@ -641,7 +642,9 @@ class ModbusRelay:
         )
         client.register(_WriteSingleCoil)
         try:
-            if not await client.connect():
+            connected = await client.connect()
+            _mind_cancellation()
+            if not connected:
                 raise DeviceUnavailable(
                     f"{self.device_id}: {_address(self._settings)} can't be reached"
                 )
@@ -678,6 +681,14 @@ class ModbusRelay:
             raise DeviceUnavailable(
                 f"{self.device_id}: nothing was confirmed within {CALL_S_MAX:g} s"
             ) from None
+
+
+def _mind_cancellation() -> None:
+    # asyncio.wait_for of Python 3.11, which pymodbus waits with, forgets a cancellation that comes
+    # together with the result.
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _address(settings: ModbusRelaySettings) -> str:

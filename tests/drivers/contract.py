@@ -17,7 +17,7 @@ from gateway.clock import Clock
 from gateway.domain.facts import CredentialPresented, DeviceOnline, Fact
 from gateway.drivers import REGISTRY
 from gateway.drivers.base import Driver
-from gateway.errors import DeviceUnavailable
+from gateway.errors import DeviceError, DeviceUnavailable
 from hwsim.site import Site
 
 CONFIG = Path(__file__).parents[2] / "config" / "site.toml"
@@ -63,19 +63,12 @@ class Running:
 
     async def stop(self) -> None:
         self.task.cancel()
-        with suppress(asyncio.CancelledError, DeviceUnavailable):
+        with suppress(asyncio.CancelledError, DeviceError):
             await self.task
 
 
 def is_online(facts: Sequence[Fact]) -> bool:
     return any(isinstance(fact, DeviceOnline) for fact in facts)
-
-
-def build(site: Site, device: str, clock: Clock, **changed: object) -> Any:
-    """The driver of `device` on the simulated site, with settings `changed`."""
-    table = {**site.rewritten_config()["devices"][device], **changed}
-    spec = REGISTRY[table.pop("driver")]
-    return spec.build(device, msgspec.convert(table, spec.settings), clock)
 
 
 @asynccontextmanager
@@ -119,19 +112,27 @@ class DriverContract:
     """The shared suite; `prove` makes the device say something and waits for the fact of it."""
 
     device: ClassVar[str]
+    changed: ClassVar[dict[str, object]] = {}
+    """Settings that differ from the site's."""
+
+    def build(self, site: Site, clock: Clock, **changed: object) -> Any:
+        """The driver of `device` on the simulated site."""
+        table = {**site.rewritten_config()["devices"][self.device], **self.changed, **changed}
+        spec = REGISTRY[table.pop("driver")]
+        return spec.build(self.device, msgspec.convert(table, spec.settings), clock)
 
     async def prove(self, site: Site, run: Running) -> None:
         raise NotImplementedError
 
     async def test_its_constructor_opens_nothing(self, site: Site, clock: Clock) -> None:
         before = open_files(), children(), threads()
-        build(site, self.device, clock)
+        self.build(site, clock)
         assert (open_files(), children(), threads()) == before
 
     async def test_it_is_online_exactly_once_and_before_anything_else(
         self, site: Site, clock: Clock
     ) -> None:
-        async with running(build(site, self.device, clock)) as run:
+        async with running(self.build(site, clock)) as run:
             await self.prove(site, run)
             assert isinstance(run.facts[0], DeviceOnline)
             assert sum(isinstance(fact, DeviceOnline) for fact in run.facts) == 1
@@ -139,14 +140,14 @@ class DriverContract:
 
     async def test_its_times_are_the_clocks(self, site: Site, clock: Clock) -> None:
         before = clock.monotonic()
-        async with running(build(site, self.device, clock)) as run:
+        async with running(self.build(site, clock)) as run:
             await self.prove(site, run)
             assert all(before <= fact.at <= clock.monotonic() for fact in run.facts)
 
     async def test_unplugged_it_fails_within_a_moment_and_leaves_nothing_behind(
         self, site: Site, clock: Clock
     ) -> None:
-        driver = build(site, self.device, clock)
+        driver = self.build(site, clock)
         await site.unplug(self.device)
         before = open_files(), children(), threads()
         await site.plug(self.device)
@@ -160,7 +161,7 @@ class DriverContract:
         await eventually(lambda: (open_files(), children(), threads()) == before)
 
     async def test_replugged_it_works_again(self, site: Site, clock: Clock) -> None:
-        driver = build(site, self.device, clock)
+        driver = self.build(site, clock)
         async with running(driver) as run:
             await site.unplug(self.device)
             with pytest.raises(DeviceUnavailable):
@@ -175,7 +176,7 @@ class DriverContract:
         self, site: Site, clock: Clock
     ) -> None:
         before = open_files(), children(), threads(), len(asyncio.all_tasks())
-        async with running(build(site, self.device, clock)) as run:
+        async with running(self.build(site, clock)) as run:
             await self.prove(site, run)
         assert run.task.cancelled()
         await eventually(
@@ -187,13 +188,13 @@ class DriverContract:
         self, site: Site, clock: Clock, after_s: float
     ) -> None:
         before = open_files(), children(), threads()
-        run = Running(build(site, self.device, clock))
+        run = Running(self.build(site, clock))
         await asyncio.sleep(after_s)
         await run.stop()
         await eventually(lambda: (open_files(), children(), threads()) == before)
 
     async def test_it_works_again_after_it_was_cancelled(self, site: Site, clock: Clock) -> None:
-        driver = build(site, self.device, clock)
+        driver = self.build(site, clock)
         for _ in range(3):
             async with running(driver) as run:
                 await self.prove(site, run)

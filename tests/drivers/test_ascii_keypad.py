@@ -23,7 +23,7 @@ from gateway.drivers.base import Signal
 from gateway.errors import DeviceUnavailable
 from hwsim.observations import KeysSent, Lamp
 from hwsim.site import Site
-from tests.drivers.contract import DriverContract, Running, any_split, build, eventually, running
+from tests.drivers.contract import DriverContract, Running, any_split, eventually, running
 
 GOLDEN = tomllib.loads((Path(__file__).parents[1] / "golden" / "ascii_keypad.toml").read_text())
 SECOND = timedelta(seconds=1)
@@ -164,14 +164,14 @@ class TestAnAsciiKeypad(DriverContract):
     async def test_a_pin_is_told_within_moments_of_its_enter_key(
         self, site: Site, clock: Clock
     ) -> None:
-        async with running(build(site, self.device, clock)) as run:
+        async with running(self.build(site, clock)) as run:
             await self.prove(site, run)
             sent_ns = site.seen.of(KeysSent)[-1].at_ns
             assert run.told_ns[-1] - sent_ns < 50_000_000
 
     @pytest.mark.parametrize("signal", list(Signal))
     async def test_it_shows_each_signal(self, site: Site, clock: Clock, signal: Signal) -> None:
-        async with running(build(site, self.device, clock)) as run:
+        async with running(self.build(site, clock)) as run:
             await run.driver.indicate(signal)  # type: ignore[attr-defined]
             shown = self.device, signal.value
             await eventually(
@@ -179,7 +179,7 @@ class TestAnAsciiKeypad(DriverContract):
             )
 
     async def test_without_its_line_a_signal_is_an_error(self, site: Site, clock: Clock) -> None:
-        driver = build(site, self.device, clock)
+        driver = self.build(site, clock)
         with pytest.raises(DeviceUnavailable):
             await driver.indicate(Signal.GRANTED)
         async with running(driver):
@@ -188,18 +188,18 @@ class TestAnAsciiKeypad(DriverContract):
             await driver.indicate(Signal.GRANTED)
 
     async def test_bytes_of_before_it_was_online_are_no_pin(self, site: Site, clock: Clock) -> None:
-        async with running(build(site, self.device, clock)) as run:
+        async with running(self.build(site, clock)) as run:
             await site.press(self.device, "12", gap=0.001)
             await asyncio.sleep(0.05)
             await run.stop()
-        async with running(build(site, self.device, clock)) as run:
+        async with running(self.build(site, clock)) as run:
             await site.press(self.device, "34#", gap=0.001)
             await self.prove(site, run)
 
     async def test_a_port_that_is_in_use_is_unavailable(self, site: Site, clock: Clock) -> None:
-        async with running(build(site, self.device, clock)):
+        async with running(self.build(site, clock)):
             with pytest.raises(DeviceUnavailable):
-                await build(site, self.device, clock).run(lambda _fact: None)
+                await self.build(site, clock).run(lambda _fact: None)
 
 
 async def test_a_line_that_takes_no_byte_is_given_up_and_the_loop_goes_on(clock: Clock) -> None:

@@ -47,7 +47,6 @@ from tests.drivers.contract import (
     DriverContract,
     Running,
     any_split,
-    build,
     children,
     eventually,
     running,
@@ -411,19 +410,19 @@ class TestAPn532(DriverContract):
         self, site: Site, clock: Clock, iso_dep: bool
     ) -> None:
         uids = ["04A1B2C3", "08A1B2C3", "04A1B2C3D4E5F6", "04A1B2C3D4E5F6A7B8C9"]
-        async with running(build(site, self.device, clock)) as run:
+        async with running(self.build(site, clock)) as run:
             for uid in uids * 2:
                 await site.present(self.device, uid, hold=0.15, iso_dep=iso_dep)
             await asyncio.sleep(0.05)
             assert run.values == uids * 2
 
     async def test_a_card_that_stays_is_one_read(self, site: Site, clock: Clock) -> None:
-        async with running(build(site, self.device, clock)) as run:
+        async with running(self.build(site, clock)) as run:
             await site.present(self.device, "04A1B2C3", hold=1.5)
             assert run.values == ["04A1B2C3"]
 
     async def test_two_cards_at_once_are_read_once_each(self, site: Site, clock: Clock) -> None:
-        async with running(build(site, self.device, clock)) as run:
+        async with running(self.build(site, clock)) as run:
             await site.present_two(self.device, "01020304", "04A1B2C3D4E5F6", hold=0.5)
             await asyncio.sleep(0.4)
             sent = [seen.uid for seen in site.seen.of(CardSent)]
@@ -431,7 +430,7 @@ class TestAPn532(DriverContract):
             assert sorted(run.values) == ["01020304", "04A1B2C3D4E5F6"]
 
     async def test_a_card_is_told_within_moments(self, site: Site, clock: Clock) -> None:
-        async with running(build(site, self.device, clock)) as run:
+        async with running(self.build(site, clock)) as run:
             for number in range(5):
                 before_ns = time.monotonic_ns()
                 await site.present(self.device, f"0102030{number}", hold=0.05)
@@ -445,7 +444,7 @@ class TestAPn532(DriverContract):
         self, site: Site, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(pn532, "SILENCE_S_MAX", 1.0)
-        driver = build(site, self.device, clock)
+        driver = self.build(site, clock)
         before = children()
         async with running(driver) as run:
             (worker,) = children() - before
@@ -460,7 +459,7 @@ class TestAPn532(DriverContract):
     async def test_a_chip_that_hangs_is_given_up_and_found_again(
         self, site: Site, clock: Clock
     ) -> None:
-        driver = build(site, self.device, clock)
+        driver = self.build(site, clock)
         async with running(driver) as run:
             await site.hang(self.device)
             with pytest.raises(DeviceUnavailable):
@@ -475,7 +474,7 @@ class TestAPn532(DriverContract):
     async def test_a_worker_that_is_killed_makes_the_reader_unavailable_at_once(
         self, site: Site, clock: Clock
     ) -> None:
-        driver = build(site, self.device, clock)
+        driver = self.build(site, clock)
         before = children()
         async with running(driver) as run:
             (worker,) = children() - before
@@ -487,7 +486,7 @@ class TestAPn532(DriverContract):
             await self.prove(site, run)
 
     async def test_noise_between_two_cards_makes_none(self, site: Site, clock: Clock) -> None:
-        async with running(build(site, self.device, clock)) as run:
+        async with running(self.build(site, clock)) as run:
             for seed in range(20):
                 await site.noise(self.device, 500, seed)
                 await asyncio.sleep(0.02)
@@ -495,7 +494,7 @@ class TestAPn532(DriverContract):
             assert not run.task.done()
 
     async def test_ten_percent_noise_makes_no_false_card(self, site: Site, clock: Clock) -> None:
-        driver = build(site, self.device, clock)
+        driver = self.build(site, clock)
         async with running(driver) as run:
             await site.garble(self.device, 0.1, seed=3)
             await site.present(self.device, "04A1B2C3", hold=1.0)
@@ -503,7 +502,7 @@ class TestAPn532(DriverContract):
             await site.resume(self.device)
 
     async def test_a_port_that_is_not_there_fails_at_once(self, site: Site, clock: Clock) -> None:
-        driver = build(site, self.device, clock, port="/dev/no-such-reader")
+        driver = self.build(site, clock, port="/dev/no-such-reader")
         started = time.monotonic()
         with pytest.raises(DeviceUnavailable, match="not there"):
             await driver.run(lambda _fact: None)
@@ -513,7 +512,7 @@ class TestAPn532(DriverContract):
         port = site.rewritten_config()["devices"]["street-keypad"]["port"]
         with pytest.raises(DeviceUnavailable):
             async with asyncio.timeout(8.0):
-                await build(site, self.device, clock, port=port).run(lambda _fact: None)
+                await self.build(site, clock, port=port).run(lambda _fact: None)
 
     async def test_the_worker_dies_with_its_parent(self, site: Site, tmp_path: Path) -> None:
         port = site.rewritten_config()["devices"][self.device]["port"]
