@@ -2,7 +2,8 @@
 
 import json
 import re
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, NoReturn
 
 import msgspec
 
@@ -10,6 +11,8 @@ DEPTH_MAX = 64
 """Containers within containers; no record or request has more than 5. Deeper is refused."""
 
 _INT_DIGITS_MAX = 100  # int() refuses 4,300; no member is near either, and both are no int for us
+
+_CONTAINERS = (dict, list)
 
 _KEY_END = re.compile(rb'"[ \t\r\n]*:')
 
@@ -59,7 +62,13 @@ def _decode(text: bytes) -> JsonObject:
 
 def _decode_slowly(text: bytes) -> JsonObject:
     try:
-        value = json.loads(text.decode(), object_pairs_hook=_pairs, parse_int=_parse_int)
+        value = json.loads(
+            text.decode(),
+            object_pairs_hook=_pairs,
+            parse_int=_parse_int,
+            parse_constant=_parse_constant,
+        )
+        json.dumps(value, ensure_ascii=False).encode()  # json takes half a surrogate pair as well
     except json.JSONDecodeError as error:
         raise JsonError(f"JSON is malformed (character {error.pos})") from None
     if not isinstance(value, dict):
@@ -91,17 +100,20 @@ def _parse_int(digits: str) -> int | float:
     return int(digits) if len(digits) < _INT_DIGITS_MAX else float("inf")
 
 
+def _parse_constant(name: str) -> NoReturn:
+    raise JsonError(f"JSON is malformed: {name}")
+
+
 def _count_keys(value: dict[str, object] | list[object], depth: int) -> int:
     if depth > DEPTH_MAX:
         raise JsonError("nested too deep")
+    count = 0
+    items: Iterable[object] = value
     if isinstance(value, dict):
         count = len(value)
-        inner = iter(value.values())
-    else:
-        count = 0
-        inner = iter(value)
-    for item in inner:
-        if isinstance(item, dict | list):
+        items = value.values()
+    for item in items:
+        if isinstance(item, _CONTAINERS):
             count += _count_keys(item, depth + 1)
     return count
 

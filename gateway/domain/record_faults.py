@@ -171,25 +171,24 @@ class _Reading:
         """The struct's fields that the record has; what is wrong goes to `wrong`, by member."""
         values: Values = {}
         known = ("type" in members) + ("id" in members)
-        for member in form.members:
-            name = member.name
+        for name, read, required, nullable, field, references in form.members:
             raw = members.get(name)
             if raw is None:
                 if name in members:
                     known += 1
-                    if not member.nullable:
+                    if not nullable:
                         wrong.setdefault(name, "null")
-                elif member.required:
+                elif required:
                     wrong.setdefault(name, "missing")
                 continue
             known += 1
             try:
-                value = values[member.field] = member.read(raw)
+                value = values[field] = read(raw)
             except WrongMemberError as error:
                 wrong.setdefault(name, str(error))
                 continue
-            if member.references is not None:
-                self._references.append(_Reference(place, name, member.references, value))
+            if references is not None:
+                self._references.append(_Reference(place, name, references, value))
         for name, what in form.check(place.id, values):
             wrong.setdefault(name, what)
         if place.type == "credential" and not wrong.keys() & {"kind", "value", "status"}:
