@@ -21,6 +21,10 @@ holds `cache.db` for less than that; a longer wait would hide a second owner."""
 WAL_BYTES_MAX = 4 * 1024 * 1024
 """What a write-ahead log is cut back to after a checkpoint: the size it reaches by itself."""
 
+LOG_BYTES_CHECKED_MAX = 4 * WAL_BYTES_MAX
+"""A larger log is not looked through for rot (0.1 s for 4 MB): only a salvage makes one, and what
+is in it still lies in the file that was set aside."""
+
 _LOG_HEADER_BYTES = 32
 _LOG_MAGIC = 0x377F0682  # the last bit says that checksums are over big-endian words
 
@@ -153,11 +157,11 @@ def lost_commits(log: Path) -> bool:
     section 4, "The Write-Ahead Log".)
     """
     try:
+        if not _LOG_HEADER_BYTES < log.stat().st_size <= LOG_BYTES_CHECKED_MAX:
+            return False
         content = log.read_bytes()
     except OSError:
         return False  # none there, or it can't be read: SQLite will say so
-    if len(content) <= _LOG_HEADER_BYTES:
-        return False
     magic, _, page_bytes = struct.unpack_from(">III", content)
     salts = content[16:24]
     order = ">" if magic & 1 else "<"
@@ -193,16 +197,22 @@ def set_aside(path: Path) -> Path:
     """Rename a damaged database to `NAME.corrupt-<n>`, its log with it; nothing is deleted.
 
     Returns the new path. `-wal` and `-shm` go on the end of it, where SQLite looks for them.
+
+    Raises:
+        StorageError: the disk doesn't let it be renamed.
     """
     number = 1
     while (kept := aside_path(path, number)).exists():
         number += 1
     # The database first: without its log it would look like an older, sound one. A log left over
     # by a cut between the two is taken along at the next open.
-    for suffix in ("", "-wal", "-shm"):
-        source = path.with_name(path.name + suffix)
-        if source.exists():
-            source.rename(kept.with_name(kept.name + suffix))
+    try:
+        for suffix in ("", "-wal", "-shm"):
+            source = path.with_name(path.name + suffix)
+            if source.exists():
+                source.rename(kept.with_name(kept.name + suffix))
+    except OSError as error:
+        raise StorageError(f"{path}: can't be set aside: {error.strerror}") from error
     _fsync_directory(path.parent)
     return kept
 
@@ -220,7 +230,10 @@ def _take_along_orphans(path: Path) -> None:
     number = 1
     while aside_path(path, number + 1).exists():
         number += 1
-    log.rename(path.with_name(f"{aside_path(path, number).name}-wal"))
+    try:
+        log.rename(path.with_name(f"{aside_path(path, number).name}-wal"))
+    except OSError as error:
+        raise StorageError(f"{log}: can't be set aside: {error.strerror}") from error
 
 
 def _create(path: Path) -> bool:

@@ -8,6 +8,7 @@ pointer.
 
 import argparse
 import ctypes
+import gc
 import os
 import resource
 import signal
@@ -127,6 +128,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 def _live_and_die_quietly(parent: int) -> None:
     """Be nice, end with the core, and leave no credential in a core dump."""
+    gc.disable()  # it would only look again and again at what lives until the end
     os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

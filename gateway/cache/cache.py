@@ -12,7 +12,7 @@ from typing import NamedTuple
 import msgspec
 import structlog
 
-from gateway.cache.compiled import CompiledEntitlements, checksum_of
+from gateway.cache.compiled import CompiledEntitlements
 from gateway.cache.key import CredentialKey, read_key
 from gateway.cache.outcome import (
     RECORDS_BYTES_MAX,
@@ -214,13 +214,7 @@ class Cache:
 
     def _map(self, pointer: _Pointer) -> CompiledEntitlements:
         path = self._place.directory / pointer.file
-        try:
-            checksum = checksum_of(path)
-        except OSError as error:
-            raise StorageError(f"{path.name}: can't be read: {error.strerror}") from error
-        if checksum != pointer.sha256:
-            raise StorageError(f"{path.name}: damaged")
-        return CompiledEntitlements(path, self._opened_key())
+        return CompiledEntitlements(path, pointer.sha256, self._opened_key())
 
     def _left_something(self) -> bool:
         return self._place.source.exists() or any(self._place.bundles.glob("*.jsonl"))

@@ -22,6 +22,7 @@ from gateway.journal.chain import CHAIN_BYTES, genesis, link
 from gateway.journal.salvage import STREAM, salvage
 from gateway.sqlite import (
     DatabaseCorrupt,
+    DatabaseTooNew,
     Migration,
     aside_path,
     is_damage,
@@ -173,17 +174,20 @@ class Journal:
     async def __aenter__(self) -> Self:
         """Open the file.
 
+        Damage is no error: see the class. Nor is a disk that can't be used: until it can, the
+        journal isn't healthy and `append` raises `JournalFull`, as no event can be numbered.
+
         Raises:
-            DatabaseTooNew: a later release wrote it.
-            StorageError: the disk can't be used. Damage is no error: see the class.
+            DatabaseTooNew: a later release wrote the file.
         """
         try:
-            position = await self._open_file()
-        except sqlite3.Error as error:
-            raise StorageError(f"{self._path}: can't be used: {error}") from error
-        self._position, self._committed = position, position.last
-        self._acknowledged, self._purged = position.acknowledged, position.purged
-        self._rows = _Chainer(position)
+            self._stand_at(await self._open_file())
+        except DatabaseTooNew:
+            raise
+        except (sqlite3.Error, StorageError) as error:
+            # The doors' other duties go on without a disk; the writer tries again for ever.
+            self._note_failure(str(error))
+            self._suspect = True
         try:
             await self._tasks.__aenter__()
         except BaseException:
@@ -231,7 +235,7 @@ class Journal:
         """
         if not self._open:
             raise StorageError(f"{self._path}: the journal is not open")
-        if len(self._queue) >= QUEUE_EVENTS_MAX:
+        if not self.stream or len(self._queue) >= QUEUE_EVENTS_MAX:
             self._lost += 1
             self._lost_last = (event.at, event.trust, self._failure)
             raise JournalFull(
@@ -242,7 +246,10 @@ class Journal:
 
     @property
     def stream(self) -> str:
-        """The random id of this file. Together with its seq it is an event's identity."""
+        """The random id of this file; with its seq it is an event's identity.
+
+        Empty until the file could be opened.
+        """
         return self._position.stream
 
     @property
@@ -456,11 +463,12 @@ class Journal:
         wait_s = RETRY_S_FIRST
         while True:
             self._work.clear()
-            if not (self._queue or self._jobs or self._suspect):
+            if not (self._queue or self._jobs):
                 if not self._open:
                     return
-                await self._work.wait()
-                continue
+                if not self._suspect:
+                    await self._work.wait()
+                    continue
             try:
                 await self._write_once()
             except JournalBegunAgain:
@@ -532,6 +540,8 @@ class Journal:
         await self._close_database()
         position = await self._open_file()
         self._suspect = False
+        if not self.stream:
+            self._stand_at(position)
         if position.stream != self.stream:
             rows = _Chainer(position)
             saved = [rows.again(waiting.row) for waiting in self._queue]
@@ -544,6 +554,11 @@ class Journal:
         # A commit that reported an error may have reached the disk all the same.
         self._acknowledged, self._purged = position.acknowledged, position.purged
         self._settle(position.last)
+
+    def _stand_at(self, position: _Position) -> None:
+        self._position, self._committed = position, position.last
+        self._acknowledged, self._purged = position.acknowledged, position.purged
+        self._rows = _Chainer(position)
 
     def _opened(self) -> aiosqlite.Connection:
         if self._database is None:

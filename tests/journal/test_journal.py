@@ -162,14 +162,24 @@ async def test_every_setting_is_read_back(tmp_path: Path) -> None:
             assert [row[0] for row in rows] == [value], name
 
 
-async def test_a_second_owner_of_the_file_is_refused(
+async def test_while_the_file_cant_be_opened_nothing_is_promised_and_it_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with journal_at(tmp_path):
-        monkeypatch.setattr("gateway.sqlite.BUSY_TIMEOUT_S", 0.05)
-        with pytest.raises(StorageError, match="locked"):
-            async with journal_at(tmp_path):
-                pass
+    monkeypatch.setattr("gateway.sqlite.BUSY_TIMEOUT_S", 0.05)
+    async with journal_at(tmp_path) as owner, journal_at(tmp_path) as second:
+        assert (second.healthy, second.stream, second.last_committed) == (False, "", 0)
+        assert "locked" in second.failure
+        for n in (1, 2):
+            with pytest.raises(JournalFull, match="locked"):
+                second.append(closed(n))
+        assert owner._database is not None
+        await owner._close_database()
+        assert await asyncio.wait_for(second.wait_for_new(0), 10) == 1
+        (gap,) = await second.read_after(0)
+        assert isinstance(gap.event, events.JournalGap)
+        assert (gap.event.lost, gap.event.at) == (2, closed(2).at)
+        assert second.append(closed(3)).seq == 2
+        assert second.stream == owner.stream
 
 
 async def test_a_newer_file_is_used_if_it_says_so_and_refused_if_not(tmp_path: Path) -> None:
