@@ -106,6 +106,7 @@ class _Link:
                 self._core_outage.failed(type(why).__name__, str(why))
             finally:
                 self._core_is_there(there=False)
+            _heed_cancellation()
             await asyncio.sleep(self._pace.core_retry_s)
 
     def _core_is_there(self, *, there: bool) -> None:
@@ -216,6 +217,7 @@ class _Link:
                     self._outage.failed(why.kind, str(why))
                 else:
                     self._outage.failed("tls", str(why))
+            _heed_cancellation()
             if change_version:
                 self._version = _other(self._version)
             if change_version and not other_tried:
@@ -320,6 +322,17 @@ class _Outage:
         self._log.info("there", attempts=self._attempts, **fields)
         self._kinds.clear()
         self._attempts = 0
+
+
+def _heed_cancellation() -> None:
+    """End here if this task was cancelled while it failed.
+
+    Before Python 3.13 a TaskGroup that is cancelled and fails raises its failures only; who handles
+    those would go on for ever.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _other(version: MQTTProtocolVersion) -> MQTTProtocolVersion:
