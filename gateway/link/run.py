@@ -75,6 +75,7 @@ class _Link:
         self._session: Session | None = None
         self._sessions = 0
         self._core_there = False
+        self._stopping = False
         self._doors: dict[str, DoorStateReport] = {}
         self._doors_stale: dict[str, None] = {}
         self._acks = Counter[str]()
@@ -87,6 +88,12 @@ class _Link:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._core_side())
             group.create_task(self._broker_side())
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                # Before Python 3.13 a TaskGroup that fails while it is cancelled raises its
+                # failures only: without this a side that handles those would go on for ever.
+                self._stopping = True
 
     # --- The core ---------------------------------------------------------------------------------
 
@@ -106,7 +113,8 @@ class _Link:
                 self._core_outage.failed(type(why).__name__, str(why))
             finally:
                 self._core_is_there(there=False)
-            _heed_cancellation()
+            if self._stopping:
+                return
             await asyncio.sleep(self._pace.core_retry_s)
 
     def _core_is_there(self, *, there: bool) -> None:
@@ -217,7 +225,8 @@ class _Link:
                     self._outage.failed(why.kind, str(why))
                 else:
                     self._outage.failed("tls", str(why))
-            _heed_cancellation()
+            if self._stopping:
+                return
             if change_version:
                 self._version = _other(self._version)
             if change_version and not other_tried:
@@ -322,17 +331,6 @@ class _Outage:
         self._log.info("there", attempts=self._attempts, **fields)
         self._kinds.clear()
         self._attempts = 0
-
-
-def _heed_cancellation() -> None:
-    """End here if this task was cancelled while it failed.
-
-    Before Python 3.13 a TaskGroup that is cancelled and fails raises its failures only; who handles
-    those would go on for ever.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 def _other(version: MQTTProtocolVersion) -> MQTTProtocolVersion:
