@@ -220,19 +220,19 @@ class _Link:
                 await self._one_session()
             except* (BrokerUnavailable, TlsUnusable) as failed:
                 why = failed.exceptions[0]
-                if isinstance(why, BrokerUnavailable):
-                    change_version = why.other_version
-                    self._outage.failed(why.kind, str(why))
+                change_version = isinstance(why, BrokerUnavailable) and why.other_version
+                if change_version and not other_tried:
+                    _log.debug("mqtt_version_not_understood", mqtt=self._version.name, why=str(why))
                 else:
-                    self._outage.failed("tls", str(why))
+                    kind = why.kind if isinstance(why, BrokerUnavailable) else "tls"
+                    self._outage.failed(kind, str(why))
             if self._stopping:
                 return
             if change_version:
                 self._version = _other(self._version)
-            if change_version and not other_tried:
-                other_tried = True
+            other_tried = change_version and not other_tried
+            if other_tried:
                 continue
-            other_tried = False
             await asyncio.sleep(self._backoff.failed(self._clock.monotonic() - begun))
 
     async def _one_session(self) -> None:
