@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ class Broker:
     """A broker process. It listens on the same port in each of its lives."""
 
     def __init__(self, command: Sequence[str], port: int, log: Path) -> None:
+        self.name = Path(command[0]).name
         self.host = "127.0.0.1"
         self.port = port
         self.log = log
@@ -96,12 +97,16 @@ class Certificates:
     key: Path
 
 
+def _mosquitto_program() -> str | None:
+    return shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+
 @asynccontextmanager
 async def mosquitto(
     directory: Path, *, tls: Certificates | None = None, port: int | None = None
 ) -> AsyncIterator[Broker]:
     """mosquitto, keeping nothing on disk; with `tls` only clients with a certificate get in."""
-    program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    program = _mosquitto_program()
     if program is None:
         raise RuntimeError("mosquitto isn't installed: apt install mosquitto")
     port = port or _free_port()
@@ -148,6 +153,11 @@ async def nats(directory: Path, *, port: int | None = None) -> AsyncIterator[Bro
         yield broker
 
 
+def any_broker(directory: Path) -> AbstractAsyncContextManager[Broker]:
+    """Mosquitto where it is installed, else the nats-server that comes from PyPI."""
+    return mosquitto(directory) if _mosquitto_program() else nats(directory)
+
+
 @asynccontextmanager
 async def _running(broker: Broker) -> AsyncIterator[None]:
     try:
@@ -172,7 +182,7 @@ def certificates(
     `broker_name`, and for 127.0.0.1 where that is localhost.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    begin = dt.datetime.now(dt.UTC) + begins  # noqa: TID251 - certificates are made for today
+    begin = dt.datetime.now(dt.UTC) + begins
     authority_key = ec.generate_private_key(ec.SECP256R1())
     authority = _sign(
         "demo authority", authority_key, None, authority_key, begin=begin, end=begin + lasts

@@ -10,7 +10,7 @@ from typing import Protocol
 
 
 class TimeTrust(IntEnum):
-    """How far wall time may be believed (shared design, "Time"). T0 and T1 decide as `untrusted`."""
+    """How far wall time may be believed. Decisions at T0 and T1 carry `clock: untrusted`."""
 
     T0 = 0  # nothing known
     T1 = 1  # at least the persisted high-water mark
@@ -77,7 +77,7 @@ class SystemClock:
 
 
 class _Timex(ctypes.Structure):
-    """struct timex of adjtimex(2); only `modes` is set, the answer's return value is what counts."""
+    """struct timex of adjtimex(2): only `modes` is set, only the return value is read."""
 
     _fields_ = (("modes", ctypes.c_uint), ("rest", ctypes.c_byte * 512))
 

@@ -45,4 +45,4 @@ class DriverSpec(msgspec.Struct, frozen=True):
     inputs: Callable[[Any], int] = lambda _settings: 0
     """How many inputs there are, numbered from 1."""
     address: Callable[[Any], str | None] = lambda _settings: None
-    """The line that the device owns alone ("/dev/ttyUSB0", "10.0.0.5:502"): two may not share one."""
+    """The line that the device owns alone: "/dev/ttyUSB0", "10.0.0.5:502"."""

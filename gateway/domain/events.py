@@ -256,4 +256,4 @@ def decode(body: bytes) -> Event:
     return _decoder.decode(body)
 
 
-_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)  # type: ignore[arg-type]
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)

@@ -2,22 +2,15 @@
 
 from collections.abc import Callable
 from datetime import timedelta
-from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 from gateway.domain.facts import Fact
+from gateway.domain.signal import Signal
+
+__all__ = ["Driver", "FactSink", "Indicates", "PulsesOutput", "Signal"]
 
 FactSink = Callable[[Fact], None]
 """Takes a fact at once: never blocks, never raises, called on the event loop only."""
-
-
-class Signal(StrEnum):
-    """What a reader's lamp and buzzer tell the person in front of it."""
-
-    GRANTED = "granted"
-    DENIED = "denied"
-    PIN_WANTED = "pin_wanted"
-    FAULT = "fault"
 
 
 class Driver(Protocol):

@@ -1,7 +1,6 @@
 """What the core does for its clients: the server calls this and knows nothing else of the core."""
 
 from collections.abc import AsyncGenerator
-from pathlib import Path
 from typing import Protocol
 
 from gateway.ipc.messages import DoorStateReport, Events, ImportDone, Status
@@ -36,8 +35,8 @@ class CoreApi(Protocol):
     async def status(self) -> Status:
         """How the gateway is, at this moment."""
 
-    async def import_records(self, file: Path) -> ImportDone:
-        """Put the entitlement records in `file` in force; the file is gone once this returns.
+    async def import_records(self, records: bytes) -> ImportDone:
+        """Put entitlement records (JSON Lines) in force.
 
         Raises:
             RecordsRefused: The set has faults; what was in force stays.

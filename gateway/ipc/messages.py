@@ -24,8 +24,8 @@ FETCH_WAIT_S_MAX = 60.0
 IMPORT_CHUNK_BYTES = 256 * 1024
 """The most bytes of one `ImportChunk`."""
 
-IMPORT_BYTES_MAX = 256 * 1024 * 1024
-"""The largest file of entitlement records: some four times a site of 100,000 credentials."""
+IMPORT_BYTES_MAX = 64 * 1024 * 1024
+"""The largest file of entitlement records: some three times a site of 100,000 credentials."""
 
 IMPORT_FAULTS_MAX = 1_000
 """The most faults told of one refused import: more than anybody reads, less than a frame holds."""

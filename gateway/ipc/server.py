@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import os
 import socket
-import tempfile
 from collections import deque
 from contextlib import aclosing, suppress
 from pathlib import Path
@@ -66,16 +65,12 @@ _log = structlog.get_logger(__name__)
 class CoreServer:
     """The Unix socket at `path`, serving `api`.
 
-    `link_uid` is the user that link runs as, where it has one of its own. `spool_dir` takes an
-    import while it arrives; it must have room for IMPORT_BYTES_MAX.
+    `link_uid` is the user that link runs as, where it has one of its own.
     """
 
-    def __init__(
-        self, path: Path, api: CoreApi, *, spool_dir: Path, link_uid: int | None = None
-    ) -> None:
+    def __init__(self, path: Path, api: CoreApi, *, link_uid: int | None = None) -> None:
         self._path = path
         self._api = api
-        self._spool_dir = spool_dir
         self._link_uid = link_uid
         self._connections: set[_Connection] = set()
         self._importing: _Connection | None = None
@@ -158,14 +153,14 @@ class CoreServer:
                 if self._importing not in (None, connection):
                     raise IpcError("another import is running: try again when it is done")
                 self._drop_import(connection)
-                connection.upload = _Upload(step, self._spool_dir)
+                connection.upload = _Upload(step)
                 self._importing = connection
                 return Proceed(received=0)
             upload = connection.upload
             if upload is None:
                 raise IpcError("no import was begun on this connection")
             if isinstance(step, ImportChunk):
-                return Proceed(received=await asyncio.to_thread(upload.take, step.data))
+                return Proceed(received=upload.take(step.data))
             try:
                 return await self._api.import_records(await asyncio.to_thread(upload.complete))
             except RecordsRefused as refused:
@@ -176,7 +171,6 @@ class CoreServer:
 
     def _drop_import(self, connection: "_Connection") -> None:
         if connection.upload is not None:
-            connection.upload.discard()
             connection.upload = None
             self._importing = None
 
@@ -340,44 +334,26 @@ class _Connection(asyncio.Protocol):
 
 
 class _Upload:
-    """A file on its way in, on disk: the core's memory stays flat."""
+    """A file on its way in. It stays in memory: card numbers have no business on the disk."""
 
-    def __init__(self, begin: ImportBegin, spool_dir: Path) -> None:
+    def __init__(self, begin: ImportBegin) -> None:
         self._begin = begin
-        self._received = 0
-        self._digest = hashlib.sha256()
-        handle, name = tempfile.mkstemp(prefix="import-", dir=spool_dir)
-        self._file = os.fdopen(handle, "wb")
-        self._path = Path(name)
+        self._data = bytearray()
 
     def take(self, data: bytes) -> int:
         """Keep the next bytes; how many there are now. Raises IpcError."""
-        if self._received + len(data) > self._begin.size:
+        if len(self._data) + len(data) > self._begin.size:
             raise IpcError(f"more than the {self._begin.size} bytes that were announced came")
-        try:
-            self._file.write(data)
-        except OSError as failed:
-            raise IpcError(f"{self._path}: the import can't be kept: {failed}") from failed
-        self._digest.update(data)
-        self._received += len(data)
-        return self._received
+        self._data += data
+        return len(self._data)
 
-    def complete(self) -> Path:
+    def complete(self) -> bytes:
         """The whole file. Raises IpcError where it isn't what was announced."""
-        try:
-            self._file.flush()
-        except OSError as failed:
-            raise IpcError(f"{self._path}: the import can't be kept: {failed}") from failed
-        if self._received != self._begin.size:
-            raise IpcError(f"{self._received} of {self._begin.size} announced bytes came")
-        if self._digest.hexdigest() != self._begin.sha256:
+        if len(self._data) != self._begin.size:
+            raise IpcError(f"{len(self._data)} of {self._begin.size} announced bytes came")
+        if hashlib.sha256(self._data).hexdigest() != self._begin.sha256:
             raise IpcError("the file isn't the one announced: its SHA-256 differs")
-        return self._path
-
-    def discard(self) -> None:
-        with suppress(OSError):  # a full disk may refuse what is still buffered
-            self._file.close()
-        self._path.unlink(missing_ok=True)
+        return bytes(self._data)
 
 
 def _cut(events: Events, bytes_max: int) -> Events:

@@ -1,0 +1,12 @@
+"""What happened: kept from the moment that it is decided until the cloud has acknowledged it."""
+
+from gateway.journal.journal import (
+    Backlog,
+    Journal,
+    JournalBegunAgain,
+    JournalFull,
+    RawEvent,
+    Ticket,
+)
+
+__all__ = ["Backlog", "Journal", "JournalBegunAgain", "JournalFull", "RawEvent", "Ticket"]

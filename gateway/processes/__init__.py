@@ -1,0 +1,1 @@
+"""The composition roots: what each process is made of. Nothing below imports them."""

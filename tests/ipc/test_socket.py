@@ -45,7 +45,7 @@ from tests.ipc.memory import MemoryCore, door_state
 async def serving(
     path: Path, core: MemoryCore, *, link_uid: int | None = None
 ) -> AsyncIterator[CoreServer]:
-    server = CoreServer(path, core, spool_dir=path.parent, link_uid=link_uid)
+    server = CoreServer(path, core, link_uid=link_uid)
     task = asyncio.create_task(server.run())
     try:
         listening = asyncio.create_task(server.listening.wait())

@@ -70,7 +70,7 @@ def link_settings(
 @asynccontextmanager
 async def core_on(path: Path, core: MemoryCore) -> AsyncIterator[None]:
     """The core's socket."""
-    server = CoreServer(path, core, spool_dir=path.parent)
+    server = CoreServer(path, core)
     task = asyncio.create_task(server.run())
     try:
         async with asyncio.timeout(5):

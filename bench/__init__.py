@@ -1,0 +1,1 @@
+"""What it costs: measured, with the floor of each thing beside it."""

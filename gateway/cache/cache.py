@@ -1,0 +1,324 @@
+"""The entitlements in force, and the only way by which they change."""
+
+import asyncio
+import hmac
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import structlog
+
+from gateway.cache.compiled import CompiledEntitlements, checksum_of
+from gateway.cache.key import CredentialKey, read_key
+from gateway.cache.outcome import (
+    RECORDS_BYTES_MAX,
+    Compiled,
+    Failed,
+    Outcome,
+    Place,
+    Refused,
+    Unchanged,
+)
+from gateway.cache.sealed import remove_old_bundles
+from gateway.domain.record_faults import LintWarning
+from gateway.errors import RecordsRefused, StorageError
+from gateway.statedir import write_atomically
+
+APPLY_S_MAX = 300.0
+"""How long the child may take: many times what the largest set takes on the slowest board."""
+
+POINTER_BYTES_MAX = 4096
+"""The pointer is two short lines; whatever is longer isn't one."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Applied(NamedTuple):
+    """A set of records is in force."""
+
+    revision: str
+    as_of: datetime
+    counts: dict[str, int]
+    """Records by type."""
+    changed: bool
+    """False where the set was in force already, and only `as_of` was renewed."""
+    warnings: tuple[LintWarning, ...]
+
+
+class Rebuilt(NamedTuple):
+    """At open the table had to be compiled again; `revision` is None where nothing was left."""
+
+    revision: str | None
+    why: str
+
+
+class _Pointer(msgspec.Struct, frozen=True):
+    """Which table is in force, and until when its set is known to be current."""
+
+    file: str
+    sha256: str
+    revision: str
+    as_of: datetime
+    counts: dict[str, int]
+    key: str
+    previous: str = ""
+    """The revision before."""
+
+
+class Cache:
+    """Use after `StateDir` is taken: `await open()` once, then `current` at every decision.
+
+    The pointer file is the one point of change: until it is replaced the old set is in force, and
+    from then on the new one, whatever happens around it. It bears a mac by the credential key.
+    """
+
+    def __init__(self, directory: Path, key_file: Path, *, launcher: Sequence[str] = ()) -> None:
+        """`launcher` goes before the child's command, as `strace` does in tests."""
+        self._place = Place(directory)
+        self._key_file = key_file
+        self._launcher = tuple(launcher)
+        self._key: CredentialKey | None = None
+        self._pointer: _Pointer | None = None
+        self._change = asyncio.Lock()
+        self.current: CompiledEntitlements | None = None
+        """What is in force; None before the first set."""
+        self.rebuilt: Rebuilt | None = None
+        """Set by `open` where the cache was damaged."""
+
+    @property
+    def revision(self) -> str | None:
+        """The name of the set in force."""
+        return self._pointer.revision if self._pointer else None
+
+    @property
+    def as_of(self) -> datetime | None:
+        """The moment up to which the source of truth vouches for the set in force."""
+        return self._pointer.as_of if self._pointer else None
+
+    async def open(self) -> CompiledEntitlements | None:
+        """Map what is in force; compile it again where that is damaged.
+
+        Raises:
+            StorageError: the credential key can't be used. Damage is no error: `rebuilt` says what
+                was done about it, and None is returned where no records are left, so that every
+                credential is unknown until a set is applied.
+        """
+        self._key = await asyncio.to_thread(read_key, self._key_file)
+        try:
+            pointer = await asyncio.to_thread(self._read_pointer)
+            if pointer is not None:
+                self._pointer = pointer
+                self.current = await asyncio.to_thread(self._map, pointer)
+        except StorageError as error:
+            await self._rebuild(str(error))
+        else:
+            if pointer is None and self._left_something():
+                await self._rebuild(f"{self._place.pointer.name}: is missing")
+        return self.current
+
+    async def apply(self, records: bytes, as_of: datetime) -> Applied:
+        """Check a set of records and put it in force, entirely or not at all.
+
+        Raises:
+            RecordsRefused: it has faults; what was in force stays.
+            StorageError: it is too large, or it can't be kept; what was in force stays.
+        """
+        if len(records) > RECORDS_BYTES_MAX:
+            raise StorageError(
+                f"the records are {len(records)} bytes: no more than {RECORDS_BYTES_MAX} are taken"
+            )
+        as_of = as_of.astimezone(UTC)
+        async with self._change:
+            outcome = await self._child(records, as_of)
+            if isinstance(outcome, Unchanged):
+                assert self._pointer is not None  # noqa: S101 - it named the revision
+                await self._vouch(as_of)
+                pointer, warnings, changed = self._pointer, outcome.warnings, False
+            else:
+                pointer = await self._put_in_force(outcome, outcome.as_of)
+                warnings, changed = outcome.warnings, True
+        return Applied(pointer.revision, pointer.as_of, pointer.counts, changed, warnings)
+
+    async def vouch(self, as_of: datetime) -> None:
+        """Renew, durably, the moment up to which the set in force is known to be current.
+
+        It never falls; without a set nothing happens.
+
+        Raises:
+            StorageError: it can't be written; the old moment holds.
+        """
+        async with self._change:
+            await self._vouch(as_of.astimezone(UTC))
+
+    async def _vouch(self, as_of: datetime) -> None:
+        pointer = self._pointer
+        if pointer is None or as_of <= pointer.as_of:
+            return
+        await self._write_pointer(msgspec.structs.replace(pointer, as_of=as_of))
+
+    # --- The table in force -----------------------------------------------------------------------
+
+    async def _put_in_force(self, made: Compiled, as_of: datetime) -> _Pointer:
+        before = self._pointer.revision if self._pointer else ""
+        previous = self._pointer.previous if self._pointer and before == made.revision else before
+        pointer = _Pointer(
+            made.file,
+            made.sha256,
+            made.revision,
+            as_of,
+            made.counts,
+            self._opened_key().id,
+            previous,
+        )
+        table = await asyncio.to_thread(self._map, pointer)
+        await self._write_pointer(pointer)
+        self.current = table
+        await asyncio.to_thread(self._tidy, pointer)
+        return pointer
+
+    async def _write_pointer(self, pointer: _Pointer) -> None:
+        line = msgspec.json.encode(pointer)
+        mac = self._opened_key().mac(b"pointer 1", line).hex().encode()
+        writing = asyncio.ensure_future(
+            asyncio.to_thread(write_atomically, self._place.pointer, line + b"\n" + mac + b"\n")
+        )
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            # The file changes all the same; what is in force must not differ from it.
+            await writing
+            self._pointer = pointer
+            raise
+        self._pointer = pointer
+
+    def _read_pointer(self) -> _Pointer | None:
+        path = self._place.pointer
+        try:
+            with path.open("rb") as file:
+                content = file.read(POINTER_BYTES_MAX)
+            line, mac = content.splitlines()
+            key = self._opened_key()
+            if not hmac.compare_digest(mac, key.mac(b"pointer 1", line).hex().encode()):
+                raise StorageError(f"{path.name}: damaged, or made with another credential key")
+            return msgspec.json.decode(line, type=_Pointer)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(f"{path.name}: can't be read: {error.strerror}") from error
+        except (ValueError, msgspec.DecodeError) as error:
+            raise StorageError(f"{path.name}: damaged") from error
+
+    def _map(self, pointer: _Pointer) -> CompiledEntitlements:
+        path = self._place.directory / pointer.file
+        try:
+            checksum = checksum_of(path)
+        except OSError as error:
+            raise StorageError(f"{path.name}: can't be read: {error.strerror}") from error
+        if checksum != pointer.sha256:
+            raise StorageError(f"{path.name}: damaged")
+        return CompiledEntitlements(path, self._opened_key())
+
+    def _left_something(self) -> bool:
+        return self._place.source.exists() or any(self._place.bundles.glob("*.jsonl"))
+
+    def _tidy(self, pointer: _Pointer) -> None:
+        """Leave the current and the previous of everything, and no half-made file."""
+        keep = frozenset({pointer.revision, pointer.previous})
+        tables = {self._place.table(revision) for revision in keep}
+        try:
+            for path in self._place.directory.glob("entitlements-*.mdb"):
+                if path not in tables:
+                    path.unlink()
+            for path in self._place.directory.glob(".entitlements-*.new*"):
+                path.unlink()
+            remove_old_bundles(self._place.bundles, keep)
+        except OSError as error:
+            _log.warning("old entitlements could not be removed", why=error.strerror)
+
+    # --- The child --------------------------------------------------------------------------------
+
+    async def _rebuild(self, why: str) -> None:
+        try:
+            made = await self._child(None, None)
+            assert isinstance(made, Compiled)  # noqa: S101 - nothing can be refused or unchanged
+            as_of = made.as_of
+            if self._pointer is not None and self._pointer.revision == made.revision:
+                as_of = max(as_of, self._pointer.as_of)
+            pointer = await self._put_in_force(made, as_of)
+        except StorageError as error:
+            self._pointer = None
+            self.rebuilt = Rebuilt(None, f"{why}; {error}")
+            _log.error("the entitlements are lost", why=why, rebuilding=str(error))
+        else:
+            self.rebuilt = Rebuilt(pointer.revision, why)
+            _log.error("the entitlements were compiled again", why=why, source=made.source)
+
+    async def _child(self, records: bytes | None, as_of: datetime | None) -> Compiled | Unchanged:
+        """Run the child. Raises RecordsRefused and StorageError."""
+        command = [
+            *self._launcher,
+            sys.executable,
+            "-m",
+            "gateway.cache.apply",
+            "--state",
+            str(self._place.directory),
+            "--key",
+            str(self._key_file),
+            "--key-id",
+            self._opened_key().id,
+            "--current",
+            self.revision or "",
+        ]
+        if not self._launcher:
+            command += ["--parent", str(os.getpid())]
+        if records is None or as_of is None:
+            return await self._run(command, ())
+        # In memory only: the records hold card numbers and PINs.
+        descriptor = os.memfd_create("records")
+        try:
+            with os.fdopen(os.dup(descriptor), "wb") as file:
+                await asyncio.to_thread(file.write, records)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            command += ["--records", str(descriptor), "--as-of", as_of.isoformat()]
+            return await self._run(command, (descriptor,))
+        finally:
+            os.close(descriptor)
+
+    async def _run(self, command: list[str], descriptors: tuple[int, ...]) -> Compiled | Unchanged:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=descriptors,
+        )
+        try:
+            async with asyncio.timeout(APPLY_S_MAX):
+                answer, _ = await process.communicate()
+        except TimeoutError:
+            raise StorageError(
+                f"compiling the records took more than {APPLY_S_MAX:.0f} s"
+            ) from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await asyncio.shield(process.wait())
+        try:
+            outcome: Outcome = msgspec.json.decode(answer, type=Outcome)
+        except msgspec.DecodeError:
+            raise StorageError(
+                f"the process that compiles the records ended with {process.returncode}"
+            ) from None
+        if isinstance(outcome, Refused):
+            raise RecordsRefused(outcome.faults)
+        if isinstance(outcome, Failed):
+            raise StorageError(outcome.why)
+        return outcome
+
+    def _opened_key(self) -> CredentialKey:
+        if self._key is None:
+            raise StorageError("the cache is not open")
+        return self._key

@@ -1,0 +1,63 @@
+"""The key of the keyed hashes: without it, what lies in the state directory names no card."""
+
+import hmac
+import os
+import stat
+from pathlib import Path
+
+from gateway.errors import StorageError
+
+KEY_BYTES_MIN = 32
+"""As much as the hash has; every 26-bit card number can be tried in half a minute without one."""
+KEY_BYTES_MAX = 4096
+"""Whatever is longer was not meant to be a key."""
+
+DIGEST_BYTES = 32
+
+
+class CredentialKey:
+    """The secret of this gateway. Never printed, never in the state directory."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self.id = self.mac(b"key id", b"").hex()[:16]
+        """Tells whether two keys are the same, and nothing else of them."""
+
+    def __repr__(self) -> str:
+        return f"CredentialKey(id={self.id!r})"
+
+    def digest(self, kind: str, value: str) -> bytes:
+        """The keyed hash of a credential: HMAC-SHA-256 over its kind and canonical value."""
+        return hmac.digest(self._secret, f"credential\n{kind}\n{value}".encode(), "sha256")
+
+    def mac(self, purpose: bytes, content: bytes) -> bytes:
+        """What nobody without the key can make for this content."""
+        return hmac.digest(self._secret, purpose + b"\n" + content, "sha256")
+
+
+def read_key(path: Path) -> CredentialKey:
+    """Read the key: the file's bytes as they are.
+
+    Raises:
+        StorageError: it isn't there, is empty or too short, or others may read it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            mode = os.fstat(descriptor).st_mode
+            secret = file.read(KEY_BYTES_MAX + 1)
+    except OSError as error:
+        raise StorageError(f"{path}: the credential key can't be read: {error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        raise StorageError(f"{path}: the credential key is no regular file")
+    if mode & (stat.S_IRWXO | stat.S_IWGRP):
+        raise StorageError(
+            f"{path}: others may read or change the credential key (mode"
+            f" {stat.S_IMODE(mode):04o}): chmod 0400 it"
+        )
+    if not KEY_BYTES_MIN <= len(secret) <= KEY_BYTES_MAX:
+        raise StorageError(
+            f"{path}: the credential key is {len(secret)} bytes long: it must be"
+            f" {KEY_BYTES_MIN} to {KEY_BYTES_MAX}, from the system's source of randomness"
+        )
+    return CredentialKey(secret)

@@ -1,0 +1,1 @@
+"""The cache's schema in numbered steps, forward only (`gateway.sqlite`)."""

@@ -1,0 +1,44 @@
+"""What commands share: where the site's file is, how to print for people and for machines."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import msgspec
+
+from gateway.config.site import SiteConfig, load
+from gateway.drivers import REGISTRY
+
+CONFIG_DEFAULT = Path("/etc/door-gateway/site.toml")
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add `--config FILE`."""
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=CONFIG_DEFAULT,
+        metavar="FILE",
+        help=f"the site's file (default: {CONFIG_DEFAULT})",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add `--json`."""
+    parser.add_argument("--json", action="store_true", help="print JSON, for machines")
+
+
+def load_config(options: argparse.Namespace) -> SiteConfig:
+    """The site that `--config` names. Raises ConfigError."""
+    config: Path = options.config
+    return load(config, REGISTRY)
+
+
+def socket_of(config: SiteConfig) -> Path:
+    """Where the site's core is reached."""
+    return Path(config.state.socket)
+
+
+def print_json(value: object) -> None:
+    """Print any of our values as one JSON object on one line."""
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")

@@ -1,0 +1,37 @@
+"""`door-gateway core`: the process that decides and drives the doors."""
+
+import argparse
+import asyncio
+import gc
+import random
+
+from gateway import logs
+from gateway.cli import EXIT_OK, Command
+from gateway.cli.common import add_config, load_config
+from gateway.processes.core import Core
+
+_DESCRIPTION = """\
+Run the core of a site in the foreground, as door-gateway-core.service does. It owns the state
+directory: a second one on the same directory exits at once and says so."""
+
+_EXAMPLE = """\
+example:
+  door-gateway core --config /etc/door-gateway/site.toml"""
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.description, parser.epilog = _DESCRIPTION, _EXAMPLE
+    add_config(parser)
+    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning"))
+
+
+def _run(options: argparse.Namespace) -> int:
+    logs.configure(level=options.log_level)
+    core = Core(load_config(options), rng=random.Random())  # noqa: S311 - jitter
+    # What is loaded by now stays: the collector need not walk it again during a tap.
+    gc.freeze()
+    asyncio.run(core.run())
+    return EXIT_OK
+
+
+COMMAND = Command(_configure, _run)

@@ -1,0 +1,85 @@
+"""`door-gateway import`: put a file of entitlement records in force, atomically."""
+
+import argparse
+import asyncio
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from gateway.cli import EXIT_COULD_NOT, EXIT_OK, Command
+from gateway.cli.common import add_config, add_json, load_config, print_json, socket_of
+from gateway.config.site import SiteConfig
+from gateway.errors import GatewayError, IpcError, NotAllowed, RecordsRefused
+from gateway.ipc.client import connect
+from gateway.ipc.messages import IMPORT_BYTES_MAX, ImportDone
+from gateway.processes.core import import_offline
+
+_DESCRIPTION = """\
+Put a file of entitlement records (JSON Lines) in force: the whole of it or, where anything in it is
+wrong, nothing. The running core does it without a door noticing; with no core running it is done
+right here, for the next start. Every fault is a line on standard error: type, id, member and what
+is wrong, separated by tabs; the exit status is then 2."""
+
+_EXAMPLE = """\
+example:
+  door-gateway import records.jsonl --config /etc/door-gateway/site.toml"""
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.description, parser.epilog = _DESCRIPTION, _EXAMPLE
+    parser.add_argument("file", type=Path, metavar="FILE")
+    add_config(parser)
+    add_json(parser)
+
+
+def _run(options: argparse.Namespace) -> int:
+    config = load_config(options)
+    records = _read(options.file)
+    try:
+        done = asyncio.run(_import(config, records))
+    except RecordsRefused as refused:
+        if options.json:
+            print_json({"ok": False, "faults": [fault._asdict() for fault in refused.faults]})
+        print(refused, file=sys.stderr)
+        return EXIT_COULD_NOT
+    if options.json:
+        print_json(
+            {
+                "ok": True,
+                "revision": done.revision,
+                "counts": done.counts,
+                "warnings": done.warnings,
+            }
+        )
+        return EXIT_OK
+    for warning in done.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(done.counts.items()))
+    print(f"revision {done.revision} is in force: {counts}")
+    return EXIT_OK
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(IMPORT_BYTES_MAX + 1)
+    except OSError as error:
+        raise GatewayError(f"{path}: can't be read: {error.strerror}") from error
+    if len(data) > IMPORT_BYTES_MAX:
+        raise GatewayError(f"{path}: is larger than {IMPORT_BYTES_MAX} bytes")
+    return data
+
+
+async def _import(config: SiteConfig, records: bytes) -> ImportDone:
+    async with AsyncExitStack() as stack:
+        try:
+            core = await stack.enter_async_context(connect(socket_of(config), role="import"))
+        except NotAllowed:
+            raise
+        except IpcError:
+            # Nobody answers: the state directory's owner, if there is one, is found by its lock.
+            return await import_offline(config, records)
+        return await core.import_records(records)
+
+
+COMMAND = Command(_configure, _run)

@@ -1,0 +1,33 @@
+"""`door-gateway link`: the process that reports to the broker."""
+
+import argparse
+import asyncio
+import random
+
+from gateway import logs
+from gateway.cli import EXIT_OK, Command
+from gateway.cli.common import add_config, load_config
+from gateway.processes import link
+
+_DESCRIPTION = """\
+Run the link of a site in the foreground, as door-gateway-link.service does: it takes events from
+the core's socket to the broker. Neither the core's death nor the broker's ends it."""
+
+_EXAMPLE = """\
+example:
+  door-gateway link --config /etc/door-gateway/site.toml"""
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.description, parser.epilog = _DESCRIPTION, _EXAMPLE
+    add_config(parser)
+    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning"))
+
+
+def _run(options: argparse.Namespace) -> int:
+    logs.configure(level=options.log_level)
+    asyncio.run(link.run(load_config(options), rng=random.Random()))  # noqa: S311 - jitter
+    return EXIT_OK
+
+
+COMMAND = Command(_configure, _run)

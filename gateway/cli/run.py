@@ -1,0 +1,93 @@
+"""`door-gateway run`: core and link as two processes, for a laptop, a demo or a small site."""
+
+import argparse
+import asyncio
+import random
+import signal
+import sys
+
+import structlog
+
+from gateway import logs
+from gateway.cli import EXIT_OK, Command
+from gateway.cli.common import add_config, load_config
+from gateway.clock import monotonic
+from gateway.supervise import STEADY, backoff
+
+log = structlog.get_logger()
+
+_DESCRIPTION = """\
+Run the gateway of a site: the core, which decides and drives the doors, and the link, which
+reports to the broker, each as a process of its own, started again when it ends. On a site's box
+systemd does this (door-gateway-core.service, door-gateway-link.service). Ends at SIGTERM."""
+
+_EXAMPLE = """\
+example:
+  door-gateway config check site.toml && door-gateway run --config site.toml"""
+
+_CANNOT_START = 2
+"""The exit status of a child that says: it would not help to start me again."""
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.description, parser.epilog = _DESCRIPTION, _EXAMPLE
+    add_config(parser)
+    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning"))
+
+
+def _run(options: argparse.Namespace) -> int:
+    config = load_config(options)
+    logs.configure(level=options.log_level)
+    parts = ["core"] if config.mqtt is None else ["core", "link"]
+    return asyncio.run(_keep_all(parts, options))
+
+
+async def _keep_all(parts: list[str], options: argparse.Namespace) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    keepers = [asyncio.create_task(_keep(part, options, stop), name=part) for part in parts]
+    done, _ = await asyncio.wait(keepers, return_when=asyncio.FIRST_COMPLETED)
+    stop.set()
+    await asyncio.gather(*keepers)
+    return max((keeper.result() for keeper in done), default=EXIT_OK)
+
+
+async def _keep(part: str, options: argparse.Namespace, stop: asyncio.Event) -> int:
+    """Run one part until `stop`; its exit status where it can't start at all, else 0."""
+    failures = 0
+    rng = random.Random()  # noqa: S311 - jitter
+    while True:
+        started = monotonic()
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "gateway", part, "--config", str(options.config)),
+            *("--log-level", options.log_level),
+            start_new_session=True,
+        )
+        status = await _end_of(child, stop)
+        if stop.is_set():
+            return EXIT_OK
+        if status == _CANNOT_START and part == "core":
+            return status
+        failures = 1 if monotonic() - started >= STEADY else failures + 1
+        log.warning("ended", part=part, exit_status=status)
+        wait = backoff(failures, rng).total_seconds()
+        try:
+            async with asyncio.timeout(wait):
+                await stop.wait()
+        except TimeoutError:
+            continue
+        return EXIT_OK
+
+
+async def _end_of(child: asyncio.subprocess.Process, stop: asyncio.Event) -> int:
+    ended, stopped = asyncio.create_task(child.wait()), asyncio.create_task(stop.wait())
+    await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not ended.done():
+        child.terminate()
+    return await ended
+
+
+COMMAND = Command(_configure, _run)

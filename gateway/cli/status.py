@@ -1,0 +1,74 @@
+"""`door-gateway status`: how the running gateway is."""
+
+import argparse
+import asyncio
+from pathlib import Path
+
+from gateway.cli import EXIT_NO, EXIT_OK, Command
+from gateway.cli.common import add_config, add_json, load_config, print_json, socket_of
+from gateway.ipc.client import connect
+from gateway.ipc.messages import DoorStateReport, Status
+
+_DESCRIPTION = """\
+Show the running gateway: entitlements in force, doors, devices, what waits for the cloud. Exits 0
+when all is well, 1 when a device is offline, an alarm stands or the journal can't write, 2 when the
+core can't be reached."""
+
+_EXAMPLE = """\
+example:
+  door-gateway status --json | jq .devices"""
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.description, parser.epilog = _DESCRIPTION, _EXAMPLE
+    add_config(parser)
+    add_json(parser)
+
+
+def _run(options: argparse.Namespace) -> int:
+    config = load_config(options)
+    status = asyncio.run(_ask(socket_of(config)))
+    if options.json:
+        print_json(status)
+    else:
+        _print(status)
+    return EXIT_OK if _well(status) else EXIT_NO
+
+
+async def _ask(socket: Path) -> Status:
+    async with connect(socket, role="status") as core:
+        return await core.status()
+
+
+def _well(status: Status) -> bool:
+    return (
+        status.journal.healthy
+        and all(device.online for device in status.devices.values())
+        and not any(door.alarms for door in status.doors.values())
+    )
+
+
+def _print(status: Status) -> None:
+    force = f"{status.revision} as of {status.as_of:%Y-%m-%d %H:%M:%S} UTC" if status.as_of else "-"
+    print(f"{status.site} {status.gateway}, door-gateway {status.version}")
+    print(f"  entitlements  {force}")
+    print(f"  time          {status.at:%Y-%m-%d %H:%M:%S} UTC, trust T{status.trust}")
+    journal = "writing" if status.journal.healthy else f"NOT WRITING: {status.journal.why}"
+    print(f"  journal       {journal}; {status.last_seq} events, {status.backlog} to be delivered")
+    print("doors")
+    for name, door in sorted(status.doors.items()):
+        print(f"  {name:<20} {_door(door)}")
+    print("devices")
+    for name, device in sorted(status.devices.items()):
+        print(f"  {name:<20} {'online' if device.online else f'OFFLINE: {device.why}'}")
+
+
+def _door(door: DoorStateReport) -> str:
+    locked = {True: "locked", False: "released", None: "lock unknown"}[door.locked]
+    alarms = f"  ALARM {', '.join(door.alarms).replace('_', ' ')}" if door.alarms else ""
+    away = [name for name, online in door.readers_online.items() if not online]
+    readers = f"  readers away: {', '.join(away)}" if away else ""
+    return f"{locked}, {door.contact}{alarms}{readers}"
+
+
+COMMAND = Command(_configure, _run)

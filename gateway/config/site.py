@@ -1,0 +1,416 @@
+"""What an installer writes down about a site, and the checks that need no device."""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+
+from gateway.config.devices import Capability, DeviceSettings, DriverSpec, RelayClass
+from gateway.config.tables import convert_table, join
+from gateway.errors import ConfigError, Fault
+
+FILE_BYTES_MAX = 1 << 20
+"""A site's file is a few KiB; a megabyte is somebody's mistake and is not parsed."""
+
+S = TypeVar("S", bound=msgspec.Struct)
+Name = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[^\x00-\x1f\x7f]{1,128}$", description="text of 1 to 128 printable characters"
+    ),
+]
+AbsolutePath = Annotated[
+    str, msgspec.Meta(pattern=r"^/[^\x00]*$", description='an absolute path ("/…")')
+]
+SocketPath = Annotated[
+    str,
+    # The kernel's sun_path has 108 bytes (unix(7)).
+    msgspec.Meta(
+        pattern=r"^/[^\x00]{1,99}$", description="an absolute path of at most 100 characters"
+    ),
+]
+Reason = Annotated[
+    str, msgspec.Meta(min_length=8, description="a reason in words (8 characters or more)")
+]
+Number = Annotated[int, msgspec.Meta(ge=1, le=65535, description="a whole number, 1 to 65535")]
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class SiteTable(_Table, frozen=True):
+    """[site]: who this box is to central operations."""
+
+    id: Name
+    gateway: Name
+
+
+class StateTable(_Table, frozen=True):
+    """[state]: where things are kept on this box."""
+
+    dir: AbsolutePath
+    socket: SocketPath
+    credential_key: AbsolutePath
+    link_user: Name | None = None
+    """The system user that the link runs as, where it isn't the core's own."""
+
+
+class ClockTable(_Table, frozen=True):
+    """[clock]: who vouches for wall time. No default: it decides whether schedules open doors."""
+
+    trust: Literal["kernel", "host"]
+
+
+class TlsTable(_Table, frozen=True):
+    """[mqtt.tls]: files in PEM."""
+
+    ca: AbsolutePath
+    certificate: AbsolutePath
+    key: AbsolutePath
+
+
+class MqttTable(_Table, frozen=True):
+    """[mqtt]: the broker. Without [mqtt.tls] only a broker on this machine is accepted."""
+
+    host: Name
+    port: Number
+    keepalive_s: Annotated[
+        int, msgspec.Meta(ge=5, le=600, description="a whole number of seconds, 5 to 600")
+    ] = 30
+    tls: TlsTable | None = None
+
+
+class DeviceTable(msgspec.Struct, frozen=True):
+    """[devices.NAME]: the driver, and its own settings already checked."""
+
+    driver: DriverSpec
+    settings: DeviceSettings
+
+
+class Strike(_Table, frozen=True):
+    """The output that releases the door, and who times its pulse."""
+
+    device: str
+    output: Number
+    relay_class: RelayClass
+    accept_host_timed: Reason | None = None
+    """Why it is right here that this software times the pulse; journaled at every start."""
+
+
+class Contact(_Table, frozen=True):
+    """The switch that tells an open door from a closed one."""
+
+    device: str
+    input: Number
+    closed_when: Literal["active", "inactive"]
+    unreleased_opening: Literal["forced", "egress"] = "forced"
+    """What an opening that nothing released means: with a mechanical handle and no REX switch in
+    it, people who leave can't be told from people who force the door."""
+
+
+class Rex(_Table, frozen=True):
+    """The request-to-exit button or sensor."""
+
+    device: str
+    input: Number
+    pressed_when: Literal["active", "inactive"]
+
+
+class Reader(_Table, frozen=True):
+    """A device at which credentials are presented, and the side of the door it is on."""
+
+    device: str
+    side: Literal["in", "out"]
+
+
+class DoorTable(_Table, frozen=True):
+    """[doors.ID]: how the door with that id in the records is wired."""
+
+    lock: Literal["fail_secure", "fail_safe"]
+    free_egress: Literal["mechanical", "hardwired", "not_an_escape_route", "gateway"]
+    fire_release: Literal["hardwired", "not_needed", "gateway"]
+    strike: Strike
+    readers: tuple[Reader, ...]
+    contact: Contact | None = None
+    rex: Rex | None = None
+
+
+class SiteConfig(msgspec.Struct, frozen=True):
+    """A whole site, checked. `warnings` are worth an installer's look and stop nothing."""
+
+    site: SiteTable
+    state: StateTable
+    clock: ClockTable
+    mqtt: MqttTable | None
+    devices: Mapping[str, DeviceTable]
+    doors: Mapping[str, DoorTable]
+    warnings: tuple[Fault, ...] = ()
+
+
+def load(path: Path, drivers: Mapping[str, DriverSpec]) -> SiteConfig:
+    """Read and check a site's file.
+
+    Raises:
+        ConfigError: naming every fault with its path in the file.
+    """
+    file = str(path)
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(file, [Fault("-", f"can't be read: {error.strerror}")]) from error
+    if len(data) > FILE_BYTES_MAX:
+        raise ConfigError(file, [Fault("-", f"is larger than {FILE_BYTES_MAX} bytes")])
+    try:
+        raw = tomllib.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(file, [Fault("-", f"is not UTF-8 at byte {error.start}")]) from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(file, [Fault("-", f"is not TOML: {error}")]) from error
+    except RecursionError as error:
+        raise ConfigError(file, [Fault("-", "is nested too deeply")]) from error
+    return check(raw, drivers, file)
+
+
+def check(raw: dict[str, object], drivers: Mapping[str, DriverSpec], file: str) -> SiteConfig:
+    """Check a decoded site file; see `load`."""
+    faults: list[Fault] = []
+    known = ("version", "site", "state", "clock", "mqtt", "devices", "doors")
+    faults += [
+        Fault(join("", name), f"unknown key; known here are: {', '.join(known)}")
+        for name in raw
+        if name not in known
+    ]
+    faults += [Fault(name, "is missing") for name in known if name != "mqtt" and name not in raw]
+    if raw.get("version", 1) != 1:
+        faults.append(Fault("version", f"is {raw['version']!r}; this release reads 1"))
+    site = _section(raw, "site", SiteTable, faults)
+    state = _section(raw, "state", StateTable, faults)
+    clock = _section(raw, "clock", ClockTable, faults)
+    mqtt = _section(raw, "mqtt", MqttTable, faults)
+    devices = _devices(_entries(raw, "devices", faults), drivers, faults)
+    doors = {
+        door_id: door
+        for door_id, table in _entries(raw, "doors", faults).items()
+        if (door := convert_table(table, DoorTable, join("doors", door_id), faults)) is not None
+    }
+    sound = {name: device for name, device in devices.items() if device is not None}
+    faults += _addresses(sound)
+    for door_id, door in doors.items():
+        faults += _life_safety(join("doors", door_id), door)
+        faults += _wiring(join("doors", door_id), door, devices)
+    faults += _shared_points(doors)
+    if raw.get("doors") == {}:
+        faults.append(Fault("doors", "names no door: there is nothing to control"))
+    if mqtt is not None and mqtt.tls is None and mqtt.host not in _THIS_MACHINE:
+        faults.append(
+            Fault(
+                "mqtt.tls",
+                f"is missing: events would travel to {mqtt.host} in clear text. "
+                "Give ca, certificate and key, or use a broker on this machine",
+            )
+        )
+    if faults or site is None or state is None or clock is None:
+        raise ConfigError(file, faults)
+    warnings = [*_unused(sound, doors)]
+    if mqtt is None:
+        warnings.append(Fault("mqtt", "is missing: events stay on this box"))
+    return SiteConfig(
+        site=site,
+        state=state,
+        clock=clock,
+        mqtt=mqtt,
+        devices=sound,
+        doors=doors,
+        warnings=tuple(warnings),
+    )
+
+
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+
+
+def _section(
+    raw: Mapping[str, object], name: str, struct: type[S], faults: list[Fault]
+) -> S | None:
+    return convert_table(raw[name], struct, name, faults) if name in raw else None
+
+
+def _entries(raw: Mapping[str, object], name: str, faults: list[Fault]) -> Mapping[str, object]:
+    entries = raw.get(name, {})
+    if not isinstance(entries, dict):
+        faults.append(Fault(name, "must be a table"))
+        return {}
+    faults += [
+        Fault(join(name, entry), "a name has 1 to 128 printable characters")
+        for entry in entries
+        if not _NAME.fullmatch(entry)
+    ]
+    return entries
+
+
+_NAME = re.compile(r"[^\x00-\x1f\x7f]{1,128}")
+
+
+def _devices(
+    tables: Mapping[str, object], drivers: Mapping[str, DriverSpec], faults: list[Fault]
+) -> dict[str, DeviceTable | None]:
+    """The devices by name; None stands for one whose own table has faults, named already."""
+    devices: dict[str, DeviceTable | None] = {}
+    for name, table in tables.items():
+        where = join("devices", name)
+        devices[name] = None
+        if not isinstance(table, dict):
+            faults.append(Fault(where, "must be a table"))
+            continue
+        driver = table.get("driver")
+        if not isinstance(driver, str) or driver not in drivers:
+            what = "is missing" if driver is None else f"no driver {driver!r}"
+            there_are = ", ".join(sorted(drivers))
+            faults.append(Fault(f"{where}.driver", f"{what}; there are: {there_are}"))
+            continue
+        spec = drivers[driver]
+        rest = {key: value for key, value in table.items() if key != "driver"}
+        settings = convert_table(rest, spec.settings, where, faults)
+        if settings is not None:
+            devices[name] = DeviceTable(driver=spec, settings=settings)
+    return devices
+
+
+def _addresses(devices: Mapping[str, DeviceTable]) -> Iterator[Fault]:
+    owner: dict[str, str] = {}
+    for name, device in devices.items():
+        address = device.driver.address(device.settings)
+        if address is None:
+            continue
+        if address in owner:
+            where = join("devices", name)
+            yield Fault(where, f"{address} is already the line of device {owner[address]!r}")
+        owner.setdefault(address, name)
+
+
+def _life_safety(where: str, door: DoorTable) -> Iterator[Fault]:
+    if door.free_egress == "gateway":
+        yield Fault(
+            f"{where}.free_egress",
+            "people must be able to leave when this box is dead. Fit a handle or crash bar "
+            '("mechanical") or an exit button that cuts the lock\'s power itself ("hardwired")',
+        )
+    if door.fire_release == "gateway":
+        yield Fault(
+            f"{where}.fire_release",
+            "a fire release must not depend on software. Wire the fire panel's relay into the "
+            'lock\'s power ("hardwired")',
+        )
+    if door.fire_release == "not_needed" and door.free_egress == "hardwired":
+        yield Fault(
+            f"{where}.fire_release",
+            "an electrically held door on an escape route needs a fire release: wire the fire "
+            "panel's relay into the lock's power (\"hardwired\")",
+        )
+    if door.free_egress == "hardwired" and door.lock == "fail_secure":
+        yield Fault(
+            f"{where}.lock",
+            "an exit button that cuts the power opens only a fail_safe lock: this door would keep "
+            "people in during a power cut. Fit a fail_safe lock or mechanical egress",
+        )
+
+
+def _wiring(
+    where: str, door: DoorTable, devices: Mapping[str, DeviceTable | None]
+) -> Iterator[Fault]:
+    strike = door.strike
+    yield from _point(f"{where}.strike", strike.device, "output", strike.output, devices)
+    device = devices.get(strike.device)
+    if device is not None and device.driver.relay_class is not None:
+        best = device.driver.relay_class(device.settings)
+        if strike.relay_class > best:
+            yield Fault(
+                f"{where}.strike.relay_class",
+                f"{strike.relay_class} promises more than device {strike.device!r} does with its "
+                f"settings: {best}",
+            )
+    if strike.relay_class in _HOST_TIMED and strike.accept_host_timed is None:
+        yield Fault(
+            f"{where}.strike.accept_host_timed",
+            f"is missing: a strike of class {strike.relay_class} is timed by this software, and "
+            "killed in mid-pulse it could leave the lock released. Use a board with timed pulses "
+            "(R2), or write here why it is acceptable at this door",
+        )
+    if door.contact is not None:
+        contact = door.contact
+        yield from _point(f"{where}.contact", contact.device, "input", contact.input, devices)
+    if door.rex is not None:
+        yield from _point(f"{where}.rex", door.rex.device, "input", door.rex.input, devices)
+    if not door.readers:
+        yield Fault(f"{where}.readers", "names no reader: nobody could ever be let in here")
+    for index, reader in enumerate(door.readers):
+        at = f"{where}.readers[{index}].device"
+        if reader.device not in devices:
+            yield Fault(at, f"no device {reader.device!r}")
+            continue
+        read_by = devices[reader.device]
+        if read_by is not None and not read_by.driver.capabilities & _READS:
+            yield Fault(at, f"{reader.device!r} ({read_by.driver.name}) reads no credentials")
+
+
+_HOST_TIMED = (RelayClass.R0, RelayClass.R1)
+_READS = frozenset({Capability.READS_CREDENTIALS, Capability.READS_PINS})
+
+
+def _point(
+    where: str,
+    name: str,
+    kind: Literal["output", "input"],
+    number: int,
+    devices: Mapping[str, DeviceTable | None],
+) -> Iterator[Fault]:
+    if name not in devices:
+        yield Fault(f"{where}.device", f"no device {name!r}")
+        return
+    device = devices[name]
+    if device is None:
+        return
+    spec = device.driver
+    count = (spec.outputs if kind == "output" else spec.inputs)(device.settings)
+    if count == 0:
+        yield Fault(f"{where}.device", f"{name!r} ({spec.name}) has no {kind}s")
+    elif number > count:
+        yield Fault(f"{where}.{kind}", f"{name!r} has {kind}s 1 to {count}, not {number}")
+
+
+def _shared_points(doors: Mapping[str, DoorTable]) -> Iterator[Fault]:
+    owner: dict[tuple[str, str, int], str] = {}
+    for door_id, door in doors.items():
+        where = join("doors", door_id)
+        points = [(f"{where}.strike.output", (door.strike.device, "output", door.strike.output))]
+        if door.contact is not None:
+            path = f"{where}.contact.input"
+            points.append((path, (door.contact.device, "input", door.contact.input)))
+        if door.rex is not None:
+            points.append((f"{where}.rex.input", (door.rex.device, "input", door.rex.input)))
+        for index, reader in enumerate(door.readers):
+            points.append((f"{where}.readers[{index}].device", (reader.device, "reader", 0)))
+        for path, point in points:
+            if point in owner:
+                what = point[0] if point[1] == "reader" else f"{point[1]} {point[2]} of {point[0]}"
+                yield Fault(path, f"{what} is already at {owner[point]}")
+            owner.setdefault(point, path)
+
+
+def _unused(devices: Mapping[str, DeviceTable], doors: Mapping[str, DoorTable]) -> Iterator[Fault]:
+    used = {
+        name
+        for door in doors.values()
+        for name in (
+            door.strike.device,
+            *(point.device for point in (door.contact, door.rex) if point is not None),
+            *(reader.device for reader in door.readers),
+        )
+    }
+    for name in devices:
+        if name not in used:
+            yield Fault(join("devices", name), "is at no door")

@@ -1,0 +1,90 @@
+"""Turns a decoded TOML table into a struct and names every fault, not only the first."""
+
+from collections.abc import Mapping
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from gateway.errors import Fault
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def convert_table(raw: object, struct: type[S], where: str, faults: list[Fault]) -> S | None:
+    """Convert `raw` to `struct`; append a fault for every member that isn't right.
+
+    `where` is the path of the table in the file ("" at the top). Returns None if there was one.
+    """
+    if not isinstance(raw, dict):
+        faults.append(Fault(where or "-", "must be a table"))
+        return None
+    before = len(faults)
+    fields = msgspec.structs.fields(struct)
+    hints = get_type_hints(struct, include_extras=True)
+    names = {field.encode_name for field in fields}
+    for name in raw:
+        if name not in names:
+            known = ", ".join(sorted(names))
+            faults.append(Fault(join(where, name), f"unknown key; known here are: {known}"))
+    values: dict[str, Any] = {}
+    for field in fields:
+        path = join(where, field.encode_name)
+        if field.encode_name not in raw:
+            if field.required:
+                faults.append(Fault(path, "is missing"))
+            continue
+        values[field.name] = _convert(raw[field.encode_name], hints[field.name], path, faults)
+    if len(faults) > before:
+        return None
+    try:
+        return struct(**values)
+    except ValueError as error:
+        # What a struct checks over its members; by convention it begins with the `member`.
+        member, what = _split(str(error))
+        faults.append(Fault(join(where, member) if member else where, what))
+        return None
+
+
+def _split(message: str) -> tuple[str, str]:
+    if message.startswith("`"):
+        member, _, what = message[1:].partition("` ")
+        return member, what
+    return "", message
+
+
+def _convert(raw: object, hint: Any, path: str, faults: list[Fault]) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType) and NoneType in args and len(args) == 2:
+        return _convert(raw, next(arg for arg in args if arg is not NoneType), path, faults)
+    if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
+        return convert_table(raw, hint, path, faults)
+    if origin is tuple and isinstance(raw, list):
+        return tuple(
+            _convert(item, args[0], f"{path}[{index}]", faults) for index, item in enumerate(raw)
+        )
+    if origin in (dict, Mapping) and isinstance(raw, dict):
+        return {
+            name: _convert(item, args[1], join(path, name), faults) for name, item in raw.items()
+        }
+    try:
+        return msgspec.convert(raw, hint)
+    except msgspec.ValidationError as error:
+        # A pattern says nothing to people; what it stands for is in the type's description.
+        meant = next((m.description for m in args if isinstance(m, msgspec.Meta)), None)
+        faults.append(Fault(path, f"must be {meant}" if meant else _plain(str(error))))
+        return None
+
+
+def join(where: str, name: str) -> str:
+    """The path of `name` in the table at `where`, quoted as TOML would where it must be."""
+    bare = name and all(char.isascii() and (char.isalnum() or char in "-_") for char in name)
+    part = name if bare else '"' + name.encode("unicode_escape").decode().replace('"', '\\"') + '"'
+    return f"{where}.{part}" if where else part
+
+
+def _plain(message: str) -> str:
+    # msgspec's own words, with its type names in those of TOML.
+    for theirs, ours in (("`str`", "text"), ("`int`", "a whole number"), ("`bool`", "true/false")):
+        message = message.replace(theirs, ours)
+    return message.replace("`array`", "a list").replace("`object`", "a table")

@@ -1,0 +1,282 @@
+"""Controls a site: runs its drivers, brings their facts to the doors, knows what is online."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from typing import Any, Literal, cast
+
+import structlog
+
+from gateway.clock import Clock
+from gateway.config.devices import Capability
+from gateway.config.site import DoorTable, SiteConfig
+from gateway.control.door import CardTapped, DoorController, InForce, Journal, PointChanged, Wiring
+from gateway.domain import events
+from gateway.domain.door_state import Contact, ContactSaid, RexPressed, Side, Strike, StrikeSaid
+from gateway.domain.facts import (
+    CredentialPresented,
+    DeviceOffline,
+    DeviceOnline,
+    Fact,
+    InputChanged,
+    OutputReported,
+    UnexpectedOutput,
+)
+from gateway.domain.signal import Signal
+from gateway.drivers.base import Driver, Indicates, PulsesOutput
+from gateway.errors import DeviceUnavailable, StorageError
+from gateway.supervise import keep_running
+
+log = structlog.get_logger()
+
+REST_WAIT = timedelta(seconds=2)
+"""All strikes are at rest within 2 s of start, before any reader is live (PROMISES.md P2). A relay
+board that is not there by then doesn't keep the other doors shut."""
+
+
+_When = Literal["active", "inactive"]
+
+
+class DeviceState:
+    """Whether a device answers, and why not."""
+
+    def __init__(self) -> None:
+        self.online: bool | None = None
+        self.why: str | None = "has not answered yet"
+
+
+class SiteController:
+    """All doors of a site. The constructor opens nothing; `run` works until cancelled."""
+
+    def __init__(
+        self,
+        config: SiteConfig,
+        *,
+        journal: Journal,
+        in_force: Callable[[], InForce],
+        clock: Clock,
+        rng: random.Random,
+        on_change: Callable[[str], None] = lambda _door: None,
+    ) -> None:
+        self._config = config
+        self._journal = journal
+        self._clock = clock
+        self._rng = rng
+        self._on_change = on_change
+        self._drivers: dict[str, Driver] = {
+            name: device.driver.build(name, device.settings, clock)
+            for name, device in config.devices.items()
+        }
+        self.devices: dict[str, DeviceState] = {name: DeviceState() for name in self._drivers}
+        self.doors: dict[str, DoorController] = {
+            door_id: DoorController(
+                door_id,
+                self._wiring(table),
+                journal=journal,
+                in_force=in_force,
+                clock=clock,
+                on_change=on_change,
+            )
+            for door_id, table in config.doors.items()
+        }
+        self._points = _Points(config.doors)
+        self._relays_up = asyncio.Event()
+
+    async def run(self) -> None:
+        """Bring every strike to rest, then make the readers live; work until cancelled."""
+        boards = {
+            name
+            for name, device in self._config.devices.items()
+            if Capability.PULSES_OUTPUTS in device.driver.capabilities
+        }
+        async with asyncio.TaskGroup() as group:
+            for controller in self.doors.values():
+                group.create_task(controller.run(), name=f"door {controller.door}")
+            for name in boards:
+                group.create_task(self._keep(name), name=f"device {name}")
+            try:
+                async with asyncio.timeout(REST_WAIT.total_seconds()):
+                    await self._relays_up.wait()
+            except TimeoutError:
+                away = sorted(name for name in boards if not self.devices[name].online)
+                log.warning("starting without relay boards", devices=away)
+            for name in self._drivers.keys() - boards:
+                group.create_task(self._keep(name), name=f"device {name}")
+
+    async def self_test(self) -> None:
+        """Return when every door's lanes have answered (watchdog)."""
+        for controller in self.doors.values():
+            await controller.self_test()
+
+    def readers_online(self, door_id: str) -> dict[str, bool]:
+        """The readers of a door, and whether each answers."""
+        readers = self._config.doors[door_id].readers
+        return {reader.device: bool(self.devices[reader.device].online) for reader in readers}
+
+    async def _keep(self, name: str) -> None:
+        driver = self._drivers[name]
+        await keep_running(
+            name,
+            lambda: driver.run(self.take),
+            clock=self._clock,
+            rng=self._rng,
+            on_down=lambda why: self.take(DeviceOffline(name, why, self._clock.monotonic())),
+        )
+
+    # --- Facts -----------------------------------------------------------------------------------
+
+    def take(self, fact: Fact) -> None:
+        """Bring a fact to its door; never blocks and never raises."""
+        match fact:
+            case CredentialPresented():
+                found = self._points.readers.get(fact.device)
+                if found is not None:
+                    door, side = found
+                    tap = CardTapped(fact.device, side, fact.kind, fact.value, fact.at)
+                    self.doors[door].tap(tap)
+            case InputChanged():
+                self._input_changed(fact)
+            case OutputReported():
+                said = StrikeSaid(Strike.ENERGISED if fact.energised else Strike.AT_REST)
+                self._to_strike(fact.device, fact.output, said, fact.at)
+            case UnexpectedOutput():
+                self._unexpected(fact)
+            case DeviceOnline():
+                self._online(fact.device)
+            case DeviceOffline():
+                self._offline(fact)
+
+    def _input_changed(self, fact: InputChanged) -> None:
+        point = (fact.device, fact.input)
+        if point in self._points.contacts:
+            door, closed_when = self._points.contacts[point]
+            closed = fact.active == (closed_when == "active")
+            contact = Contact.CLOSED if closed else Contact.OPEN
+            self.doors[door].point(PointChanged(ContactSaid(contact), fact.at))
+        if point in self._points.rex:
+            door, pressed_when = self._points.rex[point]
+            if fact.active == (pressed_when == "active"):
+                self.doors[door].point(PointChanged(RexPressed(), fact.at))
+
+    def _unexpected(self, fact: UnexpectedOutput) -> None:
+        door = self._points.strikes.get((fact.device, fact.output))
+        log.error("output forced off", device=fact.device, output=fact.output, door=door)
+        self._record(
+            events.OutputForcedOff(
+                at=self._clock.now(),
+                trust=int(self._clock.trust()),
+                device=fact.device,
+                output=fact.output,
+                door=door,
+            )
+        )
+
+    def _online(self, name: str) -> None:
+        device = self.devices[name]
+        if device.online:
+            return
+        device.online, device.why = True, None
+        log.info("online", device=name)
+        self._record(
+            events.DeviceUp(at=self._clock.now(), trust=int(self._clock.trust()), device=name)
+        )
+        if all(self.devices[board].online for board in self._points.boards):
+            self._relays_up.set()
+        self._changed(name)
+
+    def _offline(self, fact: DeviceOffline) -> None:
+        device = self.devices[fact.device]
+        was, device.online, device.why = device.online, False, fact.why
+        if was is False:
+            return  # said already: one line down, one line back
+        log.warning("offline", device=fact.device, why=fact.why)
+        self._record(
+            events.DeviceDown(
+                at=self._clock.now(),
+                trust=int(self._clock.trust()),
+                device=fact.device,
+                why=fact.why,
+            )
+        )
+        for (name, _), (door, _when) in self._points.contacts.items():
+            if name == fact.device:
+                self.doors[door].point(PointChanged(ContactSaid(Contact.UNKNOWN), fact.at))
+        for name, output in self._points.strikes:
+            if name == fact.device:
+                self._to_strike(name, output, StrikeSaid(Strike.UNKNOWN), fact.at)
+        self._changed(fact.device)
+
+    def _to_strike(self, device: str, output: int, said: StrikeSaid, at: timedelta) -> None:
+        door = self._points.strikes.get((device, output))
+        if door is not None:
+            self.doors[door].point(PointChanged(said, at))
+
+    def _changed(self, device: str) -> None:
+        for door in self._points.doors_of(device):
+            self._on_change(door)
+
+    def _record(self, event: events.Event) -> None:
+        try:
+            self._journal.append(event)
+        except StorageError as error:
+            log.error("event not kept", why=str(error))
+
+    # --- Effects ---------------------------------------------------------------------------------
+
+    def _wiring(self, table: DoorTable) -> Wiring:
+        indicators: dict[Side, tuple[Callable[[Signal], Awaitable[None]], ...]] = {}
+        for reader in table.readers:
+            driver = self._drivers[reader.device]
+            if isinstance(driver, Indicates):
+                indicators[reader.side] = (*indicators.get(reader.side, ()), driver.indicate)
+        return Wiring(
+            pulse=self._pulse(table.strike.device, table.strike.output),
+            indicators=indicators,
+            unreleased_opening_is_forced=(
+                table.contact is None or table.contact.unreleased_opening == "forced"
+            ),
+        )
+
+    def _pulse(self, device: str, output: int) -> Callable[[timedelta], Awaitable[None]]:
+        # The config check has made sure of the capability.
+        driver = cast("PulsesOutput", self._drivers[device])
+
+        async def pulse(duration: timedelta) -> None:
+            if not self.devices[device].online:
+                raise DeviceUnavailable(f"{device}: offline: {self.devices[device].why}")
+            await driver.pulse(output, duration)
+
+        return pulse
+
+
+class _Points:
+    """Which door a device's points belong to."""
+
+    def __init__(self, doors: Mapping[str, DoorTable]) -> None:
+        self.readers: dict[str, tuple[str, Side]] = {}
+        self.contacts: dict[tuple[str, int], tuple[str, _When]] = {}
+        self.rex: dict[tuple[str, int], tuple[str, _When]] = {}
+        self.strikes: dict[tuple[str, int], str] = {}
+        for door_id, door in doors.items():
+            self.strikes[door.strike.device, door.strike.output] = door_id
+            if door.contact is not None:
+                contact = door.contact
+                self.contacts[contact.device, contact.input] = (door_id, contact.closed_when)
+            if door.rex is not None:
+                self.rex[door.rex.device, door.rex.input] = (door_id, door.rex.pressed_when)
+            for reader in door.readers:
+                self.readers[reader.device] = (door_id, reader.side)
+        self.boards = {device for device, _ in self.strikes}
+
+    def doors_of(self, device: str) -> set[str]:
+        """The doors that have a point or a reader on the device."""
+        found: set[str] = set()
+        tables: tuple[Mapping[Any, Any], ...] = (self.contacts, self.rex, self.strikes)
+        for points in tables:
+            for (name, _), value in points.items():
+                if name == device:
+                    found.add(value if isinstance(value, str) else value[0])
+        if device in self.readers:
+            found.add(self.readers[device][0])
+        return found

@@ -1,0 +1,242 @@
+"""A keypad that sends one ASCII character a key over a serial line.
+
+    [devices.street-keypad]
+    driver = "ascii_keypad"
+    port = "/dev/serial/by-path/pci-0000:00:14.0-usb-0:1.2:1.0-port0"
+    baud_rate = 9600
+    inter_digit_timeout_s = 5.0
+
+Digits, then `#` to enter or `*` to clear; 8 data bits, no parity, 1 stop bit. Such a keypad says
+nothing by itself, so it counts as online once its port is open: a keypad that is cut off behind a
+working serial adapter is not noticed. The line has no checksum either: a byte that is no key spoils
+the entry, but a digit that noise turned into another digit can't be told from a mistyped one.
+"""
+
+import asyncio
+import re
+import select
+import termios
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, ClassVar, Final
+
+import serial_asyncio_fast
+import structlog
+
+from gateway.clock import Clock
+from gateway.config.devices import Capability, DeviceSettings, DriverSpec
+from gateway.domain.facts import CredentialPresented, DeviceOnline
+from gateway.drivers.base import FactSink, Signal
+from gateway.errors import DeviceUnavailable
+
+log = structlog.get_logger()
+
+ENTER: Final = ord("#")
+CLEAR: Final = ord("*")
+DIGITS: Final = frozenset(b"0123456789")
+
+# The control characters that light the keypad's lamps (ECMA-6 names).
+INDICATION: Final = {
+    Signal.GRANTED: b"\x06",  # ACK
+    Signal.DENIED: b"\x15",  # NAK
+    Signal.PIN_WANTED: b"\x05",  # ENQ
+    Signal.FAULT: b"\x18",  # CAN
+}
+
+PIN_DIGITS_MIN: Final = 4
+PIN_DIGITS_MAX: Final = 8
+"""What a PIN may be (spec/entitlements.md); shorter and longer entries are thrown away whole."""
+
+INTER_DIGIT_TIMEOUT_S_MIN: Final = 1.0
+INTER_DIGIT_TIMEOUT_S_MAX: Final = 30.0
+"""Below, slow fingers lose their entry; above, the next person continues the last one's."""
+
+WRITE_S_MAX: Final = 0.5
+"""A line that takes no byte for so long (flow control, a stuck adapter) is lost."""
+
+WRITE_POLL_S: Final = 0.005
+CLOSE_S_MAX: Final = 1.0
+"""The kernel may hold a close back while it waits for output to drain; then it is left to it."""
+
+_PORT: Final = re.compile(r"(/[A-Za-z0-9._:+@-]{1,128}){1,16}")
+
+
+class AsciiKeypadSettings(DeviceSettings, frozen=True, kw_only=True):
+    """[devices.NAME] of an ASCII keypad."""
+
+    BAUD_RATES: ClassVar = frozenset({1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200})
+
+    port: str
+    baud_rate: int = 9600
+    inter_digit_timeout_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no such keypad can be set to.
+
+        Raises:
+            ValueError: msgspec turns it into a fault with its path in the file.
+        """
+        if not _PORT.fullmatch(self.port):
+            raise ValueError("`port` must be the absolute path of a serial port")
+        if self.baud_rate not in self.BAUD_RATES:
+            raise ValueError(f"`baud_rate` must be one of {sorted(self.BAUD_RATES)}")
+        if not (
+            INTER_DIGIT_TIMEOUT_S_MIN <= self.inter_digit_timeout_s <= INTER_DIGIT_TIMEOUT_S_MAX
+        ):
+            raise ValueError(
+                f"`inter_digit_timeout_s` must be {INTER_DIGIT_TIMEOUT_S_MIN:g} to "
+                f"{INTER_DIGIT_TIMEOUT_S_MAX:g}"
+            )
+
+
+class KeypadProtocol:
+    """Keys in, entered PINs out. An entry is everything from one `#` or `*` to the next."""
+
+    def __init__(self, device_id: str, inter_digit_timeout: timedelta) -> None:
+        self.device_id = device_id
+        self._timeout = inter_digit_timeout
+        self._digits = bytearray()
+        self._spoilt = False
+        self._last = timedelta()
+
+    @property
+    def pending(self) -> bool:
+        """Whether an entry has been begun and not ended."""
+        return bool(self._digits) or self._spoilt
+
+    def receive(self, data: Iterable[int], now: timedelta) -> list[CredentialPresented]:
+        """Take the bytes that came at `now` (monotonic); return the PINs that they completed."""
+        facts = []
+        for byte in data:
+            self.expire(now)
+            self._last = now
+            if byte == ENTER:
+                if not self._spoilt and len(self._digits) >= PIN_DIGITS_MIN:
+                    facts.append(
+                        CredentialPresented(self.device_id, "pin", self._digits.decode(), now)
+                    )
+                self.forget()
+            elif byte == CLEAR:
+                self.forget()
+            elif byte in DIGITS and len(self._digits) < PIN_DIGITS_MAX and not self._spoilt:
+                self._digits.append(byte)
+            else:
+                self.forget()
+                self._spoilt = True
+        return facts
+
+    def expire(self, now: timedelta) -> None:
+        """Throw an entry away that was left for longer than the inter-digit timeout."""
+        if self.pending and now - self._last >= self._timeout:
+            self.forget()
+
+    def forget(self) -> None:
+        """Throw the entry away, its digits out of memory as well."""
+        self._digits[:] = bytes(len(self._digits))
+        self._digits.clear()
+        self._spoilt = False
+
+
+class AsciiKeypad:
+    """The serial line of one keypad."""
+
+    def __init__(self, device_id: str, settings: AsciiKeypadSettings, clock: Clock) -> None:
+        self.device_id = device_id
+        self._settings = settings
+        self._clock = clock
+        self._transport: serial_asyncio_fast.SerialTransport | None = None
+
+    async def run(self, emit: FactSink) -> None:
+        """See `Driver.run`."""
+        timeout = timedelta(seconds=self._settings.inter_digit_timeout_s)
+        protocol = KeypadProtocol(self.device_id, timeout)
+        line = _Line(lambda data: self._receive(protocol, data, emit))
+        try:
+            transport, _ = await serial_asyncio_fast.create_serial_connection(
+                asyncio.get_running_loop(),
+                lambda: line,
+                self._settings.port,
+                baudrate=self._settings.baud_rate,
+                exclusive=True,
+            )
+        except (OSError, ValueError, termios.error) as error:
+            raise DeviceUnavailable(
+                f"{self.device_id}: {self._settings.port} can't be opened: {error}"
+            ) from error
+        try:
+            self._transport = transport
+            emit(DeviceOnline(self.device_id, self._clock.monotonic()))
+            while not line.lost.done():
+                # A left entry must not stay in memory until somebody presses the next key.
+                await asyncio.wait({line.lost}, timeout=timeout.total_seconds())
+                protocol.expire(self._clock.monotonic())
+            raise DeviceUnavailable(
+                f"{self.device_id}: {self._settings.port} is gone: {line.lost.result()}"
+            )
+        finally:
+            self._transport = None
+            protocol.forget()
+            await _close(transport, line)
+
+    def _receive(self, protocol: KeypadProtocol, data: bytes, emit: FactSink) -> None:
+        for fact in protocol.receive(data, self._clock.monotonic()):
+            emit(fact)
+
+    async def indicate(self, signal: Signal) -> None:
+        """See `Indicates.indicate`."""
+        try:
+            async with asyncio.timeout(WRITE_S_MAX):
+                while not _takes_bytes(self._open_transport()):  # noqa: ASYNC110  # rare, short
+                    await asyncio.sleep(WRITE_POLL_S)
+        except TimeoutError:
+            raise DeviceUnavailable(
+                f"{self.device_id}: {self._settings.port} takes no byte"
+            ) from None
+        self._open_transport().write(INDICATION[signal])
+
+    def _open_transport(self) -> serial_asyncio_fast.SerialTransport:
+        if self._transport is None or self._transport.is_closing():
+            raise DeviceUnavailable(f"{self.device_id}: {self._settings.port} is not open")
+        return self._transport
+
+
+class _Line(asyncio.Protocol):
+    """Hands the line's bytes up and remembers its end. `lost` has the reason as its result."""
+
+    def __init__(self, receive: Callable[[bytes], None]) -> None:
+        self._receive = receive
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        if not self.lost.done():
+            self._receive(data)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if not self.lost.done():
+            self.lost.set_result("closed" if exc is None else str(exc))
+
+
+def _takes_bytes(transport: Any) -> bool:
+    # pyserial 3.5 spins for ever in a non-blocking write that the kernel refuses (EAGAIN), so the
+    # whole event loop would stand still: a byte is only written where there is room.
+    _, writable, _ = select.select([], [transport.serial.fileno()], [], 0)
+    return bool(writable)
+
+
+async def _close(transport: Any, line: _Line) -> None:
+    if not transport.is_closing():
+        # What a stuck line has not taken yet would delay the kernel's close by up to 30 s.
+        with suppress(OSError, termios.error):
+            transport.serial.reset_output_buffer()
+        transport.abort()
+    await asyncio.wait({line.lost}, timeout=CLOSE_S_MAX)
+
+
+DRIVER = DriverSpec(
+    name="ascii_keypad",
+    settings=AsciiKeypadSettings,
+    capabilities=frozenset({Capability.READS_PINS, Capability.INDICATES}),
+    build=AsciiKeypad,
+    address=lambda settings: settings.port,
+)

@@ -1,0 +1,204 @@
+"""An NXP PN532 NFC reader on a serial line, through nfcpy: reads the UIDs of ISO/IEC 14443-A cards.
+
+    [devices.street-reader]
+    driver = "pn532"
+    port = "/dev/serial/by-path/pci-0000:00:14.0-usb-0:1.1:1.0-port0"
+
+A UID is no secret and can be copied onto another card: a zone that matters wants a second factor.
+A random UID (phones, some transport cards; 4 bytes, the first 08) is passed on as it is read.
+
+nfcpy blocks and a reader can hang, so each reader has a process of its own (`pn532_worker.py`),
+which is killed when it falls silent.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Final, cast
+
+import msgspec
+import structlog
+
+from gateway.clock import Clock
+from gateway.config.devices import Capability, DeviceSettings, DriverSpec
+from gateway.domain.facts import CredentialPresented, DeviceOnline, Fact
+from gateway.drivers.base import FactSink
+from gateway.errors import DeviceUnavailable
+
+log = structlog.get_logger()
+
+WORKER: Final = Path(__file__).with_name("pn532_worker.py")
+
+START_S_MAX: Final = 8.0
+"""Until the worker says that the chip answers: nfcpy alone waits 1.5 s for the first byte of a USB
+adapter on a Raspberry Pi, and again after the line's speed was set back."""
+
+SILENCE_S_MAX: Final = 3.0
+"""The worker says something every 0.5 s; silent for so long it hangs and is killed."""
+
+KILL_S_MAX: Final = 1.0
+"""A process that the kernel doesn't let die (a stuck driver) is left behind after this."""
+
+LINE_BYTES_MAX: Final = 128
+"""The longest line a worker may say."""
+
+_PORT: Final = re.compile(r"(/[A-Za-z0-9._:+@-]{1,128}){1,16}")
+_MESSAGE: Final = re.compile(
+    rb"(?P<online>O (?P<online_ns>[0-9]{1,19}))"
+    rb"|U (?P<uid>[0-9A-F]{8}|[0-9A-F]{14}|[0-9A-F]{20}) (?P<uid_ns>[0-9]{1,19})"
+    rb"|R (?P<refused>[0-9]{1,3})"
+    rb"|(?P<heartbeat>H)"
+    rb"|E (?P<ended>[A-Za-z0-9_. ]{1,100})"
+)
+
+
+class Pn532Settings(DeviceSettings, frozen=True, kw_only=True):
+    """[devices.NAME] of a PN532."""
+
+    port: str
+
+    def __post_init__(self) -> None:
+        """Refuse a name that nfcpy, which hands it to a shell, can't be trusted with.
+
+        Raises:
+            ValueError: msgspec turns it into a fault with its path in the file.
+        """
+        if not _PORT.fullmatch(self.port):
+            raise ValueError("`port` must be the absolute path of a serial port")
+
+
+class UidRefused(msgspec.Struct, frozen=True):
+    """A card whose UID is not whole or of no known length; the UID itself is not passed on."""
+
+    bytes_count: int
+
+
+class WorkerEnded(msgspec.Struct, frozen=True):
+    """The worker's last words."""
+
+    why: str
+
+
+class Pn532Protocol:
+    """The worker's bytes in, facts out."""
+
+    def __init__(self, device_id: str) -> None:
+        self.device_id = device_id
+        self.online = False
+        self._rest = b""
+
+    def receive(self, data: bytes) -> list[Fact | UidRefused | WorkerEnded]:
+        """Take what the worker wrote; return what its complete lines say.
+
+        Raises:
+            DeviceUnavailable: it wrote something else.
+        """
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > LINE_BYTES_MAX:
+            raise self._junk(self._rest)
+        said = (self._read(line) for line in lines)
+        return [message for message in said if message is not None]
+
+    def _read(self, line: bytes) -> Fact | UidRefused | WorkerEnded | None:
+        message = _MESSAGE.fullmatch(line)
+        if message is None:
+            raise self._junk(line)
+        if message["ended"]:
+            return WorkerEnded(message["ended"].decode())
+        if message["online"] and not self.online:
+            self.online = True
+            return DeviceOnline(self.device_id, _monotonic(message["online_ns"]))
+        if (not self.online and not message["heartbeat"]) or message["online"]:
+            raise self._junk(line)
+        if message["uid"]:
+            at = _monotonic(message["uid_ns"])
+            return CredentialPresented(self.device_id, "uid", message["uid"].decode(), at)
+        if message["refused"]:
+            return UidRefused(int(message["refused"]))
+        return None
+
+    def _junk(self, line: bytes) -> DeviceUnavailable:
+        # Not the bytes themselves: part of them may be a UID.
+        return DeviceUnavailable(
+            f"{self.device_id}: its worker wrote a line of {len(line)} bytes that means nothing"
+        )
+
+
+def _monotonic(nanoseconds: bytes) -> timedelta:
+    return timedelta(microseconds=int(nanoseconds) // 1000)
+
+
+class Pn532:
+    """One reader and the process that drives it."""
+
+    def __init__(self, device_id: str, settings: Pn532Settings, clock: Clock) -> None:
+        del clock  # the worker reads the same CLOCK_MONOTONIC, nearer to the card
+        self.device_id = device_id
+        self._port = settings.port
+
+    async def run(self, emit: FactSink) -> None:
+        """See `Driver.run`."""
+        if not os.path.exists(self._port):  # noqa: ASYNC240, PTH110  # no I/O to wait for in /dev
+            raise DeviceUnavailable(f"{self.device_id}: {self._port} is not there")
+        protocol = Pn532Protocol(self.device_id)
+        worker = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-I",
+            str(WORKER),
+            self._port,
+            str(os.getpid()),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=True,  # so that nfcpy's `stty` dies with it
+        )
+        try:
+            lines = cast("asyncio.StreamReader", worker.stdout)
+            while True:
+                limit_s = SILENCE_S_MAX if protocol.online else START_S_MAX
+                try:
+                    async with asyncio.timeout(limit_s):
+                        data = await lines.read(4096)
+                except TimeoutError:
+                    raise DeviceUnavailable(
+                        f"{self.device_id}: {self._port}: its worker is silent since {limit_s:g} s"
+                    ) from None
+                if not data:
+                    raise DeviceUnavailable(f"{self.device_id}: its worker on {self._port} ended")
+                for message in protocol.receive(data):
+                    self._take(message, emit)
+        finally:
+            await _kill(worker)
+
+    def _take(self, message: Fact | UidRefused | WorkerEnded, emit: FactSink) -> None:
+        match message:
+            case UidRefused(bytes_count=count):
+                log.warning("uid_refused", device=self.device_id, uid_bytes=count)
+            case WorkerEnded(why=why):
+                raise DeviceUnavailable(f"{self.device_id}: {self._port} failed: {why}")
+            case fact:
+                emit(fact)
+
+
+async def _kill(worker: asyncio.subprocess.Process) -> None:
+    if worker.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(worker.pid, signal.SIGKILL)
+    cast("asyncio.StreamWriter", worker.stdin).close()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(KILL_S_MAX):
+            await worker.wait()
+
+
+DRIVER = DriverSpec(
+    name="pn532",
+    settings=Pn532Settings,
+    capabilities=frozenset({Capability.READS_CREDENTIALS}),
+    build=Pn532,
+    address=lambda settings: settings.port,
+)

@@ -1,0 +1,733 @@
+"""The journal of one gateway: append at once, commit in groups, delete only what has arrived."""
+
+import asyncio
+import functools
+import itertools
+import sqlite3
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import aiosqlite
+import msgspec
+import structlog
+
+from gateway.clock import Clock, TimeTrust
+from gateway.domain import events
+from gateway.errors import StorageError
+from gateway.journal.chain import CHAIN_BYTES, genesis, link
+from gateway.journal.salvage import STREAM, salvage
+from gateway.sqlite import (
+    DatabaseCorrupt,
+    Migration,
+    aside_path,
+    is_damage,
+    migrations,
+    open_database,
+    set_aside,
+)
+
+QUEUE_EVENTS_MAX = 10_000
+"""Events kept in memory while the disk refuses them: about 5 MB, and hours of a busy site. Beyond
+it `append` raises, so that nobody is let in unrecorded, and a `JournalGap` counts what was lost."""
+
+GROUP_EVENTS_MAX = 1_000
+"""Events in one commit: about 10 ms of work, which is as long as the next group waits."""
+
+PURGE_STEP_EVENTS = 500
+"""Events deleted in one transaction: about 3 ms, which an append may have to wait."""
+
+READ_EVENTS_MAX = 1_000
+"""Events read at once: the writer shares the thread, and this keeps it busy for a few ms only."""
+
+RETRY_S_FIRST = 0.1
+RETRY_S_MAX = 5.0
+"""How long to wait after a write that failed, doubling: a disk that is well again is used within
+seconds, and one that isn't costs no more than a try in five seconds."""
+
+CLOSE_S_MAX = 5.0
+"""How long closing waits for what is still to be committed: a service manager kills after 10 s."""
+
+TAIL_EVENTS = 1_000
+"""Youngest events whose chain is verified at open: 2 ms."""
+
+_NO_ERROR = (None, None, None)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_log = structlog.get_logger(__name__)
+
+
+class JournalFull(StorageError):
+    """The event was not kept: the disk has refused events for longer than memory can hold them."""
+
+
+class Backlog(NamedTuple):
+    """What the cloud has not acknowledged yet."""
+
+    committed: int
+    """Events on disk above the watermark."""
+    waiting: int
+    """Events still in memory, not committed."""
+
+
+class RawEvent(NamedTuple):
+    """A committed event as bytes, for forwarding without decoding."""
+
+    stream: str
+    seq: int
+    body: bytes
+    """Its canonical JSON."""
+
+
+class JournalBegunAgain(DatabaseCorrupt):
+    """The file turned out damaged while in use. All is saved in a new one; start again."""
+
+
+class Ticket:
+    """The receipt for an event: its number at once, its commit later."""
+
+    __slots__ = ("committed", "seq")
+
+    def __init__(self, seq: int, committed: asyncio.Future[None]) -> None:
+        self.seq = seq
+        self.committed = committed
+        """Done when the event is on disk; has a `StorageError` if it never got there. Wait with
+        `committed_within`: awaiting it in a task that is cancelled would cancel it as well."""
+
+    async def committed_within(self, limit: timedelta) -> bool:
+        """Whether the event is on disk before `limit` has passed. The commit goes on either way."""
+        if not self.committed.done():
+            await asyncio.wait((self.committed,), timeout=limit.total_seconds())
+        return (
+            self.committed.done()
+            and not self.committed.cancelled()
+            and self.committed.exception() is None
+        )
+
+
+class _Row(NamedTuple):
+    seq: int
+    at: int
+    trust: int
+    code: str
+    priority: int
+    body: bytes
+    chain: bytes
+
+
+class _Waiting(NamedTuple):
+    row: _Row
+    committed: asyncio.Future[None]
+
+
+class _Position(NamedTuple):
+    """Where a journal file stands, read at open."""
+
+    stream: str
+    last: int
+    chain: bytes
+    acknowledged: int
+    purged: int
+
+
+_Job = Callable[[aiosqlite.Connection], Awaitable[None]]
+
+
+class Journal:
+    """Use as `async with Journal(path, clock) as journal`; one at a time a file.
+
+    The clock is asked only for the time of events that the journal itself adds. If the writer
+    breaks in a way that it can't repair, the body of `async with` is cancelled and the error
+    raised: the core falls as one, and what was in memory has been saved first.
+
+    A damaged file is set aside as `NAME.corrupt-<n>` and a new stream begun, always: the end of a
+    damaged file can't be known, and a number used twice in one stream would make the cloud drop
+    an event as a duplicate. What still reads goes into the table `salvaged`, and what of it was
+    not acknowledged is appended to the new stream as well, its body marked with the stream and
+    seq that it had (member `salvaged`), so it arrives and a duplicate can be recognised.
+    """
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+        self._tasks = asyncio.TaskGroup()
+        self._database: aiosqlite.Connection | None = None
+        self._position = _Position("", 0, b"", 0, 0)
+        self._rows = _Chainer(self._position)
+        self._committed = 0
+        self._acknowledged = 0
+        self._purged = 0
+        self._queue: deque[_Waiting] = deque()
+        self._jobs: deque[tuple[_Job, asyncio.Future[None]]] = deque()
+        self._work = asyncio.Event()
+        self._news = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+        self._open = False
+        self._suspect = False
+        self._failure = ""
+        self._lost = 0
+        self._lost_last: tuple[datetime, int, str] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Open the file.
+
+        Raises:
+            DatabaseTooNew: a later release wrote it.
+            StorageError: the disk can't be used. Damage is no error: see the class.
+        """
+        try:
+            position = await self._open_file()
+        except sqlite3.Error as error:
+            raise StorageError(f"{self._path}: can't be used: {error}") from error
+        self._position, self._committed = position, position.last
+        self._acknowledged, self._purged = position.acknowledged, position.purged
+        self._rows = _Chainer(position)
+        try:
+            await self._tasks.__aenter__()
+        except BaseException:
+            await self._close_database()
+            raise
+        self._open = True
+        self._writer = self._tasks.create_task(self._write(), name="journal writer")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Commit what was appended, within `CLOSE_S_MAX`, and close the file."""
+        self._open = False
+        self._work.set()
+        self._news.set()
+        try:
+            if self._writer is not None:
+                _, unfinished = await asyncio.wait((self._writer,), timeout=CLOSE_S_MAX)
+                if unfinished:
+                    self._writer.cancel()
+        except BaseException as interrupted:  # noqa: BLE001 - handed to the group, which raises it
+            kind, error, trace = type(interrupted), interrupted, interrupted.__traceback__
+        else:
+            if self._writer is not None and not self._writer.cancelled():
+                # An error of the body's own is nobody else's: it leaves as it came, in no group.
+                kind, error, trace = (kind, error, trace) if self._writer.exception() else _NO_ERROR
+        try:
+            await self._tasks.__aexit__(kind, error, trace)
+        finally:
+            await asyncio.shield(self._close_database())
+            self._abandon()
+
+    # --- Appending --------------------------------------------------------------------------------
+
+    def append(self, event: events.Event) -> Ticket:
+        """Number an event and put it in line for the next commit. Returns at once.
+
+        Raises:
+            JournalFull: the event was not kept; a `JournalGap` will count it.
+            StorageError: the journal isn't open.
+        """
+        if not self._open:
+            raise StorageError(f"{self._path}: the journal is not open")
+        if len(self._queue) >= QUEUE_EVENTS_MAX:
+            self._lost += 1
+            self._lost_last = (event.at, event.trust, self._failure)
+            raise JournalFull(
+                f"{self._path}: {len(self._queue)} events wait for the disk: {self._failure}"
+            )
+        self._note_gap()
+        return self._put(event, events.encode(event))
+
+    @property
+    def stream(self) -> str:
+        """The random id of this file. Together with its seq it is an event's identity."""
+        return self._position.stream
+
+    @property
+    def last_committed(self) -> int:
+        """The highest number on disk; 0 before the first event."""
+        return self._committed
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the disk takes what is written."""
+        return not self._failure
+
+    @property
+    def failure(self) -> str:
+        """Why it isn't healthy; empty when it is."""
+        return self._failure
+
+    def _put(self, event: events.Event, body: bytes) -> Ticket:
+        row = self._rows.row(event, body)
+        committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Waiting(row, committed))
+        self._work.set()
+        return Ticket(row.seq, committed)
+
+    def _note_gap(self) -> None:
+        """Once there is room again, say how many events were lost."""
+        if self._lost_last is None or len(self._queue) >= QUEUE_EVENTS_MAX:
+            return
+        at, trust, why = self._lost_last
+        gap = events.JournalGap(at=at, trust=trust, lost=self._lost, why=why)
+        self._lost, self._lost_last = 0, None
+        self._put(gap, events.encode(gap))
+
+    # --- Reading ----------------------------------------------------------------------------------
+
+    async def raw_after(self, seq: int, limit: int = READ_EVENTS_MAX) -> list[RawEvent]:
+        """Committed events above `seq`, in order, at most `limit` (and `READ_EVENTS_MAX`).
+
+        An event that isn't JSON any more is replaced by a `JournalGap`, so that whoever follows
+        gets round it and learns of it.
+        """
+        limit = min(limit, READ_EVENTS_MAX)
+        rows = await self._fetch(
+            "SELECT seq, at, body, chain FROM event WHERE seq >= ? AND seq <= ? ORDER BY seq"
+            " LIMIT ?",
+            (seq, self._committed, limit + 1),
+        )
+        found: list[RawEvent] = []
+        # Only where the event before was purged is there nothing to hold the first one against.
+        previous = genesis(self.stream) if seq == 0 and self._purged == 0 else None
+        for number, at, stored, chain in rows:
+            body = stored
+            if number > seq and len(found) < limit:
+                if previous is not None and link(previous, number, stored) != chain:
+                    body = self._changed(number, at, stored)
+                found.append(RawEvent(self.stream, number, body))
+            previous = chain
+        return found
+
+    async def read_after(
+        self, seq: int, limit: int = READ_EVENTS_MAX
+    ) -> list[events.JournalledEvent]:
+        """`raw_after`, decoded."""
+        return [
+            events.JournalledEvent(raw.stream, raw.seq, self._decode(raw))
+            for raw in await self.raw_after(seq, limit)
+        ]
+
+    async def wait_for_new(self, after_seq: int) -> int:
+        """Wait until an event above `after_seq` is on disk; return the highest such number.
+
+        Raises:
+            StorageError: the journal was closed.
+        """
+        while self._committed <= after_seq:
+            if not self._open:
+                raise StorageError(f"{self._path}: the journal is closed")
+            await self._news.wait()
+        return self._committed
+
+    @property
+    def backlog(self) -> Backlog:
+        """How much the cloud has not acknowledged."""
+        return Backlog(self._committed - self._acknowledged, len(self._queue))
+
+    def _changed(self, seq: int, at: int, body: bytes) -> bytes:
+        _log.error("an event or its chain has changed on disk", file=str(self._path), seq=seq)
+        try:
+            msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            why = f"event {seq} changed on disk"
+            gap = events.JournalGap(at=_instant(at), trust=int(TimeTrust.T0), lost=1, why=why)
+            return events.encode(gap)
+        return body
+
+    def _decode(self, raw: RawEvent) -> events.Event:
+        try:
+            return events.decode(raw.body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            # Written by a later release, with a code that this one doesn't know.
+            return events.JournalGap(
+                at=_EPOCH,
+                trust=int(TimeTrust.T0),
+                lost=1,
+                why=f"event {raw.seq} is of no known kind",
+            )
+
+    async def _fetch(self, query: str, values: tuple[object, ...]) -> list[sqlite3.Row]:
+        try:
+            return list(await self._opened().execute_fetchall(query, values))
+        except sqlite3.Error as error:
+            if is_damage(error):
+                self._suspect = True
+                self._work.set()
+            raise StorageError(f"{self._path}: can't be read: {error}") from error
+        except ValueError as error:  # aiosqlite's word for a connection that was closed meanwhile
+            raise StorageError(f"{self._path}: the journal is not open") from error
+
+    # --- Acknowledging and purging ----------------------------------------------------------------
+
+    @property
+    def acknowledged(self) -> int:
+        """The watermark: every event up to it has arrived, and may be deleted in time."""
+        return self._acknowledged
+
+    async def acknowledge(self, stream: str, seq: int) -> bool:
+        """Note that every event up to `seq` has arrived. The watermark never falls.
+
+        Returns whether it counts: not for another stream, nor above what was ever committed here.
+        The latter is reported: it means that this file has gone back in time.
+
+        Raises:
+            StorageError: the journal was closed before it was on disk.
+        """
+        if stream != self.stream:
+            _log.warning("acknowledgement of another stream ignored", stream=stream, seq=seq)
+            return False
+        if seq > self._committed:
+            _log.error(
+                "acknowledgement beyond the last event refused", seq=seq, last=self._committed
+            )
+            return False
+        if seq > self._acknowledged:
+            await self._do(lambda database: self._raise_watermark(database, seq))
+        return True
+
+    async def purge(self, before: datetime) -> int:
+        """Delete acknowledged events older than `before`, oldest first; return how many.
+
+        The order of events is what is known for sure, so an event goes when it is older than
+        `before` and so are all before it, or when a later one with trusted time is older: one with
+        a wrong time in the future holds nothing back. Appends go on between the steps.
+
+        Raises:
+            StorageError: the file can't be read, or the journal was closed.
+        """
+        limit, first = _ms(before), self._purged
+        end = await self._end_of_purge(limit)
+        while self._purged < end:
+            upto = min(self._purged + PURGE_STEP_EVENTS, end)
+            await self._do(functools.partial(self._delete, upto=upto))
+        await self._do(lambda database: _delete_salvaged(database, limit))
+        return self._purged - first
+
+    async def _end_of_purge(self, limit: int) -> int:
+        end, contiguous, low = self._purged, True, self._purged
+        while low < self._acknowledged:
+            high = min(low + PURGE_STEP_EVENTS, self._acknowledged)
+            ((old, trusted),) = await self._fetch(
+                "SELECT (SELECT min(seq) FROM event WHERE seq > ?1 AND seq <= ?2 AND at >= ?3),"
+                " (SELECT max(seq) FROM event WHERE seq > ?1 AND seq <= ?2 AND at < ?3"
+                " AND trust >= ?4)",
+                (low, high, limit, int(TimeTrust.T2)),
+            )
+            if contiguous:
+                end = high if old is None else old - 1
+                contiguous = old is None
+            end = max(end, trusted or 0)
+            low = high
+        return end
+
+    async def _raise_watermark(self, database: aiosqlite.Connection, seq: int) -> None:
+        await database.execute("UPDATE mark SET acknowledged = ?1 WHERE acknowledged < ?1", (seq,))
+        await database.commit()
+        self._acknowledged = max(self._acknowledged, seq)
+
+    async def _delete(self, database: aiosqlite.Connection, upto: int) -> None:
+        # The acknowledgement is asked for once more where it counts: in the statement that deletes.
+        await database.execute(
+            "UPDATE mark SET purged_chain = (SELECT chain FROM event WHERE seq = ?1), purged = ?1"
+            " WHERE purged < ?1 AND acknowledged >= ?1",
+            (upto,),
+        )
+        await database.execute("DELETE FROM event WHERE seq <= (SELECT purged FROM mark)")
+        await database.commit()
+        self._purged = max(self._purged, upto)
+
+    async def _do(self, job: _Job) -> None:
+        """Have the writer do something between two groups, and wait for it."""
+        if not self._open:
+            raise StorageError(f"{self._path}: the journal is not open")
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._jobs.append((job, done))
+        self._work.set()
+        await asyncio.shield(done)
+
+    # --- The writer -------------------------------------------------------------------------------
+
+    async def _write(self) -> None:
+        """Commit group after group until the journal is closed and all is on disk."""
+        wait_s = RETRY_S_FIRST
+        while True:
+            self._work.clear()
+            if not (self._queue or self._jobs or self._suspect):
+                if not self._open:
+                    return
+                await self._work.wait()
+                continue
+            try:
+                await self._write_once()
+            except JournalBegunAgain:
+                raise
+            except (sqlite3.Error, StorageError) as error:
+                self._note_failure(str(error))
+                await self._recover(error)
+            else:
+                wait_s = RETRY_S_FIRST
+                self._note_success()
+                continue
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, RETRY_S_MAX)
+
+    async def _write_once(self) -> None:
+        if self._suspect or self._database is None:
+            await self._reopen()
+        database = self._opened()
+        group = list(itertools.islice(self._queue, GROUP_EVENTS_MAX))
+        if group:
+            await _insert(database, [waiting.row for waiting in group])
+            await database.commit()
+            self._settle(group[-1].row.seq)
+        self._note_gap()
+        if self._jobs:
+            job, done = self._jobs[0]
+            await job(database)
+            self._jobs.popleft()
+            if not done.done():
+                done.set_result(None)
+
+    def _settle(self, last: int) -> None:
+        """Everything up to `last` is on disk: say so to whoever waits."""
+        while self._queue and self._queue[0].row.seq <= last:
+            committed = self._queue.popleft().committed
+            if not committed.done():
+                committed.set_result(None)
+        self._committed = max(self._committed, last)
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    def _note_failure(self, why: str) -> None:
+        if not self._failure:
+            _log.warning("the journal can't be written", file=str(self._path), why=why)
+        self._failure = why
+
+    def _note_success(self) -> None:
+        if self._failure:
+            _log.info("the journal is written again", file=str(self._path))
+        self._failure = ""
+
+    async def _recover(self, error: sqlite3.Error | StorageError) -> None:
+        """Bring the connection to a known state: rolled back, or closed and to be opened anew."""
+        code = getattr(error, "sqlite_errorcode", None)
+        if self._database is not None and code is not None and code & 0xFF == sqlite3.SQLITE_FULL:
+            try:
+                await self._database.rollback()
+            except sqlite3.Error:
+                await self._close_database()
+            return
+        await self._close_database()
+
+    async def _reopen(self) -> None:
+        """Open the file again after a failure, and see what did get committed.
+
+        If it turned out to be damaged, what waits is saved in the new file and the core falls:
+        followers hold numbers of the old stream, so everything starts again.
+        """
+        await self._close_database()
+        position = await self._open_file()
+        self._suspect = False
+        if position.stream != self.stream:
+            rows = _Chainer(position)
+            saved = [rows.again(waiting.row) for waiting in self._queue]
+            await _insert(self._opened(), saved)
+            await self._opened().commit()
+            self._queue.clear()
+            raise JournalBegunAgain(
+                f"{self._path}: damaged while running; begun again with {len(saved)} waiting events"
+            )
+        # A commit that reported an error may have reached the disk all the same.
+        self._acknowledged, self._purged = position.acknowledged, position.purged
+        self._settle(position.last)
+
+    def _opened(self) -> aiosqlite.Connection:
+        if self._database is None:
+            raise StorageError(f"{self._path}: the journal is not open")
+        return self._database
+
+    async def _close_database(self) -> None:
+        database, self._database = self._database, None
+        if database is None:
+            return
+        try:
+            await database.close()
+        except sqlite3.Error as error:
+            _log.warning("closing the journal failed", file=str(self._path), why=str(error))
+
+    def _abandon(self) -> None:
+        """Tell whoever still waits that it won't come."""
+        gone = StorageError(f"{self._path}: closed before the event was on disk: {self._failure}")
+        if lost := len(self._queue) + self._lost:
+            _log.error("events lost at closing", count=lost, why=self._failure)
+        waiting = [entry.committed for entry in self._queue] + [done for _, done in self._jobs]
+        self._queue.clear()
+        self._jobs.clear()
+        for future in waiting:
+            if not future.done():
+                future.set_exception(gone)
+                future.exception()  # nobody need be listening
+
+    # --- Opening ----------------------------------------------------------------------------------
+
+    async def _open_file(self) -> _Position:
+        """Open the file and set `_database`; set a damaged one aside and begin a new one."""
+        try:
+            position = await self._try_open()
+        except DatabaseCorrupt as error:
+            kept = set_aside(self._path)
+            _log.error(
+                "the journal was damaged and is set aside", why=str(error), kept_as=kept.name
+            )
+            position = await self._try_open()
+        try:
+            # Whatever was set aside and not taken over yet: now, or before a power cut.
+            for kept in await _not_taken_over(self._opened(), self._path):
+                position = await self._take_over(kept, position)
+        except (sqlite3.Error, StorageError) as error:
+            # A full disk must not keep the doors from being served; it is tried at every open.
+            _log.error("salvaged events could not be taken over yet", why=str(error))
+            await self._opened().rollback()
+        return position
+
+    async def _try_open(self) -> _Position:
+        self._database = await open_database(self._path, _schema())
+        try:
+            return await _read_position(self._database, self._path)
+        except sqlite3.Error as error:
+            await self._close_database()
+            damage = is_damage(error)
+            kind = DatabaseCorrupt if damage else StorageError
+            raise kind(f"{self._path}: can't be read: {error}") from error
+        except BaseException:
+            await self._close_database()
+            raise
+
+    async def _take_over(self, kept: Path, position: _Position) -> _Position:
+        """In one transaction: all that still reads, the restart, what was not acknowledged."""
+        found = await asyncio.to_thread(salvage, kept)
+        database = self._opened()
+        await database.execute("INSERT INTO aside VALUES (?, ?)", (kept.name, found.stream))
+        await database.executemany(
+            "INSERT INTO salvaged VALUES (?, ?, ?, ?)",
+            ((found.stream, row.seq, row.at, row.body) for row in found.rows),
+        )
+        rows = _Chainer(position)
+        restart = events.JournalRestarted(
+            at=self._clock.now(),
+            trust=int(self._clock.trust()),
+            kept_as=kept.name,
+            salvaged=len(found.rows),
+        )
+        await _insert(database, [rows.row(restart, events.encode(restart))])
+        await _insert(database, (rows.row(event, body) for event, body in found.unsent()))
+        await database.commit()
+        _log.error(
+            "a new stream is begun",
+            kept_as=kept.name,
+            old_stream=found.stream,
+            salvaged=len(found.rows),
+            sent_again=rows.seq - position.last - 1,
+        )
+        return position._replace(last=rows.seq, chain=rows.chain)
+
+
+class _Chainer:
+    """Numbers events and chains them to what stands before."""
+
+    def __init__(self, position: _Position) -> None:
+        self.seq = position.last
+        self.chain = position.chain
+
+    def row(self, event: events.Event, body: bytes) -> _Row:
+        return self._next(_ms(event.at), event.trust, _code(event), event.priority, body)
+
+    def again(self, row: _Row) -> _Row:
+        return self._next(row.at, row.trust, row.code, row.priority, row.body)
+
+    def _next(self, at: int, trust: int, code: str, priority: int, body: bytes) -> _Row:
+        self.seq += 1
+        self.chain = link(self.chain, self.seq, body)
+        return _Row(self.seq, at, trust, code, priority, body, self.chain)
+
+
+@functools.cache
+def _schema() -> tuple[Migration, ...]:
+    return migrations("gateway.journal.schema")
+
+
+async def _insert(database: aiosqlite.Connection, rows: Iterable[_Row]) -> None:
+    await database.executemany(
+        "INSERT INTO event (seq, at, trust, code, priority, body, chain)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        rows,
+    )
+
+
+async def _read_position(database: aiosqlite.Connection, path: Path) -> _Position:
+    """Where the file stands. Raises DatabaseCorrupt where its parts don't fit together."""
+    facts = list(
+        await database.execute_fetchall(
+            "SELECT (SELECT value FROM meta WHERE key = 'stream'), acknowledged, purged,"
+            " purged_chain, (SELECT count(*) FROM event), (SELECT min(seq) FROM event),"
+            " (SELECT max(seq) FROM event) FROM mark"
+        )
+    )
+    if len(facts) != 1:
+        raise DatabaseCorrupt(f"{path}: damaged: no mark")
+    stream, acknowledged, purged, purged_chain, count, first, last = facts[0]
+    if not isinstance(stream, str) or not STREAM.fullmatch(stream):
+        raise DatabaseCorrupt(f"{path}: damaged: no stream")
+    last = purged if last is None else last
+    if last - purged != count or (count and first != purged + 1):
+        raise DatabaseCorrupt(f"{path}: damaged: {count} events between {purged} and {last}")
+    if not 0 <= purged <= acknowledged <= last:
+        raise DatabaseCorrupt(f"{path}: damaged: acknowledged {acknowledged} of {last}")
+    chain = purged_chain if purged else genesis(stream)
+    # The youngest events are where a medium that lies about what it has written shows it.
+    tail = await database.execute_fetchall(
+        "SELECT seq, body, chain FROM event WHERE seq > ? ORDER BY seq", (last - TAIL_EVENTS,)
+    )
+    for seq, body, expected in tail:
+        if (seq == purged + 1 or seq > last - TAIL_EVENTS + 1) and (
+            link(chain, seq, body) != expected
+        ):
+            raise DatabaseCorrupt(f"{path}: damaged: event {seq} has changed")
+        chain = expected
+    if not isinstance(chain, bytes) or len(chain) != CHAIN_BYTES:
+        raise DatabaseCorrupt(f"{path}: damaged: no chain at {last}")
+    return _Position(stream, last, chain, acknowledged, purged)
+
+
+async def _not_taken_over(database: aiosqlite.Connection, path: Path) -> list[Path]:
+    known = {row[0] for row in await database.execute_fetchall("SELECT kept_as FROM aside")}
+    number, found = 1, []
+    while (kept := aside_path(path, number)).exists():
+        if kept.name not in known:
+            found.append(kept)
+        number += 1
+    return found
+
+
+async def _delete_salvaged(database: aiosqlite.Connection, limit: int) -> None:
+    await database.execute("DELETE FROM salvaged WHERE at < ?", (limit,))
+    await database.commit()
+
+
+def _code(event: events.Event) -> str:
+    return str(event.__struct_config__.tag)
+
+
+def _ms(at: datetime) -> int:
+    return (at - _EPOCH) // timedelta(milliseconds=1)
+
+
+def _instant(ms: int) -> datetime:
+    try:
+        return _EPOCH + timedelta(milliseconds=ms)
+    except OverflowError:
+        return _EPOCH

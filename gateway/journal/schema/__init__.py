@@ -1,0 +1,1 @@
+"""The journal's schema in numbered steps, forward only (`gateway.sqlite`)."""

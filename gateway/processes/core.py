@@ -1,0 +1,332 @@
+"""The core process: devices, entitlements, decisions and the journal; the only one with locks."""
+
+import asyncio
+import pwd
+import random
+import signal
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+import gateway
+from gateway.cache import Cache
+from gateway.clock import SystemClock, TimeTrust, kernel_says_synchronised
+from gateway.config.devices import RelayClass
+from gateway.config.site import SiteConfig
+from gateway.control.door import InForce
+from gateway.control.site import SiteController
+from gateway.domain import events
+from gateway.domain.door_state import Strike
+from gateway.domain.entitlements import NO_RECORDS
+from gateway.errors import ConfigError, Fault, RecordsRefused, StorageError
+from gateway.ipc.doors import DoorStates
+from gateway.ipc.messages import (
+    DeviceStatus,
+    DoorStateReport,
+    Events,
+    ImportDone,
+    JournalStatus,
+    Status,
+)
+from gateway.ipc.server import CoreServer
+from gateway.journal import Journal
+from gateway.notify import notify, watchdog_interval
+from gateway.statedir import StateDir
+from gateway.trust import Source, admit
+
+log = structlog.get_logger()
+
+FLOOR_EVERY = timedelta(minutes=1)
+"""How often the high-water mark of time is written: at most this much is lost with the power."""
+SELF_TEST_LIMIT = timedelta(seconds=5)
+"""A decision path that doesn't answer within this is dead, however alive the loop is."""
+SELF_TEST_EVERY = timedelta(seconds=10)
+"""Where no service manager asks for it: a core that can't decide must not look alive."""
+RETENTION_AT_HOUR = 3
+"""Local hour of the box at which acknowledged events past their retention are deleted."""
+
+
+class Core:
+    """One site's core. `run` works until it is stopped or broken."""
+
+    def __init__(self, config: SiteConfig, *, rng: random.Random) -> None:
+        self._config = config
+        self._rng = rng
+        self._doors = DoorStates()
+        self._started: timedelta
+
+    async def run(self) -> None:
+        """Open everything, decide until SIGTERM or SIGINT, close in order.
+
+        Raises:
+            StateDirInUse: another core owns the state directory.
+            GatewayError: something that it can't start without can't be used.
+        """
+        async with self._opened():
+            self._record_start()
+            try:
+                await self._work()
+            except* _Stop:
+                log.info("stopping")
+            self._journal.append(events.GatewayStopped(**self._now()))
+            await self._keep_floor()
+
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[None]:
+        """Own the state directory, with journal and cache open."""
+        config = self._config
+        with StateDir(Path(config.state.dir)) as self._state:
+            self._clock = SystemClock(floor=self._state.floor, vouched=_voucher(config.clock.trust))
+            self._started = self._clock.monotonic()
+            async with Journal(self._state.journal, self._clock) as self._journal:
+                self._cache = Cache(self._state.path, Path(config.state.credential_key))
+                await self._cache.open()
+                self._site = SiteController(
+                    config,
+                    journal=self._journal,
+                    in_force=self._in_force,
+                    clock=self._clock,
+                    rng=self._rng,
+                    on_change=self._report,
+                )
+                yield
+
+    async def _work(self) -> None:
+        """Everything at once, until asked to stop."""
+        server = CoreServer(Path(self._config.state.socket), self, link_uid=_uid_of(self._config))
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        scheduler = self._scheduler()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._site.run(), name="site")
+                group.create_task(server.run(), name="socket")
+                group.create_task(self._watch_itself(), name="self-test")
+                await server.listening.wait()
+                revision = self._in_force().revision
+                log.info("deciding", doors=len(self._config.doors), revision=revision)
+                notify("READY=1", f"STATUS=deciding on revision {revision}")
+                await stop.wait()
+                notify("STOPPING=1")
+                raise _Stop
+        finally:
+            scheduler.shutdown(wait=False)
+
+    async def apply_alone(self, records: bytes) -> ImportDone:
+        """Apply records with no door and no socket; see `import_offline`."""
+        async with self._opened():
+            return await self.import_records(records)
+
+    # --- What is in force ------------------------------------------------------------------------
+
+    def _in_force(self) -> InForce:
+        current = self._cache.current
+        if current is None:
+            return InForce(NO_RECORDS, None, None)
+        return InForce(current, self._cache.revision, self._cache.as_of)
+
+    def _record_start(self) -> None:
+        force = self._in_force()
+        if self._cache.rebuilt is not None:
+            revision, why = self._cache.rebuilt
+            self._journal.append(events.CacheRebuilt(**self._now(), revision=revision, why=why))
+        self._journal.append(
+            events.GatewayStarted(
+                **self._now(),
+                version=gateway.__version__,
+                revision=force.revision,
+                host_timed={
+                    door_id: door.strike.accept_host_timed or ""
+                    for door_id, door in self._config.doors.items()
+                    if door.strike.relay_class in (RelayClass.R0, RelayClass.R1)
+                },
+            )
+        )
+        if force.revision is None:
+            log.warning("no entitlements yet: every credential is denied until an import")
+            return
+        for door_id in self._config.doors:
+            if door_id not in force.records.tables.doors:
+                log.warning("door is in no record: nobody is let in", door=door_id)
+
+    # --- Time ------------------------------------------------------------------------------------
+
+    def _now(self) -> dict[str, Any]:
+        """The members `at` and `trust` of an event."""
+        return {"at": self._clock.now(), "trust": int(self._clock.trust())}
+
+    async def _keep_floor(self) -> None:
+        # Only a time that somebody vouches for may become a floor: it never falls again.
+        if self._clock.trust() < TimeTrust.T2:
+            return
+        now = self._clock.now()
+        self._clock.raise_floor(now)
+        try:
+            await asyncio.to_thread(self._state.raise_floor, now)
+        except StorageError as error:
+            log.error("floor of time not kept", why=str(error))
+
+    def _scheduler(self) -> AsyncIOScheduler:
+        """What has a wall-clock time; a decision never waits for it."""
+        scheduler = AsyncIOScheduler()
+        scheduler.add_job(self._keep_floor, "interval", seconds=FLOOR_EVERY.total_seconds())
+        scheduler.add_job(
+            self._retire, "cron", hour=RETENTION_AT_HOUR, coalesce=True, misfire_grace_time=3600
+        )
+        scheduler.start()
+        return scheduler
+
+    async def _retire(self) -> None:
+        """Delete what is acknowledged and past the policy's retention."""
+        if self._clock.trust() < TimeTrust.T2:
+            return  # a wrong date must not delete anything
+        retention = self._in_force().records.tables.policy.journal_retention
+        try:
+            removed = await self._journal.purge(self._clock.now() - retention)
+        except StorageError as error:
+            log.error("retention not kept", why=str(error))
+        else:
+            log.info("retention", removed=removed)
+
+    async def _watch_itself(self) -> None:
+        interval = min(watchdog_interval() or SELF_TEST_EVERY, SELF_TEST_EVERY)
+        while True:
+            await asyncio.sleep(interval.total_seconds())
+            async with asyncio.timeout(SELF_TEST_LIMIT.total_seconds()):
+                await self._site.self_test()
+            notify("WATCHDOG=1")
+
+    # --- What the socket's clients may ask: gateway.ipc.api.CoreApi ------------------------------
+
+    async def events_after(self, after: int, limit: int) -> Events:
+        """See `CoreApi.events_after`."""
+        raw = await self._journal.raw_after(after, limit)
+        return Events(
+            stream=self._journal.stream,
+            first_seq=raw[0].seq if raw else after + 1,
+            bodies=[event.body for event in raw],
+        )
+
+    async def wait_beyond(self, after: int) -> None:
+        """See `CoreApi.wait_beyond`."""
+        await self._journal.wait_for_new(after)
+
+    async def acknowledge(self, stream: str, seq: int) -> int:
+        """See `CoreApi.acknowledge`."""
+        await self._journal.acknowledge(stream, seq)
+        return self._journal.acknowledged
+
+    def watch_doors(self) -> AsyncGenerator[DoorStateReport, None]:
+        """See `CoreApi.watch_doors`."""
+        return self._doors.watch()
+
+    async def status(self) -> Status:
+        """See `CoreApi.status`."""
+        force = self._in_force()
+        backlog = self._journal.backlog
+        failure = self._journal.failure
+        return Status(
+            version=gateway.__version__,
+            site=self._config.site.id,
+            gateway=self._config.site.gateway,
+            revision=force.revision,
+            as_of=force.as_of,
+            at=self._clock.now(),
+            trust=int(self._clock.trust()),
+            uptime_s=(self._clock.monotonic() - self._started).total_seconds(),
+            stream=self._journal.stream,
+            last_seq=self._journal.last_committed,
+            acknowledged_seq=self._journal.acknowledged,
+            backlog=backlog.committed + backlog.waiting,
+            devices={
+                name: DeviceStatus(online=bool(device.online), why=device.why)
+                for name, device in self._site.devices.items()
+            },
+            doors=self._doors.latest(),
+            journal=JournalStatus(healthy=not failure, why=failure or None),
+        )
+
+    async def import_records(self, records: bytes) -> ImportDone:
+        """See `CoreApi.import_records`."""
+        now = self._clock.now()
+        try:
+            admitted = admit(records, Source.LOCAL_FILE, now)
+            applied = await self._cache.apply(admitted.records, admitted.as_of)
+        except RecordsRefused as refused:
+            self._journal.append(
+                events.EntitlementsRefused(
+                    **self._now(),
+                    faults=len(refused.faults),
+                    first=" ".join(refused.faults[0][:3]),
+                )
+            )
+            raise
+        self._journal.append(
+            events.EntitlementsApplied(
+                **self._now(),
+                revision=applied.revision,
+                as_of=now,
+                counts=applied.counts,
+            )
+        )
+        for door_id in self._config.doors:
+            self._report(door_id)
+        return ImportDone(
+            revision=applied.revision,
+            counts=applied.counts,
+            warnings=[" ".join(warning) for warning in applied.warnings],
+        )
+
+    def _report(self, door_id: str) -> None:
+        state = self._site.doors[door_id].state
+        locked = None if state.strike is Strike.UNKNOWN else state.strike is Strike.AT_REST
+        self._doors.report(
+            DoorStateReport(
+                door=door_id,
+                mode="controlled",
+                locked=locked,
+                contact=state.contact.value,
+                alarms=sorted(alarm.value for alarm in state.alarms),
+                readers_online=self._site.readers_online(door_id),
+                trust=int(self._clock.trust()),
+                at=self._clock.now(),
+            )
+        )
+
+
+class _Stop(Exception):
+    """Asked to stop; ends the task group in good order."""
+
+
+def _voucher(trust: str) -> Callable[[], bool]:
+    return kernel_says_synchronised if trust == "kernel" else lambda: True
+
+
+def _uid_of(config: SiteConfig) -> int | None:
+    name = config.state.link_user
+    if name is None:
+        return None
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        raise ConfigError(
+            "site.toml", [Fault("state.link_user", f"no user {name!r} on this machine")]
+        ) from None
+
+
+async def import_offline(config: SiteConfig, records: bytes) -> ImportDone:
+    """Put records in force while no core runs, for its next start.
+
+    Raises:
+        StateDirInUse: a core runs after all.
+        RecordsRefused: the set has faults; what was in force stays.
+    """
+    core = Core(config, rng=random.Random())  # noqa: S311 - jitter
+    return await core.apply_alone(records)

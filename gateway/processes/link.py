@@ -1,0 +1,73 @@
+"""The link process: the MQTT session; no device, and no say in any decision."""
+
+import asyncio
+import contextlib
+import random
+import signal
+from pathlib import Path
+
+from gateway.clock import SystemClock, kernel_says_synchronised
+from gateway.config.site import SiteConfig
+from gateway.errors import ConfigError, Fault
+from gateway.link.run import run_link
+from gateway.link.settings import LinkSettings, TlsSettings
+from gateway.notify import notify, watchdog_interval
+
+
+async def run(config: SiteConfig, *, rng: random.Random) -> None:
+    """Relay until SIGTERM or SIGINT.
+
+    Raises:
+        ConfigError: the site has no broker.
+    """
+    vouched = kernel_says_synchronised if config.clock.trust == "kernel" else lambda: True
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    link = asyncio.create_task(
+        run_link(
+            _settings(config),
+            Path(config.state.socket),
+            SystemClock(floor=None, vouched=vouched),
+            rng,
+        )
+    )
+    watchdog = asyncio.create_task(_feed_watchdog())
+    stopped = asyncio.create_task(stop.wait())
+    notify("READY=1")
+    try:
+        await asyncio.wait((link, stopped), return_when=asyncio.FIRST_COMPLETED)
+        notify("STOPPING=1")
+        if link.done():
+            link.result()
+    finally:
+        for task in (link, watchdog, stopped):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+def _settings(config: SiteConfig) -> LinkSettings:
+    mqtt = config.mqtt
+    if mqtt is None:
+        raise ConfigError("site.toml", [Fault("mqtt", "is missing: there is no broker to talk to")])
+    tls = mqtt.tls
+    return LinkSettings(
+        host=mqtt.host,
+        port=mqtt.port,
+        keepalive_s=mqtt.keepalive_s,
+        tls=None
+        if tls is None
+        else TlsSettings(ca=Path(tls.ca), certificate=Path(tls.certificate), key=Path(tls.key)),
+        site=config.site.id,
+        gateway=config.site.gateway,
+    )
+
+
+async def _feed_watchdog() -> None:
+    """The link's watchdog only says that the loop turns: a broker that is away is no fault."""
+    interval = watchdog_interval()
+    while interval is not None:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(interval.total_seconds())

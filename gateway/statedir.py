@@ -1,0 +1,157 @@
+"""The state directory: one daemon owns it, and what it must never forget lies in it."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from gateway.errors import StateDirInUse, StorageError
+
+FLOOR_BYTES_MAX = 128
+"""The floor file is one short line; whatever is longer isn't one."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_log = structlog.get_logger(__name__)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file so that a power cut leaves the old content or the new, for its owner only.
+
+    Raises:
+        StorageError: it can't be written; the old content is still there.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        descriptor = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        temporary.replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise StorageError(f"{path}: can't be written: {error.strerror}") from error
+
+
+def sync_directory(directory: Path) -> None:
+    """Make what was created, renamed and deleted in a directory last. Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class StateDir:
+    """Use as `with StateDir(path) as state`: it is this process's alone until the end.
+
+    `journal`, `cache` and `bundles` say where things lie.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.journal = path / "journal.db"
+        self.cache = path / "cache.db"
+        self.bundles = path / "bundles"
+        self._floor_file = path / "floor"
+        self._floor: datetime | None = None
+        self._lock: int | None = None
+
+    def __enter__(self) -> Self:
+        """Make the layout if need be, and take the directory.
+
+        Raises:
+            StateDirInUse: another process has it, named by its pid.
+            StorageError: it can't be made or written.
+        """
+        try:
+            for directory in (self.path, self.bundles):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if directory.stat().st_mode & 0o077:
+                    directory.chmod(0o700)
+        except OSError as error:
+            raise StorageError(f"{error.filename}: {error.strerror}") from error
+        self._take()
+        self._floor = self._read_floor()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let the directory go."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _take(self) -> None:
+        file = self.path / "lock"
+        try:
+            lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise StorageError(f"{file}: can't be opened: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = os.read(lock, 32).strip().decode("ascii", "replace")
+            os.close(lock)
+            raise StateDirInUse(
+                f"{self.path} is in use by door-gateway core, pid {owner or 'unknown'}"
+            ) from error
+        # The pid is for the message only; a full disk must not stand in the way of a start.
+        with contextlib.suppress(OSError):
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        self._lock = lock
+
+    # --- The high-water mark of time --------------------------------------------------------------
+
+    @property
+    def floor(self) -> datetime | None:
+        """No moment before this one can be now; None if that was never known, or is lost."""
+        return self._floor
+
+    def raise_floor(self, to: datetime) -> None:
+        """Keep a higher mark, in whole milliseconds; a lower one changes nothing.
+
+        Takes as long as an fsync: call it in a thread.
+
+        Raises:
+            StorageError: it couldn't be written. It holds for this process all the same.
+        """
+        if self._floor is not None and to <= self._floor:
+            return
+        self._floor = to
+        write_atomically(self._floor_file, _floor_line((to - _EPOCH) // timedelta(milliseconds=1)))
+
+    def _read_floor(self) -> datetime | None:
+        try:
+            with self._floor_file.open("rb") as file:
+                line = file.read(FLOOR_BYTES_MAX + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _log.warning("the floor of time can't be read", why=error.strerror)
+            return None
+        try:
+            ms = int(line.split(maxsplit=1)[0])
+            if line == _floor_line(ms):
+                return _EPOCH + timedelta(milliseconds=ms)
+        except (ValueError, IndexError, OverflowError):
+            pass
+        _log.warning("the floor of time is damaged: it starts anew", file=str(self._floor_file))
+        return None
+
+
+def _floor_line(ms: int) -> bytes:
+    return f"{ms} {hashlib.sha256(b'floor %d' % ms).hexdigest()}\n".encode()

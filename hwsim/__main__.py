@@ -1,0 +1,120 @@
+"""Runs a simulated site from the command line: `python -m hwsim SITE.toml`."""
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+import tempfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from hwsim.control import COMMANDS, control_socket
+from hwsim.observations import Seen
+from hwsim.site import SiteError, running_site
+
+_EPILOG = f"""
+control socket: one JSON object a line, one reply a line.
+  {{"do": "present", "reader": "street-reader", "uid": "04A1B2C3D4E5F6", "hold": 0.4}}
+      -> {{"ok": true, "result": 123456789}}      or {{"ok": false, "error": "..."}}
+  {{"do": "watch"}}     turns the connection into a stream of observations
+  {{"do": "seen"}}      all observations so far
+  {{"do": "devices"}}   where the simulated devices are
+  further: {", ".join(COMMANDS)}
+  Arguments are those of the method of that name in hwsim/site.py.
+
+example:
+  python -m hwsim config/site.toml --run-dir /tmp/sim --write-config /tmp/sim/site.toml \\
+      --control /tmp/sim/control &
+  echo '{{"do": "present", "reader": "street-reader", "uid": "04A1B2C3D4E5F6"}}' \\
+      | nc -N -U /tmp/sim/control
+"""
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m hwsim",
+        description="Simulate the hardware of a site at the wire, until SIGTERM or SIGINT.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("site", type=Path, help="the gateway's site.toml")
+    parser.add_argument("--run-dir", type=Path, help="where ports appear; default: a fresh one")
+    parser.add_argument("--write-config", type=Path, help="write the site.toml to run against it")
+    parser.add_argument("--control", type=Path, help="path of the control socket")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument(
+        "--any-baud",
+        action="store_true",
+        help="readers understand any speed; a real PN532 keeps the one it was set to until it loses"
+        " power",
+    )
+    parser.add_argument(
+        "--watchdog",
+        action="append",
+        default=[],
+        metavar="NAME=SECONDS",
+        help="this relay board drops its outputs after so long without a request (class R1)",
+    )
+    return parser.parse_args(arguments)
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+async def _run(options: argparse.Namespace, run_dir: Path) -> None:
+    stop = asyncio.Event()
+    pairs = (option.partition("=") for option in options.watchdog)
+    watchdogs = {name: float(seconds) for name, _, seconds in pairs}
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    def tell(seen: Seen) -> None:
+        _print(json.dumps(seen.to_dict()) if options.json else str(seen))
+
+    async with AsyncExitStack() as stack:
+        site = await stack.enter_async_context(
+            running_site(options.site, run_dir, any_baud=options.any_baud, watchdogs=watchdogs)
+        )
+        if options.write_config:
+            options.write_config.write_text(tomli_w.dumps(site.rewritten_config()))
+        if options.control:
+            await stack.enter_async_context(control_socket(site, options.control))
+        stack.enter_context(site.seen.subscribed(tell))
+        ready: dict[str, Any] = {
+            "seen": "ready",
+            "run_dir": str(run_dir),
+            "devices": len(site.devices),
+            "doors": len(site.doors),
+        }
+        if options.json:
+            _print(json.dumps(ready))
+        else:
+            _print("ready: {devices} devices and {doors} doors in {run_dir}".format(**ready))
+        await stop.wait()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run until told to stop; 2 if the site cannot be simulated."""
+    options = _parse(arguments)
+    try:
+        if options.run_dir is not None:
+            options.run_dir.mkdir(parents=True, exist_ok=True)
+            asyncio.run(_run(options, options.run_dir.absolute()))
+        else:
+            with tempfile.TemporaryDirectory(prefix="hwsim-") as fresh:
+                asyncio.run(_run(options, Path(fresh)))
+    except (SiteError, OSError, ValueError) as error:
+        sys.stderr.write(f"hwsim: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,544 @@
+"""A whole simulated site, built from the gateway's own site.toml: devices, doors and people."""
+
+import asyncio
+import ipaddress
+import re
+import time
+import tomllib
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from copy import deepcopy
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from hwsim.ascii_keypad import AsciiKeypad
+from hwsim.cards import Card, card
+from hwsim.door import Door, DoorTimes, Leaf
+from hwsim.observations import Contact, Observations, Rex, Strike
+from hwsim.pn532 import Pn532Reader
+from hwsim.relay_board import Board, Edge, Faults, RelayBoard
+from hwsim.serial_device import SerialDevice
+
+# Device names become file names below the run directory.
+_DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+Device = SerialDevice | RelayBoard
+
+
+class SiteError(Exception):
+    """The config or a request does not fit this site; the message says what and where."""
+
+
+class DoorRig:
+    """A door wired to its relay board: runs `Door` in real time and reports what moved."""
+
+    def __init__(
+        self, name: str, door: Door, seen: Observations, now_ns: Callable[[], int]
+    ) -> None:
+        self._now_ns = now_ns
+        self.name = name
+        self.door = door
+        self._seen = seen
+        self._contact: tuple[RelayBoard, int, bool] | None = None
+        self._rex: tuple[RelayBoard, int, bool] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._leaf_moved = asyncio.Event()
+
+    def wire_strike(self, board: RelayBoard, output: int) -> None:
+        """Let an output, counted from 1, work the strike."""
+
+        def switched(edge: Edge) -> None:
+            if edge.output == output:
+                self._seen.add(Strike(edge.at_ns, self.name, edge.on))
+                self.door.energise(self._now_ns(), on=edge.on)
+                self.settle()
+
+        board.switched.append(switched)
+
+    def wire_contact(self, board: RelayBoard, number: int, *, closed_is_active: bool) -> None:
+        """Let the contact work an input, counted from 1."""
+        self._contact = board, number, closed_is_active
+        board.set_input(number, active=self.door.closed == closed_is_active)
+
+    def wire_rex(self, board: RelayBoard, number: int, *, pressed_is_active: bool) -> None:
+        """Let the request-to-exit button work an input, counted from 1."""
+        self._rex = board, number, pressed_is_active
+        board.set_input(number, active=self.door.rex_pressed == pressed_is_active)
+
+    def settle(self) -> None:
+        """Bring the door up to now, pass on what moved and arm the timer for the next move."""
+        now_ns = self._now_ns()
+        self.door.advance(now_ns)
+        for moved in self.door.take_moved():
+            if moved.what == "leaf":
+                self._leaf_moved.set()
+                self._leaf_moved = asyncio.Event()
+            elif moved.what == "contact":
+                self._show(self._contact, active=bool(moved.value))
+                self._seen.add(Contact(moved.at_ns, self.name, bool(moved.value)))
+            else:
+                self._show(self._rex, active=bool(moved.value))
+                self._seen.add(Rex(moved.at_ns, self.name, bool(moved.value)))
+        self.close()
+        if (due_ns := self.door.next_ns) is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(0, due_ns - now_ns) / 1e9, self.settle)
+
+    def close(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    async def until_leaf(self, *places: Leaf) -> None:
+        """Wait until the leaf is at one of these places."""
+        while self.door.leaf not in places:
+            await self._leaf_moved.wait()
+
+    @staticmethod
+    def _show(wire: tuple[RelayBoard, int, bool] | None, *, active: bool) -> None:
+        if wire is not None:
+            board, number, when = wire
+            board.set_input(number, active=active == when)
+
+
+class Site:
+    """The simulated hardware of one site, and what people do with it.
+
+    Attributes:
+        seen: Everything that was observed.
+        devices: The devices by their names in the config.
+        doors: The doors by their names in the config.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        run_dir: Path,
+        *,
+        door_times: DoorTimes | None = None,
+        any_baud: bool = False,
+        watchdogs: Mapping[str, float] = MappingProxyType({}),
+        now_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        """Build the site; nothing is opened before `start`.
+
+        Args:
+            config: The parsed site.toml.
+            run_dir: Ports that the config does not place below it appear as `run_dir/dev/NAME`.
+            door_times: How long things take at every door.
+            any_baud: Readers understand the host at any speed, as no real PN532 does.
+            watchdogs: Relay boards that drop their outputs after so many seconds without a request.
+            now_ns: The clock of relay boards, doors and people; it runs as the event loop's does.
+
+        Raises:
+            SiteError: the config names a driver, device or terminal that does not exist here.
+        """
+        self.seen = Observations()
+        self.devices: dict[str, Device] = {}
+        self.doors: dict[str, DoorRig] = {}
+        self._config = config
+        self._run_dir = run_dir
+        self._any_baud = any_baud
+        self._watchdogs = watchdogs
+        self._now_ns = now_ns
+        for name, table in config.get("devices", {}).items():
+            if not _DEVICE_NAME.fullmatch(name):
+                raise SiteError(f"devices.{name}: not a name for a file")
+            self.devices[name] = self._build(name, table)
+        for name, table in config.get("doors", {}).items():
+            door = Door(fail_safe=table.get("lock") == "fail_safe", times=door_times)
+            self.doors[name] = DoorRig(name, door, self.seen, now_ns)
+            self._wire(self.doors[name], table)
+
+    @classmethod
+    def from_file(cls, path: Path, run_dir: Path, **options: Any) -> "Site":
+        """A site from a site.toml; options as in the constructor."""
+        return cls(tomllib.loads(path.read_text()), run_dir, **options)
+
+    def _build(self, name: str, table: dict[str, Any]) -> Device:
+        match table.get("driver"):
+            case "pn532":
+                path = self._port_path(name, table)
+                return Pn532Reader(name, path, self.seen, any_baud=self._any_baud)
+            case "ascii_keypad":
+                return AsciiKeypad(name, self._port_path(name, table), self.seen)
+            case "modbus_relay":
+                board = Board(
+                    outputs=table.get("outputs", 8),
+                    inputs=table.get("inputs", 8),
+                    unit=table.get("unit", 1),
+                    watchdog_s=self._watchdogs.get(name),
+                )
+                host, port = self._address(table)
+                return RelayBoard(name, board, self.seen, host=host, port=port, now_ns=self._now_ns)
+        raise SiteError(f"devices.{name}: no simulation of driver {table.get('driver')!r}")
+
+    def _port_path(self, name: str, table: dict[str, Any]) -> Path:
+        asked = Path(table.get("port", ""))
+        if asked.is_absolute() and asked.is_relative_to(self._run_dir.absolute()):
+            return asked
+        return self._run_dir.absolute() / "dev" / name
+
+    @staticmethod
+    def _address(table: dict[str, Any]) -> tuple[str, int]:
+        host, port = str(table.get("host", "")), int(table.get("port", 0))
+        try:
+            ours = ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            ours = False
+        return (host, port) if ours else ("127.0.0.1", 0)
+
+    def _wire(self, rig: DoorRig, table: dict[str, Any]) -> None:
+        where = f"doors.{rig.name}"
+        if strike := table.get("strike"):
+            board = self._board(f"{where}.strike", strike["device"])
+            self._terminal(f"{where}.strike.output", strike["output"], board.board.coils)
+            rig.wire_strike(board, strike["output"])
+        if contact := table.get("contact"):
+            board = self._board(f"{where}.contact", contact["device"])
+            self._terminal(f"{where}.contact.input", contact["input"], board.board.inputs)
+            active = contact.get("closed_when", "active") == "active"
+            rig.wire_contact(board, contact["input"], closed_is_active=active)
+        if rex := table.get("rex"):
+            board = self._board(f"{where}.rex", rex["device"])
+            self._terminal(f"{where}.rex.input", rex["input"], board.board.inputs)
+            active = rex.get("pressed_when", "active") == "active"
+            rig.wire_rex(board, rex["input"], pressed_is_active=active)
+
+    @staticmethod
+    def _terminal(where: str, number: int, there: list[bool]) -> None:
+        if not 1 <= number <= len(there):
+            raise SiteError(f"{where}: the board has 1 to {len(there)}, not {number}")
+
+    # --- life ---------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Plug everything in: ports appear, relay boards listen."""
+        for name in self.devices:
+            await self.plug(name)
+
+    async def stop(self) -> None:
+        """Unplug everything and stop all timers."""
+        for device in self.devices.values():
+            if isinstance(device, RelayBoard):
+                await device.close()
+            else:
+                device.unplug()
+        for rig in self.doors.values():
+            rig.close()
+
+    def rewritten_config(self) -> dict[str, Any]:
+        """The config with every device's port, or host and port, pointing to the simulated one."""
+        config = deepcopy(self._config)
+        for name, device in self.devices.items():
+            table = config["devices"][name]
+            if isinstance(device, RelayBoard):
+                table["host"], table["port"] = device.host, device.port
+            else:
+                table["port"] = str(device.line.path)
+        return config
+
+    # --- cards and keys -----------------------------------------------------------------------
+
+    async def present(
+        self,
+        reader: str,
+        uid: str,
+        hold: float | None = 0.4,
+        *,
+        iso_dep: bool = False,
+        frames_left: int | None = None,
+    ) -> int:
+        """Hold a card to a reader and take it away again.
+
+        Args:
+            reader: The reader.
+            uid: The card's UID, hexadecimal, of 4, 7 or 10 bytes.
+            hold: For how many seconds; None leaves it there until `remove`.
+            iso_dep: The card speaks ISO/IEC 14443-4.
+            frames_left: Pull it away in mid-read, after so many frames of data.
+
+        Returns:
+            When the card came into the field, in monotonic nanoseconds.
+        """
+        return await self.present_cards(
+            reader, [card(uid, iso_dep=iso_dep, frames_left=frames_left)], hold
+        )
+
+    async def present_two(
+        self, reader: str, first: str, second: str, hold: float | None = 0.4
+    ) -> int:
+        """Hold two cards to a reader at once; as `present`."""
+        return await self.present_cards(reader, [card(first), card(second)], hold)
+
+    async def present_cards(self, reader: str, cards: list[Card], hold: float | None = 0.4) -> int:
+        """Hold any cards to a reader; as `present`."""
+        device = self._reader(reader)
+        at_ns = self._now_ns()
+        for each in cards:
+            device.put(each)
+        if hold is not None:
+            try:
+                await asyncio.sleep(hold)
+            finally:
+                for each in cards:
+                    device.take(each)
+        return at_ns
+
+    async def remove(self, reader: str, uid: str | None = None) -> None:
+        """Take a card away from a reader, or all of them."""
+        device = self._reader(reader)
+        for each in tuple(device.chip.field):
+            if uid is None or each.uid == bytes.fromhex(uid):
+                device.take(each)
+
+    async def press(self, keypad: str, keys: str, gap: float = 0.05) -> int:
+        """Press keys one after the other.
+
+        Args:
+            keypad: The keypad.
+            keys: From 0 to 9, * and #.
+            gap: Seconds from one key to the next.
+
+        Returns:
+            When the last key was pressed, in monotonic nanoseconds.
+        """
+        device = self._device(keypad)
+        if not isinstance(device, AsciiKeypad):
+            raise SiteError(f"{keypad} is not a keypad")
+        at_ns = self._now_ns()
+        for place, key in enumerate(keys):
+            if place and gap:
+                await asyncio.sleep(gap)
+            at_ns = self._now_ns()
+            device.press(key, told=keys if place == len(keys) - 1 else "")
+        return at_ns
+
+    # --- people at a door ---------------------------------------------------------------------
+
+    async def push(self, door: str, patience: float = 1.0) -> bool:
+        """Push a door and, if it opens, walk through and let it close.
+
+        Args:
+            door: The door.
+            patience: Go on pushing for so many seconds while it is locked.
+
+        Returns:
+            Whether it opened.
+        """
+        rig = self._rig(door)
+        rig.door.push(self._now_ns(), patience)
+        rig.settle()
+        try:
+            async with asyncio.timeout(patience):
+                await rig.until_leaf(Leaf.OPENING, Leaf.OPEN)
+        except TimeoutError:
+            return False
+        await rig.until_leaf(Leaf.OPEN)
+        if not rig.door.propped:
+            await rig.until_leaf(Leaf.CLOSED)
+        return True
+
+    async def leave(self, door: str) -> None:
+        """Go out by the mechanical handle, whose switch is the request to exit."""
+        rig = self._rig(door)
+        rig.door.press_rex(self._now_ns(), pressed=True)
+        rig.door.force(self._now_ns())
+        rig.settle()
+        await rig.until_leaf(Leaf.OPEN)
+        rig.door.press_rex(self._now_ns(), pressed=False)
+        rig.settle()
+        if not rig.door.propped:
+            await rig.until_leaf(Leaf.CLOSED)
+
+    async def rex(self, door: str, hold: float = 0.3) -> int:
+        """Press the request-to-exit button for some seconds; when, in monotonic nanoseconds."""
+        rig = self._rig(door)
+        at_ns = self._now_ns()
+        rig.door.press_rex(at_ns, pressed=True)
+        rig.settle()
+        try:
+            await asyncio.sleep(hold)
+        finally:
+            rig.door.press_rex(self._now_ns(), pressed=False)
+            rig.settle()
+        return at_ns
+
+    async def force(self, door: str) -> None:
+        """Break a door open; it closes by itself."""
+        rig = self._rig(door)
+        rig.door.force(self._now_ns())
+        rig.settle()
+
+    async def prop(self, door: str) -> None:
+        """Put a wedge under a door: once open it stays open."""
+        rig = self._rig(door)
+        rig.door.prop(self._now_ns())
+        rig.settle()
+
+    async def close(self, door: str) -> None:
+        """Take the wedge away and let a door close."""
+        rig = self._rig(door)
+        rig.door.close(self._now_ns())
+        rig.settle()
+
+    async def power_lock(self, door: str, on: bool) -> None:
+        """Fail or restore the lock's own supply."""
+        rig = self._rig(door)
+        rig.door.power(self._now_ns(), on=on)
+        rig.settle()
+
+    async def jam_contact(self, door: str, closed: bool | None) -> None:
+        """Weld a door's contact closed (true), tear it open (false) or repair it (null)."""
+        rig = self._rig(door)
+        rig.door.jam_contact(self._now_ns(), closed)
+        rig.settle()
+
+    async def chatter(self, door: str, what: str, edges: int = 100, gap: float = 0.002) -> None:
+        """Let a door's contact or rex chatter, then leave it as it was."""
+        rig = self._rig(door)
+        if what not in {"contact", "rex"}:
+            raise SiteError(f"contact or rex can chatter, not {what!r}")
+        was = rig.door.closed if what == "contact" else rig.door.rex_pressed
+        for place in range(edges):
+            value = was == bool(place % 2)
+            if what == "contact":
+                rig.door.jam_contact(self._now_ns(), value)
+            else:
+                rig.door.press_rex(self._now_ns(), pressed=value)
+            rig.settle()
+            await asyncio.sleep(gap)
+        if what == "contact":
+            rig.door.jam_contact(self._now_ns(), None)
+        else:
+            rig.door.press_rex(self._now_ns(), pressed=was)
+        rig.settle()
+
+    # --- faults -------------------------------------------------------------------------------
+
+    async def unplug(self, device: str, after_bytes: int | None = None) -> None:
+        """Unplug a device.
+
+        A serial port disappears and an open one hangs up; with `after_bytes` only once the device
+        has sent so many more. A relay board's connections break and new ones are refused; its
+        outputs and timers go on.
+        """
+        found = self._device(device)
+        if isinstance(found, RelayBoard):
+            if after_bytes is not None:
+                raise SiteError(f"{device}: use fault with cut_after")
+            await found.unplug()
+        else:
+            found.unplug(after_bytes)
+
+    async def plug(self, device: str) -> None:
+        """Plug a device in again, at the same port; one on a serial line starts anew."""
+        found = self._device(device)
+        if isinstance(found, RelayBoard):
+            await found.plug()
+        else:
+            found.plug()
+
+    async def hang(self, device: str) -> None:
+        """A device takes what it gets, does nothing and never answers."""
+        self._device(device).hang()
+
+    async def resume(self, device: str) -> None:
+        """End `hang`, `fault` and `garble`."""
+        self._device(device).resume()
+
+    async def noise(self, device: str, n: int, seed: int = 0) -> None:
+        """A device sends n random bytes."""
+        self._device(device).noise(n, seed)
+
+    async def garble(self, device: str, rate: float, seed: int = 0) -> None:
+        """Hit each byte on a serial line, either way, with this probability; until `resume`."""
+        self._serial(device).garble(rate, seed)
+
+    async def flood(self, device: str, per_second: float, seconds: float = 1.0) -> None:
+        """A device on a serial line sends whole frames or keys that nobody asked for."""
+        await self._serial(device).flood(per_second, seconds)
+
+    async def fault(self, device: str, **faults: Any) -> None:
+        """Let a relay board's replies go wrong: the attributes of `Faults`; none of them: rightly.
+
+        Raises:
+            SiteError: there is no such fault.
+        """
+        try:
+            self._board("fault", device).faults = Faults(**faults)
+        except TypeError as error:
+            raise SiteError(f"{device}: {error}") from None
+
+    async def power_cycle(self, device: str, off: float = 1.0) -> None:
+        """Cut a device's power for some seconds."""
+        found = self._device(device)
+        if isinstance(found, RelayBoard):
+            await found.power_cycle(off)
+        else:
+            found.unplug()
+            await asyncio.sleep(off)
+            found.plug()
+
+    async def weld(self, device: str, output: int) -> None:
+        """Weld an output's contact closed; its coil does not know."""
+        self._board("weld", device).weld(output)
+
+    async def unweld(self, device: str, output: int) -> None:
+        """Repair an output's contact."""
+        self._board("unweld", device).unweld(output)
+
+    # --- looking things up --------------------------------------------------------------------
+
+    def _device(self, name: str) -> Device:
+        if name not in self.devices:
+            raise SiteError(f"no device {name!r}, only {', '.join(self.devices)}")
+        return self.devices[name]
+
+    def _serial(self, name: str) -> SerialDevice:
+        device = self._device(name)
+        if isinstance(device, RelayBoard):
+            raise SiteError(f"{name} is not on a serial line")
+        return device
+
+    def _reader(self, name: str) -> Pn532Reader:
+        device = self._device(name)
+        if not isinstance(device, Pn532Reader):
+            raise SiteError(f"{name} is not a card reader")
+        return device
+
+    def _board(self, where: str, name: str) -> RelayBoard:
+        device = self._device(name)
+        if not isinstance(device, RelayBoard):
+            raise SiteError(f"{where}: {name} is not a relay board")
+        return device
+
+    def _rig(self, name: str) -> DoorRig:
+        if name not in self.doors:
+            raise SiteError(f"no door {name!r}, only {', '.join(self.doors)}")
+        return self.doors[name]
+
+
+@asynccontextmanager
+async def running_site(
+    config: Path | dict[str, Any], run_dir: Path, **options: Any
+) -> AsyncIterator[Site]:
+    """A started site for the length of the block.
+
+    Args:
+        config: A site.toml, or what is in one.
+        run_dir: As for `Site`.
+        options: As for `Site`.
+    """
+    made = (
+        Site.from_file(config, run_dir, **options)
+        if isinstance(config, Path)
+        else Site(config, run_dir, **options)
+    )
+    try:
+        await made.start()
+        yield made
+    finally:
+        await made.stop()

@@ -1,0 +1,185 @@
+"""A site's file: the example is right, and every kind of mistake is named where it is."""
+
+import copy
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.config.site import FILE_BYTES_MAX, SiteConfig, check, load
+from gateway.drivers import REGISTRY
+from gateway.errors import ConfigError
+
+EXAMPLE = Path(__file__).parents[2] / "config" / "site.toml"
+RAW: dict[str, Any] = tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))
+
+
+def faults(raw: dict[str, Any]) -> list[tuple[str, str]]:
+    try:
+        check(raw, REGISTRY, "site.toml")
+    except ConfigError as error:
+        return [(fault.where, fault.what) for fault in error.faults]
+    return []
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The example with one member set; `...` takes it away."""
+    raw = copy.deepcopy(RAW)
+    table: Any = raw
+    *tables, last = path.split("/")
+    for name in tables:
+        table = table[int(name)] if name.isdigit() else table[name]
+    if value is ...:
+        del table[last]
+    else:
+        table[last] = value
+    return raw
+
+
+def test_the_documented_example_has_no_fault_and_no_warning() -> None:
+    site = load(EXAMPLE, REGISTRY)
+    assert isinstance(site, SiteConfig)
+    assert not site.warnings
+    assert set(site.doors) == {"street", "lounge", "meeting", "suite", "comms"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "where", "says"),
+    [
+        ("version", 2, "version", "this release reads 1"),
+        ("version", ..., "version", "is missing"),
+        ("sites", {}, "sites", "unknown key"),
+        ("site/id", ..., "site.id", "is missing"),
+        ("site/id", 7, "site.id", "text"),
+        ("site/ID", "x", "site.ID", "unknown key"),
+        ("site/gateway", "a\nb", "site.gateway", "printable"),
+        ("state/dir", "relative", "state.dir", "absolute path"),
+        ("state/socket", "/" + "x" * 120, "state.socket", "100 characters"),
+        ("state/credential_key", ..., "state.credential_key", "is missing"),
+        ("clock", ..., "clock", "is missing"),
+        ("clock/trust", ..., "clock.trust", "is missing"),
+        ("clock/trust", "internet", "clock.trust", "internet"),
+        ("mqtt/port", 0, "mqtt.port", "1 to 65535"),
+        ("mqtt/port", True, "mqtt.port", "whole number"),
+        ("mqtt/tls", ..., "mqtt.tls", "clear text"),
+        ("mqtt/tls/ca", ..., "mqtt.tls.ca", "is missing"),
+        ("devices", [], "devices", "must be a table"),
+        ("devices/relays-a", 1, "devices.relays-a", "must be a table"),
+        ("devices/relays-a/driver", ..., "devices.relays-a.driver", "modbus_relay"),
+        ("devices/relays-a/driver", "relay", "devices.relays-a.driver", "no driver 'relay'"),
+        ("devices/relays-a/timed_pulse", ..., "devices.relays-a.timed_pulse", "is missing"),
+        ("devices/relays-a/port", 70000, "devices.relays-a.port", "65535"),
+        ("devices/relays-a/color", 1, "devices.relays-a.color", "unknown key"),
+        ("devices/relays-b/host", "192.168.70.10", "devices.relays-b", "already the line"),
+        ("doors", {}, "doors", "no door"),
+        ("doors/street/lock", ..., "doors.street.lock", "is missing"),
+        ("doors/street/lock", "magnetic", "doors.street.lock", "magnetic"),
+        ("doors/street/free_egress", ..., "doors.street.free_egress", "is missing"),
+        ("doors/street/free_egress", "gateway", "doors.street.free_egress", "box is dead"),
+        ("doors/street/free_egress", "hardwired", "doors.street.lock", "power cut"),
+        ("doors/street/free_egress", "hardwired", "doors.street.fire_release", "fire"),
+        ("doors/street/fire_release", "gateway", "doors.street.fire_release", "software"),
+        ("doors/street/strike/device", "relay", "doors.street.strike.device", "no device"),
+        ("doors/street/strike/device", "street-reader", "doors.street.strike.device", "no output"),
+        ("doors/street/strike/output", 9, "doors.street.strike.output", "1 to 8"),
+        ("doors/street/strike/output", 2, "doors.lounge.strike.output", "already at"),
+        ("doors/street/strike/relay_class", ..., "doors.street.strike.relay_class", "is missing"),
+        ("doors/street/strike/relay_class", "R3", "doors.street.strike.relay_class", "promises"),
+        ("doors/street/strike/relay_class", "R1", "doors.street.strike.accept_host_timed", "R2"),
+        ("doors/street/contact/input", 2, "doors.lounge.contact.input", "already at"),
+        ("doors/street/contact/closed_when", ..., "doors.street.contact.closed_when", "missing"),
+        ("doors/street/rex/pressed_when", "on", "doors.street.rex.pressed_when", "on"),
+        ("doors/street/readers", [], "doors.street.readers", "no reader"),
+        ("doors/street/readers/0/side", "left", "doors.street.readers[0].side", "left"),
+        ("doors/street/readers/0/side", ..., "doors.street.readers[0].side", "is missing"),
+        ("doors/street/readers/0/device", "x", "doors.street.readers[0].device", "no device"),
+        ("doors/street/readers/0/device", "relays-a", "doors.street.readers[0].device", "reads no"),
+        ("doors/street/readers/0/device", "lounge-reader", "doors.lounge.readers[0].device", "at"),
+    ],
+)
+def test_a_mistake_is_named_with_its_path_and_what_to_do(
+    path: str, value: Any, where: str, says: str
+) -> None:
+    found = faults(changed(path, value))
+    assert where in [place for place, _ in found], found
+    assert any(says in what for place, what in found if place == where), found
+
+
+def test_mistakes_in_different_places_are_named_together() -> None:
+    raw = changed("doors/street/lock", ...)
+    raw["devices"]["relays-b"]["driver"] = "relay"
+    raw["doors"]["lounge"]["strike"]["output"] = 99
+    raw["clock"]["trust"] = "sundial"
+    assert {where for where, _ in faults(raw)} == {
+        "doors.street.lock",
+        "devices.relays-b.driver",
+        "doors.lounge.strike.output",
+        "clock.trust",
+    }
+
+
+def test_a_faulty_device_is_not_called_missing_where_a_door_refers_to_it() -> None:
+    assert [where for where, _ in faults(changed("devices/relays-a/unit", "one"))] == [
+        "devices.relays-a.unit"
+    ]
+
+
+def test_a_host_timed_strike_is_taken_with_its_written_reason() -> None:
+    raw = changed("doors/street/strike/relay_class", "R0")
+    raw["doors"]["street"]["strike"]["accept_host_timed"] = "inner door, always staffed"
+    assert not faults(raw)
+
+
+def test_a_device_at_no_door_and_a_site_without_a_broker_are_warnings() -> None:
+    raw = changed("mqtt", ...)
+    raw["doors"]["comms"]["readers"].pop()
+    site = check(raw, REGISTRY, "site.toml")
+    assert [warning.where for warning in site.warnings] == ["devices.comms-keypad", "mqtt"]
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"\xff", "not UTF-8 at byte 0"),
+        (b"site = [", "not TOML"),
+        (b"a = " + b"[" * 100_000, "not TOML|nested"),
+        (b"x" * (FILE_BYTES_MAX + 1), "larger than"),
+        (b"", "is missing"),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_why(tmp_path: Path, data: bytes, says: str) -> None:
+    file = tmp_path / "site.toml"
+    file.write_bytes(data)
+    with pytest.raises(ConfigError, match=says):
+        load(file, REGISTRY)
+
+
+def test_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No such file"):
+        load(tmp_path / "nowhere.toml", REGISTRY)
+
+
+paths = [
+    f"{prefix}/{key}"
+    for prefix, table in (
+        [(name, RAW[name]) for name in ("site", "state", "clock", "mqtt")]
+        + [(f"devices/{name}", table) for name, table in RAW["devices"].items()]
+        + [(f"doors/{name}", table) for name, table in RAW["doors"].items()]
+    )
+    for key in table
+]
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(paths), anything)
+def test_no_value_anywhere_breaks_the_check(path: str, value: Any) -> None:
+    for where, what in faults(changed(path, value)):
+        assert where
+        assert what

@@ -1,0 +1,427 @@
+"""One controlled door, through a night that passes in milliseconds."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from gateway.control.door import (
+    COMMIT_WAIT,
+    TAP_AGE_MAX,
+    TAPS_WAITING_MAX,
+    CardTapped,
+    DoorController,
+    InForce,
+    PointChanged,
+    Wiring,
+)
+from gateway.domain import events
+from gateway.domain.door_state import Contact, ContactSaid, RexPressed
+from gateway.domain.entitlements import NO_RECORDS, Entitlements, RecordSet
+from gateway.domain.record_faults import parse_records
+from gateway.domain.signal import Signal
+from gateway.errors import DeviceUnavailable, StorageError
+from tests.virtual import VirtualClock, run
+
+CARD, PIN = "04A1B2C3D4E5F6", "2468"
+
+
+def records(**door: Any) -> Entitlements:
+    """A site of one door, `front`, and one member of staff with a card and a PIN."""
+    rows: list[dict[str, Any]] = [
+        {"type": "site", "id": "LON", "timezone": "Europe/London"},
+        {"type": "policy", "id": "policy"},
+        {"type": "zone", "id": "out", "category": "public"},
+        {"type": "zone", "id": "club", "category": "member"},
+        {"type": "door", "id": "front", "from_zone": "out", "to_zone": "club", **door},
+        {"type": "group", "id": "g", "zones": ["club"], "doors": [], "schedule": "24x7"},
+        {"type": "holder", "id": "sam", "persona": "staff", "status": "active", "groups": ["g"]},
+        {"type": "holder", "id": "slow", "persona": "member", "status": "active", "groups": ["g"],
+         "extended_unlock": True},
+        {"type": "credential", "id": "c1", "holder": "sam", "kind": "uid", "value": CARD},
+        {"type": "credential", "id": "c2", "holder": "sam", "kind": "pin", "value": PIN},
+        {"type": "credential", "id": "c3", "holder": "slow", "kind": "uid", "value": "04000001"},
+        {"type": "credential", "id": "c4", "holder": "sam", "kind": "uid", "value": "04000002",
+         "max_uses": 3},
+    ]  # fmt: skip
+    return RecordSet(parse_records(json.dumps(row).encode() for row in rows).records)
+
+
+class Ticket:
+    """A receipt whose commit comes when the disk is ready."""
+
+    def __init__(self, seq: int) -> None:
+        self.seq = seq
+        self.committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def committed_within(self, limit: timedelta) -> bool:
+        await asyncio.wait((self.committed,), timeout=limit.total_seconds())
+        return self.committed.done()
+
+
+class Paper:
+    """A journal on paper, whose disk takes `disk_s` seconds a commit, or for ever (None)."""
+
+    def __init__(self) -> None:
+        self.events: list[events.Event] = []
+        self.disk_s: float | None = 0.0
+        self.full = False
+
+    def append(self, event: events.Event) -> Ticket:
+        if self.full:
+            raise StorageError("no room")
+        self.events.append(event)
+        ticket = Ticket(len(self.events))
+        if self.disk_s is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self.disk_s, ticket.committed.set_result, None)
+        return ticket
+
+    def codes(self) -> list[str]:
+        return [str(event.__struct_config__.tag) for event in self.events]
+
+
+class Rig:
+    """The door under test, and what its devices were told."""
+
+    def __init__(self, in_force: Entitlements) -> None:
+        self.clock = VirtualClock()
+        self.paper = Paper()
+        self.pulses: list[tuple[float, float]] = []
+        """When, and for how many seconds."""
+        self.shown: list[Signal] = []
+        self.relay_s = 0.001
+        self.relay_fails = ""
+        self.force = InForce(in_force, "r1", None)
+        indicators: dict[Any, tuple[Callable[[Signal], Awaitable[None]], ...]] = {
+            "in": (self.show,)
+        }
+        self.door = DoorController(
+            "front",
+            Wiring(pulse=self.pulse, indicators=indicators),
+            journal=self.paper,
+            in_force=lambda: self.force,
+            clock=self.clock,
+            on_change=lambda _door: None,
+        )
+
+    async def pulse(self, duration: timedelta) -> None:
+        await asyncio.sleep(self.relay_s)
+        if self.relay_fails:
+            raise DeviceUnavailable(self.relay_fails)
+        at = asyncio.get_running_loop().time()
+        self.pulses.append((round(at, 3), duration.total_seconds()))
+
+    async def show(self, signal: Signal) -> None:
+        self.shown.append(signal)
+
+    def tap(self, value: str = CARD, kind: str = "uid", side: Any = "in", age_s: float = 0) -> None:
+        at = self.clock.monotonic() - timedelta(seconds=age_s)
+        self.door.tap(CardTapped("reader", side, kind, value, at))
+
+    def say(self, fact: ContactSaid | RexPressed) -> None:
+        self.door.point(PointChanged(fact, self.clock.monotonic()))
+
+
+@asynccontextmanager
+async def rig(in_force: Entitlements | None = None) -> AsyncIterator[Rig]:
+    made = Rig(records() if in_force is None else in_force)
+    running = asyncio.create_task(made.door.run())
+    await asyncio.sleep(0)
+    try:
+        yield made
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def soon(seconds: float = 0.5) -> None:
+    await asyncio.sleep(seconds)
+
+
+def test_a_card_opens_the_door_after_its_record_is_on_disk() -> None:
+    async def journey() -> None:
+        async with rig() as r:
+            r.paper.disk_s = 0.1
+            r.tap()
+            await soon()
+            assert r.pulses == [(0.101, 5.0)]
+            assert r.paper.codes() == ["access", "unlocked"]
+            assert r.shown == [Signal.GRANTED]
+
+    run(journey())
+
+
+def test_a_slow_disk_delays_a_grant_by_a_quarter_of_a_second_and_no_more() -> None:
+    async def journey() -> None:
+        async with rig() as r:
+            r.paper.disk_s = 2
+            r.tap()
+            await soon()
+            assert r.pulses == [(COMMIT_WAIT.total_seconds() + 0.001, 5.0)]
+            assert r.paper.codes() == ["access", "late_commit", "unlocked"]
+
+    run(journey())
+
+
+def test_while_the_disk_hangs_only_the_first_grant_waits() -> None:
+    async def journey() -> None:
+        async with rig() as r:
+            r.paper.disk_s = None
+            for _ in range(5):
+                r.tap()
+            await soon()
+            first = COMMIT_WAIT.total_seconds() + 0.001
+            assert [at for at, _ in r.pulses] == pytest.approx([first + n / 1000 for n in range(5)])
+
+    run(journey())
+
+
+def test_a_grant_that_can_not_be_recorded_opens_nothing_and_shows_a_fault() -> None:
+    async def journey() -> None:
+        async with rig() as r:
+            r.paper.full = True
+            r.tap()
+            await soon()
+            assert not r.pulses
+            assert r.shown == [Signal.FAULT]
+
+    run(journey())
+
+
+def test_rex_opens_though_nothing_can_be_recorded() -> None:
+    async def journey() -> None:
+        async with rig() as r:
+            r.paper.full = True
+            r.say(RexPressed())
+            await soon(0.1)
+            assert r.pulses == [(0.001, 5.0)]
+
+    run(journey())
+
+
+def test_rex_passes_a_grant_that_waits_for_the_disk() -> None:
+    async def journey() -> None:
+        async with rig() as r:
+            r.paper.disk_s = None
+            r.tap()
+            await soon(0.05)
+            r.say(RexPressed())
+            await soon(0.02)
+            assert r.pulses == [(0.051, 5.0)]
+
+    run(journey())
+
+
+def test_rex_opens_before_the_first_records_have_come() -> None:
+    async def journey() -> None:
+        async with rig(NO_RECORDS) as r:
+            r.say(RexPressed())
+            r.tap()
+            await soon(0.1)
+            assert len(r.pulses) == 1
+            assert "unlocked" in r.paper.codes()
+            assert r.shown == [Signal.DENIED]
+
+    run(journey())
+
+
+def test_a_relay_that_does_not_confirm_is_reported_and_shown_as_a_fault() -> None:
+    async def journey() -> None:
+        async with rig() as r:
+            r.relay_fails = "relays-a: no answer"
+            r.tap()
+            await soon()
+            assert r.paper.codes() == ["access", "unlock_failed"]
+            assert r.shown == [Signal.FAULT]
+
+    run(journey())
+
+
+def test_a_denial_is_recorded_and_shown_at_once() -> None:
+    async def journey() -> None:
+        async with rig() as r:
+            r.paper.disk_s = None
+            r.tap("04FFFFFF")
+            await soon(0.01)
+            assert r.paper.codes() == ["access"]
+            assert r.shown == [Signal.DENIED]
+            assert not r.pulses
+
+    run(journey())
+
+
+def test_a_card_and_its_pin_open_a_door_with_a_second_factor() -> None:
+    async def journey() -> None:
+        async with rig(records(second_factor_schedule="24x7")) as r:
+            r.tap()
+            await soon()
+            assert not r.pulses
+            r.tap(PIN, "pin")
+            await soon()
+            assert len(r.pulses) == 1
+            outcomes = [e.outcome for e in r.paper.events if isinstance(e, events.AccessDecided)]
+            assert outcomes == ["challenge", "grant"]
+            assert r.shown == [Signal.PIN_WANTED, Signal.GRANTED]
+
+    run(journey())
+
+
+def test_a_pin_that_comes_after_the_wait_is_a_pin_alone() -> None:
+    async def journey() -> None:
+        async with rig(records(second_factor_schedule="24x7")) as r:
+            r.tap()
+            await soon(25)
+            r.tap(PIN, "pin")
+            await soon()
+            assert not r.pulses
+            assert isinstance(r.paper.events[-1], events.AccessDecided)
+            assert r.paper.events[-1].reason == "pin_not_accepted"
+
+    run(journey())
+
+
+def test_a_holder_who_needs_longer_gets_longer() -> None:
+    async def journey() -> None:
+        async with rig() as r:
+            r.tap("04000001")
+            await soon()
+            assert [seconds for _, seconds in r.pulses] == [15.0]
+
+    run(journey())
+
+
+@pytest.mark.parametrize(
+    "door",
+    [{"two_person": True}, {"interlock": "i"}, {"max_occupancy": 3}, {"antipassback": "hard"}],
+)
+def test_a_rule_that_is_not_enforced_yet_lets_nobody_in_but_everybody_out(
+    door: dict[str, Any],
+) -> None:
+    async def journey() -> None:
+        async with rig(records(**door)) as r:
+            r.tap()
+            await soon()
+            assert not r.pulses
+            assert isinstance(r.paper.events[-1], events.AccessDecided)
+            assert r.paper.events[-1].reason == "rule_not_enforced"
+            r.tap(side="out")
+            await soon()
+            assert len(r.pulses) == 1
+
+    run(journey())
+
+
+def test_a_credential_of_limited_uses_is_not_taken_on_trust() -> None:
+    async def journey() -> None:
+        async with rig() as r:
+            r.tap("04000002")
+            await soon()
+            assert not r.pulses
+
+    run(journey())
+
+
+def test_a_tap_that_waited_too_long_opens_nothing_and_is_counted() -> None:
+    async def journey() -> None:
+        async with rig() as r:
+            r.tap(age_s=TAP_AGE_MAX.total_seconds() + 0.1)
+            await soon()
+            assert not r.pulses
+            assert r.paper.codes() == ["input_ignored"]
+
+    run(journey())
+
+
+def test_a_flood_of_taps_is_bounded_and_counted() -> None:
+    async def journey() -> None:
+        async with rig() as r:
+            r.relay_s = 0.4
+            for _ in range(1000):
+                r.tap("04FFFFFF")
+            await soon()
+            ignored = [e.count for e in r.paper.events if isinstance(e, events.InputIgnored)]
+            assert ignored == [1000 - TAPS_WAITING_MAX]
+
+    run(journey())
+
+
+def test_a_door_that_stands_open_is_an_alarm_until_it_is_closed() -> None:
+    async def journey() -> None:
+        async with rig(records(held_open_s=30)) as r:
+            r.say(ContactSaid(Contact.CLOSED))
+            r.tap()
+            await soon(1)
+            r.say(ContactSaid(Contact.OPEN))
+            await soon(29.9)
+            assert "held_open" not in r.paper.codes()
+            await soon(0.2)
+            assert r.paper.codes()[-1] == "held_open"
+            r.say(ContactSaid(Contact.CLOSED))
+            await soon()
+            assert r.paper.codes()[-2:] == ["closed", "alarm_restored"]
+
+    run(journey())
+
+
+def test_an_untrusted_clock_leaves_only_what_is_always_open() -> None:
+    async def journey() -> None:
+        async with rig() as r:
+            r.clock.trusted = False
+            r.tap()
+            await soon()
+            event = r.paper.events[0]
+            assert isinstance(event, events.AccessDecided)
+            assert (event.reason, event.trust) == ("group", 1)
+
+    run(journey())
+
+
+def test_new_records_count_from_the_next_tap_on() -> None:
+    async def journey() -> None:
+        async with rig(NO_RECORDS) as r:
+            r.tap()
+            await soon()
+            r.force = InForce(records(), "r2", None)
+            r.tap()
+            await soon()
+            decided = [e for e in r.paper.events if isinstance(e, events.AccessDecided)]
+            assert [(e.reason, e.revision) for e in decided] == [
+                ("unknown_door", "r1"),
+                ("group", "r2"),
+            ]
+
+    run(journey())
+
+
+def test_the_self_test_ends_only_when_both_lanes_answer() -> None:
+    async def journey() -> None:
+        async with rig() as r:
+            await r.door.self_test()
+            assert not r.paper.events
+            r.relay_s = 3600
+            r.say(RexPressed())
+            await soon(0.01)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(5):
+                    await r.door.self_test()
+
+    run(journey())
+
+
+def test_no_event_holds_what_was_presented() -> None:
+    async def journey() -> None:
+        async with rig(records(second_factor_schedule="24x7")) as r:
+            r.tap()
+            await soon()
+            r.tap(PIN, "pin")
+            await soon()
+            written = b"".join(events.encode(event) for event in r.paper.events).decode()
+            assert CARD not in written
+            assert PIN not in written.replace("2026", "")
+
+    run(journey())

@@ -1,0 +1,21 @@
+#!/bin/sh
+# Installs the Debian packages that the tests need and this machine lacks.
+set -eu
+
+need=""
+command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] || need="$need mosquitto"
+command -v dbus-daemon >/dev/null || need="$need dbus"
+command -v strace >/dev/null || need="$need strace"
+command -v systemd-analyze >/dev/null || need="$need systemd"
+[ -z "$need" ] && exit 0
+
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -q >/dev/null
+    # shellcheck disable=SC2086  # a list of words on purpose
+    apt-get install -q -y --no-install-recommends $need >/dev/null
+else
+    echo "The tests need these Debian packages:$need" >&2
+    echo "Install them with: sudo apt-get install$need" >&2
+    exit 1
+fi

@@ -1,0 +1,220 @@
+import asyncio
+import os
+import sqlite3
+import stat
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from gateway.domain import events
+from gateway.errors import StorageError
+from gateway.journal import Journal, JournalFull
+from gateway.journal import journal as module
+from gateway.journal.chain import genesis, link
+from gateway.sqlite import DatabaseTooNew
+from tests.journal.conftest import EPOCH, StillClock, closed
+
+SOON = timedelta(seconds=5)
+
+
+def journal_at(directory: Path) -> Journal:
+    return Journal(directory / "journal.db", StillClock())
+
+
+async def test_an_event_has_its_number_at_once_and_is_on_disk_soon_after(tmp_path: Path) -> None:
+    async with journal_at(tmp_path) as journal:
+        tickets = [journal.append(closed(n)) for n in range(1, 4)]
+        assert [ticket.seq for ticket in tickets] == [1, 2, 3]
+        assert journal.last_committed == 0
+        assert await tickets[-1].committed_within(SOON)
+        assert [ticket.committed.done() for ticket in tickets] == [True] * 3
+        found = await journal.read_after(0)
+        assert [(e.stream, e.seq, e.event) for e in found] == [
+            (journal.stream, n, closed(n)) for n in range(1, 4)
+        ]
+        assert [raw.body for raw in await journal.raw_after(1, 1)] == [events.encode(closed(2))]
+
+
+async def test_closing_commits_everything_and_opening_goes_on_where_it_stood(
+    tmp_path: Path,
+) -> None:
+    async with journal_at(tmp_path) as journal:
+        for n in range(1, 2_501):
+            journal.append(closed(n))
+        stream = journal.stream
+    async with journal_at(tmp_path) as journal:
+        assert (journal.stream, journal.last_committed) == (stream, 2_500)
+        assert journal.append(closed(2_501)).seq == 2_501
+
+
+async def test_a_wait_that_ends_early_or_is_cancelled_leaves_the_commit_going_on(
+    tmp_path: Path,
+) -> None:
+    async with journal_at(tmp_path) as journal:
+        ticket = journal.append(closed(1))
+        assert not await ticket.committed_within(timedelta(0))
+        waiter = asyncio.create_task(ticket.committed_within(SOON))
+        await asyncio.sleep(0)
+        waiter.cancel()
+        await asyncio.wait((waiter,))
+        assert await ticket.committed_within(SOON)
+        direct = asyncio.ensure_future(journal.append(closed(2)).committed)
+        direct.cancel()
+        assert await journal.append(closed(3)).committed_within(SOON)
+        assert [e.seq for e in await journal.read_after(0)] == [1, 2, 3]
+
+
+async def test_a_follower_sees_committed_events_only_and_wakes_for_new_ones(
+    tmp_path: Path,
+) -> None:
+    async with journal_at(tmp_path) as journal:
+        follower = asyncio.create_task(journal.wait_for_new(0))
+        await asyncio.sleep(0)
+        journal.append(closed(1))
+        assert await journal.read_after(0) == [] or journal.last_committed == 1
+        assert await follower == 1
+        waiting = asyncio.create_task(journal.wait_for_new(1))
+        await asyncio.sleep(0)
+    with pytest.raises(StorageError, match="closed"):
+        await waiting
+    with pytest.raises(StorageError, match="not open"):
+        journal.append(closed(2))
+
+
+async def test_the_watermark_never_falls_nor_passes_the_last_event(tmp_path: Path) -> None:
+    async with journal_at(tmp_path) as journal:
+        for n in range(1, 11):
+            journal.append(closed(n))
+        await journal.wait_for_new(9)
+        assert await journal.acknowledge(journal.stream, 7)
+        assert await journal.acknowledge(journal.stream, 3)
+        assert not await journal.acknowledge("0" * 16, 9)
+        assert not await journal.acknowledge(journal.stream, 11)
+        assert (journal.acknowledged, journal.backlog.committed) == (7, 3)
+    async with journal_at(tmp_path) as journal:
+        assert journal.acknowledged == 7
+
+
+async def test_only_acknowledged_events_older_than_the_retention_are_purged(
+    tmp_path: Path,
+) -> None:
+    async with journal_at(tmp_path) as journal:
+        for n in range(1, 2_001):
+            journal.append(closed(n))
+        await journal.wait_for_new(1_999)
+        await journal.acknowledge(journal.stream, 1_500)
+        assert await journal.purge(EPOCH + timedelta(seconds=1_200)) == 1_199
+        assert await journal.purge(EPOCH + timedelta(days=9)) == 301
+        assert [e.seq for e in await journal.read_after(0, 2)] == [1_501, 1_502]
+        await journal.acknowledge(journal.stream, 2_000)
+        assert await journal.purge(EPOCH + timedelta(days=9)) == 500
+    async with journal_at(tmp_path) as journal:
+        assert journal.append(closed(2_001)).seq == 2_001
+
+
+async def test_an_event_with_a_wrong_time_ahead_holds_no_purge_back(tmp_path: Path) -> None:
+    async with journal_at(tmp_path) as journal:
+        journal.append(closed(1))
+        for n in range(2, 1_002):
+            journal.append(closed(n, at=EPOCH + timedelta(days=3_650), trust=1))
+        journal.append(closed(1_002))
+        journal.append(closed(1_003, at=EPOCH + timedelta(days=30)))
+        await journal.wait_for_new(1_002)
+        await journal.acknowledge(journal.stream, 1_003)
+        assert await journal.purge(EPOCH + timedelta(days=1)) == 1_002
+        assert [e.seq for e in await journal.read_after(0)] == [1_003]
+
+
+async def test_the_chain_reaches_from_the_first_event_to_the_last(tmp_path: Path) -> None:
+    async with journal_at(tmp_path) as journal:
+        for n in range(1, 51):
+            journal.append(closed(n))
+        chain = genesis(journal.stream)
+    database = sqlite3.connect(tmp_path / "journal.db")
+    for seq, body, stored in database.execute("SELECT seq, body, chain FROM event ORDER BY seq"):
+        chain = link(chain, seq, body)
+        assert chain == stored
+    database.close()
+
+
+async def test_the_files_are_for_their_owner_only(tmp_path: Path) -> None:
+    os.umask(0)
+    try:
+        async with journal_at(tmp_path) as journal:
+            await journal.append(closed(1)).committed_within(SOON)
+            for file in sorted(tmp_path.iterdir()):  # noqa: ASYNC240 - a local directory
+                assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+    finally:
+        os.umask(0o022)
+
+
+async def test_every_setting_is_read_back(tmp_path: Path) -> None:
+    async with journal_at(tmp_path) as journal:
+        assert journal._database is not None
+        for name, value in (
+            ("journal_mode", "wal"),
+            ("synchronous", 2),
+            ("locking_mode", "exclusive"),
+            ("foreign_keys", 1),
+        ):
+            rows = await journal._database.execute_fetchall(f"PRAGMA {name}")
+            assert [row[0] for row in rows] == [value], name
+
+
+async def test_a_second_owner_of_the_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with journal_at(tmp_path):
+        monkeypatch.setattr("gateway.sqlite.BUSY_TIMEOUT_S", 0.05)
+        with pytest.raises(StorageError, match="locked"):
+            async with journal_at(tmp_path):
+                pass
+
+
+async def test_a_newer_file_is_used_if_it_says_so_and_refused_if_not(tmp_path: Path) -> None:
+    async with journal_at(tmp_path) as journal:
+        journal.append(closed(1))
+    database = sqlite3.connect(tmp_path / "journal.db")
+    database.execute("ALTER TABLE event ADD COLUMN later TEXT")
+    database.execute("PRAGMA user_version=7")
+    database.commit()
+    database.close()
+    async with journal_at(tmp_path) as journal:
+        assert journal.append(closed(2)).seq == 2
+    database = sqlite3.connect(tmp_path / "journal.db")
+    database.execute("UPDATE meta SET value='2' WHERE key='minimum_reader'")
+    database.commit()
+    database.close()
+    with pytest.raises(DatabaseTooNew, match="install the newer release"):
+        async with journal_at(tmp_path):
+            pass
+
+
+async def test_events_that_the_disk_refuses_wait_and_what_exceeds_memory_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "QUEUE_EVENTS_MAX", 20)
+    async with journal_at(tmp_path) as journal:
+        await journal.append(closed(1)).committed_within(SOON)
+        database = journal._database
+        assert database is not None
+        # SQLite's own way of a full disk: no page may be added.
+        (pages,) = next(iter(await database.execute_fetchall("PRAGMA page_count")))
+        await database.execute_fetchall(f"PRAGMA max_page_count={pages}")
+        big = events.DeviceDown(at=EPOCH, trust=2, device="d", why="x" * 9_000)
+        stuck = [journal.append(big) for _ in range(20)]
+        for _ in range(3):
+            with pytest.raises(JournalFull):
+                journal.append(big)
+        assert not await stuck[0].committed_within(timedelta(seconds=0.3))
+        assert "full" in journal.failure
+        assert journal.backlog.waiting == 20
+        await database.execute_fetchall("PRAGMA max_page_count=1000000")
+        assert await stuck[-1].committed_within(SOON)
+        assert await journal.append(closed(2)).committed_within(SOON)
+        assert journal.healthy
+        tail = [e.event for e in await journal.read_after(21)]
+        assert isinstance(tail[0], events.JournalGap)
+        assert (tail[0].lost, tail[0].at) == (3, EPOCH)
+        assert tail[1:] == [closed(2)]
