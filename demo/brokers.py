@@ -174,10 +174,12 @@ def certificates(
     begins: dt.timedelta = dt.timedelta(days=-1),
     lasts: dt.timedelta = dt.timedelta(days=365),
     client_lasts: dt.timedelta | None = None,
+    broker_name: str = "localhost",
 ) -> Certificates:
     """A new authority with a broker's and a client's certificate, as PEM files in `directory`.
 
-    Times count from now; `client_lasts` may end the client's before today.
+    Times count from now; `client_lasts` may end the client's before today. The broker's is for
+    `broker_name`, and for 127.0.0.1 where that is localhost.
     """
     directory.mkdir(parents=True, exist_ok=True)
     begin = dt.datetime.now(dt.UTC) + begins
@@ -187,7 +189,7 @@ def certificates(
     )
     broker_key = ec.generate_private_key(ec.SECP256R1())
     broker = _sign(
-        "127.0.0.1", broker_key, authority, authority_key, begin=begin, end=begin + lasts
+        broker_name, broker_key, authority, authority_key, begin=begin, end=begin + lasts
     )
     client_key = ec.generate_private_key(ec.SECP256R1())
     client_end = begin + (lasts if client_lasts is None else client_lasts)
@@ -243,13 +245,18 @@ def _sign(
         .not_valid_after(end)
         .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
         .add_extension(
-            x509.SubjectAlternativeName(
-                [x509.DNSName("localhost"), x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))]
-            ),
+            x509.SubjectAlternativeName(_names(name)),
             critical=False,
         )
     )
     return builder.sign(issuer_key, hashes.SHA256())
+
+
+def _names(name: str) -> list[x509.GeneralName]:
+    names: list[x509.GeneralName] = [x509.DNSName(name.replace(" ", "-"))]
+    if name == "localhost":
+        names.append(x509.IPAddress(ipaddress.IPv4Address("127.0.0.1")))
+    return names
 
 
 def _free_port() -> int:

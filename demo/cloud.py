@@ -25,6 +25,8 @@ class Cloud:
     port: int
     context: ssl.SSLContext | None = None
     acknowledges: bool = True
+    begin: dict[str, int] = field(default_factory=dict)
+    """Up to where it had each stream in an earlier life."""
     events: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
     """By (stream, seq), in the order in which they came first."""
     duplicates: int = 0
@@ -37,7 +39,7 @@ class Cloud:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._reached: dict[str, int] = {}
+        self._reached = dict(self.begin)
         self._connected = threading.Event()
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="cloud")
         if self.context is not None:
@@ -98,7 +100,8 @@ class Cloud:
                     self.duplicates += 1
                     continue
                 self.events[identity] = numbered["event"]
-                if numbered["seq"] > 1 and (stream, numbered["seq"] - 1) not in self.events:
+                before = numbered["seq"] - 1
+                if before > self.begin.get(stream, 0) and (stream, before) not in self.events:
                     self.out_of_order += 1
             while (stream, reached + 1) in self.events:
                 reached += 1

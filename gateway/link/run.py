@@ -75,6 +75,7 @@ class _Link:
         self._session: Session | None = None
         self._sessions = 0
         self._core_there = False
+        self._stopping = False
         self._doors: dict[str, DoorStateReport] = {}
         self._doors_stale: dict[str, None] = {}
         self._acks = Counter[str]()
@@ -87,6 +88,12 @@ class _Link:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._core_side())
             group.create_task(self._broker_side())
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                # Before Python 3.13 a TaskGroup that fails while it is cancelled raises its
+                # failures only: without this a side that handles those would go on for ever.
+                self._stopping = True
 
     # --- The core ---------------------------------------------------------------------------------
 
@@ -106,6 +113,8 @@ class _Link:
                 self._core_outage.failed(type(why).__name__, str(why))
             finally:
                 self._core_is_there(there=False)
+            if self._stopping:
+                return
             await asyncio.sleep(self._pace.core_retry_s)
 
     def _core_is_there(self, *, there: bool) -> None:
@@ -211,17 +220,19 @@ class _Link:
                 await self._one_session()
             except* (BrokerUnavailable, TlsUnusable) as failed:
                 why = failed.exceptions[0]
-                if isinstance(why, BrokerUnavailable):
-                    change_version = why.other_version
-                    self._outage.failed(why.kind, str(why))
+                change_version = isinstance(why, BrokerUnavailable) and why.other_version
+                if change_version and not other_tried:
+                    _log.debug("mqtt_version_not_understood", mqtt=self._version.name, why=str(why))
                 else:
-                    self._outage.failed("tls", str(why))
+                    kind = why.kind if isinstance(why, BrokerUnavailable) else "tls"
+                    self._outage.failed(kind, str(why))
+            if self._stopping:
+                return
             if change_version:
                 self._version = _other(self._version)
-            if change_version and not other_tried:
-                other_tried = True
+            other_tried = change_version and not other_tried
+            if other_tried:
                 continue
-            other_tried = False
             await asyncio.sleep(self._backoff.failed(self._clock.monotonic() - begun))
 
     async def _one_session(self) -> None:

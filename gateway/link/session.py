@@ -60,6 +60,24 @@ class _Client(mqtt.Client):
     """A paho client that bounds what it reads and remembers why its socket failed."""
 
     failure: OSError | None = None
+    context: ssl.SSLContext | None = None
+
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> ssl.SSLSocket:
+        # paho's own leaves the socket of a failed handshake open, and has a way around the host
+        # name. `context` checks it within the handshake.
+        assert self.context is not None  # noqa: S101 - paho calls this only where there is one
+        wrapped = self.context.wrap_socket(
+            tcp_sock, server_hostname=self.host, do_handshake_on_connect=False
+        )
+        try:
+            wrapped.settimeout(CONNECT_S_MAX)
+            wrapped.do_handshake()
+        except OSError as failed:
+            wrapped.close()
+            if isinstance(failed, (ssl.SSLError, TimeoutError)):
+                raise
+            raise ssl.SSLError(f"the broker ended the handshake: {failed}") from failed
+        return wrapped
 
     def _sock_recv(self, bufsize: int) -> bytes:
         # paho 2.x would collect up to 256 MB of one packet; `bufsize` is what is left of it.
@@ -383,6 +401,7 @@ def _new_client(
     client.max_queued_messages_set(QUEUED_MAX)
     client.will_set(topics.status, will, qos=1, retain=True)
     if context is not None:
+        client.context = context
         client.tls_set_context(context)
     return client
 

@@ -317,28 +317,35 @@ async def test_a_broker_without_mqtt_5_is_served_with_3_1_1(path: Path, tmp_path
             await cloud.until(lambda: bool(cloud.retained[f"{PREFIX}/status"]["online"]))
     there = [log for log in logs if log["event"] == "there" and log["what"] == "broker"]
     assert [log["mqtt"] for log in there] == ["MQTTv311"]
+    assert away(logs) == []
 
 
 async def test_a_broker_that_returns_with_another_version_is_served(
     path: Path, tmp_path: Path
 ) -> None:
     core = MemoryCore()
-    async with core_on(path, core), mosquitto(tmp_path / "m") as first:
-        port = first.port
-        async with linking(link_settings(port), path):
-            core.record(10)
-            async with Cloud(first.host, port) as cloud:
+    core.record(10)
+    with structlog.testing.capture_logs() as logs:
+        async with (
+            core_on(path, core),
+            mosquitto(tmp_path / "m") as first,
+            linking(link_settings(first.port), path),
+        ):
+            async with Cloud(first.host, first.port) as cloud:
                 await cloud.until(lambda: complete(cloud, core))
             await first.kill()
             core.record(10)
-            async with nats(tmp_path / "n", port=port) as second:
-                async with Cloud(second.host, port) as cloud:
-                    await cloud.until(lambda: core.acknowledged == 0 or len(cloud.events) == 10)
-                await second.kill()
+            async with (
+                nats(tmp_path / "n", port=first.port) as second,
+                Cloud(second.host, second.port, begin={"s-1": 10}) as cloud,
+            ):
+                await cloud.until(lambda: complete(cloud, core))
             core.record(10)
             await first.start()
-            async with Cloud(first.host, port) as cloud:
-                await cloud.until(lambda: len(cloud.events) >= 10)
+            async with Cloud(first.host, first.port, begin={"s-1": 20}) as cloud:
+                await cloud.until(lambda: complete(cloud, core))
+    spoken = [log["mqtt"] for log in logs if log["event"] == "there" and log["what"] == "broker"]
+    assert spoken == ["MQTTv5", "MQTTv311", "MQTTv311"]
 
 
 async def test_a_half_open_connection_is_found_by_keepalive(path: Path, tmp_path: Path) -> None:
@@ -383,6 +390,26 @@ async def test_two_links_with_one_identity_back_off_and_lose_nothing(
                     await cloud.until(lambda: False, 5)
             began = [log for log in logs if log["event"] == "there" and log["what"] == "broker"]
             assert 2 < len(began) < 40  # without a backoff it would be thousands
+
+
+async def test_a_packet_of_absurd_length_ends_the_session_before_it_is_read(path: Path) -> None:
+    async def absurd(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1_000)
+        writer.write(bytes.fromhex("20 03 00 00 00"))  # CONNACK, MQTT 5
+        subscribe = await reader.read(1_000)
+        writer.write(bytes.fromhex("90 04") + subscribe[2:4] + bytes.fromhex("00 01"))  # SUBACK
+        writer.write(bytes.fromhex("32 ff ff ff 7f"))  # PUBLISH of 268,435,455 bytes
+        while await reader.read(1_000):
+            pass
+        writer.close()
+
+    server = await asyncio.start_server(absurd, "127.0.0.1", 0)
+    with structlog.testing.capture_logs() as logs:
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            async with linking(link_settings(port), path):
+                await until(lambda: away(logs, "lost"))
+    assert "a packet of 268435455 bytes was announced" in away(logs, "lost")[0]["why"]
 
 
 # --- Failures, each told once ---------------------------------------------------------------------
@@ -484,13 +511,9 @@ async def test_a_broker_without_tls_is_not_spoken_to_in_plain(path: Path, tmp_pa
 
 
 async def test_a_certificate_for_another_host_is_refused(path: Path, tmp_path: Path) -> None:
-    files = certificates(tmp_path / "tls")
-    with structlog.testing.capture_logs() as logs:
-        async with mosquitto(tmp_path, tls=files) as broker:
-            settings = link_settings(broker.port, tls=files, host="127.0.0.2")
-            async with linking(settings, path):
-                await until(lambda: away(logs))
-    assert away(logs)[0]["kind"] in {"tls", "refused"}
+    files = certificates(tmp_path / "tls", broker_name="another.example")
+    async with mosquitto(tmp_path, tls=files) as broker:
+        assert "mismatch" in await told_of(broker, path, files)
 
 
 async def test_a_rotated_certificate_is_taken_up_without_a_restart(
