@@ -42,6 +42,7 @@ from gateway.cache.sealed import (
 from gateway.cache.source import read_source, write_source
 from gateway.domain.entitlements import compile_records
 from gateway.domain.record_faults import parse_records
+from gateway.domain.restrictions import not_enforced
 from gateway.errors import GatewayError, RecordsRefused, StorageError
 from gateway.sqlite import DatabaseCorrupt, set_aside
 
@@ -59,17 +60,16 @@ def apply(
         StorageError: it can't be kept.
     """
     parsed = parse_records(BytesIO(records))
+    warnings = (*parsed.warnings, *not_enforced(parsed.records))
     sealed = seal_records(BytesIO(records), as_of, key)
     if sealed.seal.revision == current:
-        return Unchanged(parsed.warnings)
+        return Unchanged(warnings)
     write_bundle(place.bundles, sealed)
     write_source(place.source, sealed)
     meta = _meta(sealed)
     path = place.table(meta.revision)
     checksum = write_table(path, compile_records(parsed.records), key.digest, meta)
-    return Compiled(
-        path.name, checksum, meta.revision, as_of, meta.counts, parsed.warnings, "records"
-    )
+    return Compiled(path.name, checksum, meta.revision, as_of, meta.counts, warnings, "records")
 
 
 def rebuild(place: Place, key: CredentialKey, wanted: str) -> Outcome:

@@ -4,7 +4,7 @@ import asyncio
 import pwd
 import random
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +23,7 @@ from gateway.control.site import SiteController
 from gateway.domain import events
 from gateway.domain.door_state import Strike
 from gateway.domain.entitlements import NO_RECORDS
+from gateway.domain.record_faults import LintWarning
 from gateway.errors import ConfigError, Fault, RecordsRefused, StorageError
 from gateway.ipc.doors import DoorStates
 from gateway.ipc.messages import (
@@ -47,6 +48,8 @@ SELF_TEST_LIMIT = timedelta(seconds=5)
 """A decision path that doesn't answer within this is dead, however alive the loop is."""
 SELF_TEST_EVERY = timedelta(seconds=10)
 """Where no service manager asks for it: a core that can't decide must not look alive."""
+WARNINGS_MAX = 200
+"""Warnings told of one import; the others are only counted."""
 RETENTION_AT_HOUR = 3
 """Local hour of the box at which acknowledged events past their retention are deleted."""
 
@@ -281,7 +284,7 @@ class Core:
         return ImportDone(
             revision=applied.revision,
             counts=applied.counts,
-            warnings=[" ".join(warning) for warning in applied.warnings],
+            warnings=_told(applied.warnings),
         )
 
     def _report(self, door_id: str) -> None:
@@ -303,6 +306,13 @@ class Core:
 
 class _Stop(Exception):
     """Asked to stop; ends the task group in good order."""
+
+
+def _told(warnings: Sequence[LintWarning]) -> list[str]:
+    """Warnings as lines, as many as a message holds and a person reads."""
+    lines = [f"{each.type} {each.id}: {each.member}: {each.what}" for each in warnings]
+    more = len(lines) - WARNINGS_MAX
+    return lines if more <= 0 else [*lines[:WARNINGS_MAX], f"and {more} more"]
 
 
 def _voucher(trust: str) -> Callable[[], bool]:
