@@ -268,6 +268,9 @@ class Session:
             return BrokerUnavailable("tls", f"the broker ended TLS: {failure}")
         text = f"{text}: {failure}" if failure else text
         if not self._answered:
+            if self._client.context is not None:
+                # The reset of the connection may overtake the alert that says so.
+                text += " (it may not accept our certificate)"
             return BrokerUnavailable(
                 "handshake", f"no answer to CONNECT: {text}", other_version=True
             )
