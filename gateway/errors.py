@@ -6,8 +6,18 @@ GatewayError
 ├── RequestError           a decision was asked for in another form than the specification's
 ├── StateDirInUse          another daemon owns the state directory
 ├── StorageError           a database or state file can't be read or written
+│   ├── JournalFull        an event was not kept (gateway/journal/journal.py)
+│   ├── DatabaseCorrupt    a database is damaged (gateway/sqlite.py)
+│   │   └── JournalBegunAgain  while in use; all is saved in a new file (gateway/journal/journal.py)
+│   ├── DatabaseTooNew     a later release wrote it, in a form that this one can't read
+│   └── Unsealable         a sealed set is damaged or under another key (gateway/cache/sealed.py)
 ├── IpcError               the other end of the socket broke the protocol, or is not there
 │   └── NotAllowed         the peer's credentials don't give it that right
+├── LinkError              the link can't work as it is configured (gateway/link/errors.py)
+│   ├── TlsUnusable        a certificate or key is missing, unreadable, expired or of another pair
+│   └── BrokerUnavailable  transient: no session with the broker; tried again with backoff
+├── NotAdmitted            an envelope is not believed (gateway/trust/admission.py)
+├── UnreadableFileError    a file named on the command line can't be read (gateway/cli)
 └── DeviceError            a device did not do what it was told
     ├── DeviceUnavailable  transient: unplugged, silent, unreachable; the supervisor tries again
     ├── DeviceProtocolError  transient: bytes that no manual explains; carries them
