@@ -119,18 +119,32 @@ ROWS: list[tuple[str, list[JsonObject], JsonObject, str, str | None]] = [
     ),
     ("opening hours", [BY_DAY], {"at": CLOSED}, "outside_schedule", "2026-06-08T08:00:00Z"),
     (
-        "the first instant after the look-ahead is out",
+        "an interval that begins with the end of the look-ahead is out",
         [BY_DAY | {"valid_from": "2026-06-08T17:00:00Z"}],
         {"at": "2026-06-01T08:00:00Z"},
         "membership_not_started",
         None,
     ),
     (
-        "the last instant within it is in",
+        "an interval that begins a millisecond before it is in",
         [BY_DAY | {"valid_from": "2026-06-08T17:00:00Z"}],
         {"at": "2026-06-01T08:00:00.001Z"},
         "membership_not_started",
         "2026-06-15T08:00:00Z",
+    ),
+    (
+        "a span that begins with the end of the look-ahead is out",
+        [ANN | {"valid_from": "2026-06-15T09:00:00Z"}],
+        {},
+        "membership_not_started",
+        None,
+    ),
+    (
+        "a span that begins a millisecond before it is in",
+        [ANN | {"valid_from": "2026-06-15T08:59:59.999Z"}],
+        {},
+        "membership_not_started",
+        "2026-06-15T08:59:59.999Z",
     ),
     ("to the millisecond", [KEPT_OUT], {}, "exception", "2026-06-01T10:00:00.001Z"),
     (
@@ -197,7 +211,7 @@ ROWS: list[tuple[str, list[JsonObject], JsonObject, str, str | None]] = [
         None,
     ),
     (
-        "a smaller clock-only denial ends with its span",
+        "a strict denial by an exception ends with its span",
         [KEPT_OUT],
         {"at": "2026-06-01T00:00:00Z"} | UNTRUSTED,
         "exception",
