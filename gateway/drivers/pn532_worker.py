@@ -53,7 +53,7 @@ RESET_S: Final = 0.010
 """The field is off for so long between two looks at a present card: ISO/IEC 14443-3 asks for 5 ms,
 after which a card starts anew and answers again."""
 
-PRESENT_S: Final = 0.030
+PRESENT_S: Final = 0.020
 """The pause between two looks at cards that stay."""
 
 ABSENT_SENSES: Final = 3
