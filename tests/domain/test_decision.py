@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from gateway.domain.decision import decide, parse_request
+from gateway.domain.decision import Request, decide, parse_request
 from gateway.domain.entitlements import NO_RECORDS
 from gateway.domain.instants import format_instant
 from gateway.errors import RequestError
@@ -618,6 +618,12 @@ def test_the_live_credential_is_meant_or_else_the_returned_one_with_the_smallest
     found = back.find("uid", "04A1B2C3")
     assert found is not None
     assert found.id == "a"
+
+
+def test_a_request_has_the_specifications_defaults() -> None:
+    asked = parse_request(_line())
+    assert asked == Request(door="d", credentials=asked.credentials, at=asked.at)
+    assert (asked.side, asked.clock, asked.lockdown, asked.as_of) == ("in", "trusted", False, None)
 
 
 def test_a_request_keeps_what_it_says_and_its_credentials_are_not_printed() -> None:

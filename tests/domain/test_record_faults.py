@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.entitlements import Holding, RecordSet, compile_records
-from gateway.domain.json_text import JsonError, decode_object
+from gateway.domain.json_text import DEPTH_MAX, JsonError, decode_object
 from gateway.domain.record_faults import parse_records
 from gateway.domain.records import Credential, Door, Policy, SiteTables
 from gateway.errors import RecordsRefused
@@ -590,6 +590,24 @@ def test_a_number_too_large_to_hold_is_a_malformed_member() -> None:
     for number in ("1e999", "9" * 5000):
         text = f'{{"type": "zone", "id": "a", "category": {number}}}'
         assert faults_of_lines([*lines(BASE), text]) == [("zone", "a", "category")]
+
+
+def test_containers_within_containers_are_bounded() -> None:
+    def nested(depth: int) -> str:
+        return '{"a": ' + "[" * (depth - 1) + "]" * (depth - 1) + "}"
+
+    assert decode_object(nested(DEPTH_MAX)).repeated == frozenset()
+    with pytest.raises(JsonError, match="nested too deep"):
+        decode_object(nested(DEPTH_MAX + 1))
+
+
+def test_a_door_schedule_on_timebound_is_told_why_not() -> None:
+    door = {"type": "door", "id": "front", "unlock_schedule": "timebound"}
+    with pytest.raises(RecordsRefused, match="'timebound' is for groups only"):
+        parse_records(lines(changed(dict(door))))
+    door["unlock_schedule"] = "nowhen"
+    with pytest.raises(RecordsRefused, match="no schedule 'nowhen'"):
+        parse_records(lines(changed(dict(door))))
 
 
 def test_an_id_cannot_break_the_line_of_its_fault() -> None:

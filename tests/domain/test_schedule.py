@@ -167,6 +167,8 @@ def test_every_change_is_at_an_edge_and_every_minute_agrees(zone: str) -> None:
         edges = [since, *hours.edges(since, until), until]
         assert edges == sorted(edges)
         assert change in edges
+        up_to_it = list(hours.edges(since, change))
+        assert all(since < edge < change for edge in up_to_it)
         for begin, end in pairwise(edges):
             for at in (begin, begin + (end - begin) // 2, end - MILLISECOND):
                 if begin <= at < end:
