@@ -83,7 +83,11 @@ _CIRCUMSTANCE = frozenset(
 _DAMAGED_MEDIUM = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_CORRUPTFS})
 
 
-def is_damage(error: sqlite3.Error) -> bool:
+SqliteErrors = (sqlite3.Error, UnicodeDecodeError)
+"""What the binding raises: the latter where the damaged text of a schema stands in its message."""
+
+
+def is_damage(error: sqlite3.Error | UnicodeDecodeError) -> bool:
     """Whether an error means that the file's content is damaged, and not the disk's condition."""
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:  # raised by the binding itself, as for text that is no UTF-8
@@ -129,7 +133,7 @@ def open_connection(path: Path, schema: tuple[Migration, ...]) -> sqlite3.Connec
         _migrate(connection, path, schema)
         _fsync_directory(path.parent)
         _set(connection, path, "synchronous", "FULL", 2)
-    except sqlite3.Error as error:
+    except SqliteErrors as error:
         connection.close()
         if is_damage(error) and not is_new:
             raise DatabaseCorrupt(f"{path}: damaged: {error}") from error
@@ -290,7 +294,7 @@ def _migrate(connection: sqlite3.Connection, path: Path, schema: tuple[Migration
             connection.executescript(
                 f"BEGIN IMMEDIATE;\n{step.sql}\nPRAGMA user_version={step.number};\nCOMMIT;"
             )
-        except sqlite3.Error:
+        except SqliteErrors:
             if connection.in_transaction:
                 connection.rollback()
             raise

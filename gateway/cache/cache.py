@@ -4,10 +4,10 @@ import asyncio
 import hmac
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import structlog
@@ -33,6 +33,8 @@ APPLY_S_MAX = 300.0
 
 POINTER_BYTES_MAX = 4096
 """The pointer is two short lines; whatever is longer isn't one."""
+
+_T = TypeVar("_T")
 
 _log = structlog.get_logger(__name__)
 
@@ -139,7 +141,7 @@ class Cache:
                 await self._vouch(as_of)
                 pointer, warnings, changed = self._pointer, outcome.warnings, False
             else:
-                pointer = await self._put_in_force(outcome, outcome.as_of)
+                pointer = await _to_the_end(self._put_in_force(outcome, outcome.as_of))
                 warnings, changed = outcome.warnings, True
         return Applied(pointer.revision, pointer.as_of, pointer.counts, changed, warnings)
 
@@ -158,7 +160,7 @@ class Cache:
         pointer = self._pointer
         if pointer is None or as_of <= pointer.as_of:
             return
-        await self._write_pointer(msgspec.structs.replace(pointer, as_of=as_of))
+        await _to_the_end(self._write_pointer(msgspec.structs.replace(pointer, as_of=as_of)))
 
     # --- The table in force -----------------------------------------------------------------------
 
@@ -183,16 +185,8 @@ class Cache:
     async def _write_pointer(self, pointer: _Pointer) -> None:
         line = msgspec.json.encode(pointer)
         mac = self._opened_key().mac(b"pointer 1", line).hex().encode()
-        writing = asyncio.ensure_future(
-            asyncio.to_thread(write_atomically, self._place.pointer, line + b"\n" + mac + b"\n")
-        )
-        try:
-            await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            # The file changes all the same; what is in force must not differ from it.
-            await writing
-            self._pointer = pointer
-            raise
+        content = line + b"\n" + mac + b"\n"
+        await asyncio.to_thread(write_atomically, self._place.pointer, content)
         self._pointer = pointer
 
     def _read_pointer(self) -> _Pointer | None:
@@ -242,7 +236,7 @@ class Cache:
             as_of = made.as_of
             if self._pointer is not None and self._pointer.revision == made.revision:
                 as_of = max(as_of, self._pointer.as_of)
-            pointer = await self._put_in_force(made, as_of)
+            pointer = await _to_the_end(self._put_in_force(made, as_of))
         except StorageError as error:
             self._pointer = None
             self.rebuilt = Rebuilt(None, f"{why}; {error}")
@@ -316,3 +310,22 @@ class Cache:
         if self._key is None:
             raise StorageError("the cache is not open")
         return self._key
+
+
+async def _to_the_end(change: Coroutine[None, None, _T]) -> _T:
+    """Finish a change even if its caller is cancelled meanwhile, and raise that afterwards.
+
+    What is in memory must be what the disk says, and a thread's write can't be called back.
+    """
+    task = asyncio.ensure_future(change)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if failure := task.exception():
+            _log.error("the change failed", why=str(failure))
+        raise cancelled
+    return task.result()

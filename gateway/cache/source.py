@@ -8,7 +8,14 @@ import msgspec
 from gateway.cache.key import CredentialKey
 from gateway.cache.sealed import Line, Seal, SealedSet, Unsealable, check_seal
 from gateway.errors import StorageError
-from gateway.sqlite import DatabaseCorrupt, is_damage, migrations, open_connection, set_aside
+from gateway.sqlite import (
+    DatabaseCorrupt,
+    SqliteErrors,
+    is_damage,
+    migrations,
+    open_connection,
+    set_aside,
+)
 
 
 def write_source(path: Path, sealed: SealedSet) -> None:
@@ -41,7 +48,7 @@ def read_source(path: Path, key: CredentialKey) -> SealedSet:
             Line(*row)
             for row in connection.execute("SELECT type, id, line FROM record ORDER BY type, id")
         ]
-    except sqlite3.Error as error:
+    except SqliteErrors as error:
         raise _as_storage_error(path, error) from error
     finally:
         connection.close()
@@ -74,12 +81,12 @@ def _write(path: Path, sealed: SealedSet) -> None:
             connection.execute(
                 "INSERT OR REPLACE INTO seal VALUES (1, ?)", (msgspec.json.encode(sealed.seal),)
             )
-    except sqlite3.Error as error:
+    except SqliteErrors as error:
         raise _as_storage_error(path, error) from error
     finally:
         connection.close()
 
 
-def _as_storage_error(path: Path, error: sqlite3.Error) -> StorageError:
+def _as_storage_error(path: Path, error: sqlite3.Error | UnicodeDecodeError) -> StorageError:
     kind = DatabaseCorrupt if is_damage(error) else StorageError
     return kind(f"{path}: can't be used: {error}")

@@ -24,6 +24,7 @@ from gateway.sqlite import (
     DatabaseCorrupt,
     DatabaseTooNew,
     Migration,
+    SqliteErrors,
     aside_path,
     is_damage,
     migrations,
@@ -147,7 +148,7 @@ class Journal:
     damaged file can't be known, and a number used twice in one stream would make the cloud drop
     an event as a duplicate. What still reads goes into the table `salvaged`, and what of it was
     not acknowledged is appended to the new stream as well, its body marked with the stream and
-    seq that it had (member `salvaged`), so it arrives and a duplicate can be recognised.
+    seq that it had (member `salvaged_from`), so it arrives and a duplicate can be recognised.
     """
 
     def __init__(self, path: Path, clock: Clock) -> None:
@@ -184,7 +185,7 @@ class Journal:
             self._stand_at(await self._open_file())
         except DatabaseTooNew:
             raise
-        except (sqlite3.Error, StorageError) as error:
+        except (*SqliteErrors, StorageError) as error:
             # The doors' other duties go on without a disk; the writer tries again for ever.
             self._note_failure(str(error))
             self._suspect = True
@@ -360,7 +361,7 @@ class Journal:
     async def _fetch(self, query: str, values: tuple[object, ...]) -> list[sqlite3.Row]:
         try:
             return list(await self._opened().execute_fetchall(query, values))
-        except sqlite3.Error as error:
+        except SqliteErrors as error:
             if is_damage(error):
                 self._suspect = True
                 self._work.set()
@@ -473,7 +474,7 @@ class Journal:
                 await self._write_once()
             except JournalBegunAgain:
                 raise
-            except (sqlite3.Error, StorageError) as error:
+            except (*SqliteErrors, StorageError) as error:
                 self._note_failure(str(error))
                 await self._recover(error)
             else:
@@ -520,13 +521,13 @@ class Journal:
             _log.info("the journal is written again", file=str(self._path))
         self._failure = ""
 
-    async def _recover(self, error: sqlite3.Error | StorageError) -> None:
+    async def _recover(self, error: Exception) -> None:
         """Bring the connection to a known state: rolled back, or closed and to be opened anew."""
         code = getattr(error, "sqlite_errorcode", None)
         if self._database is not None and code is not None and code & 0xFF == sqlite3.SQLITE_FULL:
             try:
                 await self._database.rollback()
-            except sqlite3.Error:
+            except SqliteErrors:
                 await self._close_database()
             return
         await self._close_database()
@@ -571,7 +572,7 @@ class Journal:
             return
         try:
             await database.close()
-        except sqlite3.Error as error:
+        except SqliteErrors as error:
             _log.warning("closing the journal failed", file=str(self._path), why=str(error))
 
     def _abandon(self) -> None:
@@ -603,7 +604,7 @@ class Journal:
             # Whatever was set aside and not taken over yet: now, or before a power cut.
             for kept in await _not_taken_over(self._opened(), self._path):
                 position = await self._take_over(kept, position)
-        except (sqlite3.Error, StorageError) as error:
+        except (*SqliteErrors, StorageError) as error:
             # A full disk must not keep the doors from being served; it is tried at every open.
             _log.error("salvaged events could not be taken over yet", why=str(error))
             await self._opened().rollback()
@@ -613,7 +614,7 @@ class Journal:
         self._database = await open_database(self._path, _schema())
         try:
             return await _read_position(self._database, self._path)
-        except sqlite3.Error as error:
+        except SqliteErrors as error:
             await self._close_database()
             damage = is_damage(error)
             kind = DatabaseCorrupt if damage else StorageError

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.domain import events
+from gateway.sqlite import SqliteErrors
 
 READS_MAX = 20_000
 """Reads tried on one damaged file. Each bad page costs about 60 to narrow down, so some hundred
@@ -38,7 +39,7 @@ class Salvage(NamedTuple):
     def unsent(self) -> Iterator[tuple[events.Event, bytes]]:
         """The rows above the watermark that decode, each with its event and the body to send.
 
-        That body has a member `salvaged` with the identity that the event had: it may have
+        That body has a member `salvaged_from` with the identity that the event had: it may have
         arrived before, and so the cloud can tell.
         """
         for row in self.rows:
@@ -51,7 +52,7 @@ class Salvage(NamedTuple):
                 continue
             # An event that is salvaged for the second time keeps its first identity.
             origin = msgspec.json.encode({"stream": self.stream, "seq": row.seq})
-            members.setdefault("salvaged", msgspec.Raw(origin))
+            members.setdefault("salvaged_from", msgspec.Raw(origin))
             yield event, msgspec.json.encode(members)
 
 
@@ -81,7 +82,7 @@ def salvage(path: Path) -> Salvage:
 def _one(connection: sqlite3.Connection, query: str) -> object:
     try:
         row = connection.execute(query).fetchone()
-    except sqlite3.Error:
+    except SqliteErrors:
         return None
     return row[0] if row else None
 
@@ -101,7 +102,7 @@ def _read(connection: sqlite3.Connection, into: dict[int, SalvagedRow]) -> None:
                 low = seq + 1
                 if isinstance(at, int) and isinstance(body, bytes):
                     into[seq] = SalvagedRow(seq, at, body)
-        except sqlite3.Error:
+        except SqliteErrors:
             if low < high:
                 middle = (low + high) // 2
                 ranges += [(middle + 1, high), (low, middle)]

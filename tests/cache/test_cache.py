@@ -4,6 +4,7 @@ import random
 import shutil
 import stat
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from io import BytesIO
@@ -17,7 +18,7 @@ from gateway.cache import cache as module
 from gateway.domain.entitlements import RecordSet
 from gateway.domain.record_faults import parse_records
 from gateway.errors import RecordsRefused, StorageError
-from gateway.statedir import StateDir
+from gateway.statedir import StateDir, write_atomically
 from tests.cache.conftest import CARD, NAME, NOON, PIN, records
 
 NO_CHILD = ("/bin/false",)
@@ -234,6 +235,33 @@ async def test_a_child_that_takes_too_long_is_killed(
     with pytest.raises(asyncio.CancelledError):
         await applying
     assert cache.current is None
+
+
+async def test_who_gives_up_while_the_pointer_is_written_leaves_disk_and_memory_agreed(
+    state: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = await opened(state, key_file)
+    await cache.apply(records(2), NOON)
+    writing, go_on = threading.Event(), threading.Event()
+
+    def slowly(path: Path, content: bytes) -> None:
+        writing.set()
+        assert go_on.wait(10)
+        write_atomically(path, content)
+
+    monkeypatch.setattr(module, "write_atomically", slowly)
+    applying = asyncio.create_task(cache.apply(records(5), NOON))
+    assert await asyncio.to_thread(writing.wait, 20)
+    for _ in range(3):
+        applying.cancel()
+        await asyncio.sleep(0.02)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await applying
+    assert cache.current is not None
+    assert cache.current.counts["holder"] == 5
+    assert cache.current.revision == cache.revision
+    assert (await opened(state, key_file, NO_CHILD)).revision == cache.revision
 
 
 # Every call by which the child changes a file; the interpreter's own start makes none of them.

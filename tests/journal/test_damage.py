@@ -62,7 +62,7 @@ async def test_a_damaged_page_loses_only_its_own_events_and_the_rest_is_sent(
         assert isinstance(restart, events.JournalRestarted)
         assert restart.kept_as == "journal.db.corrupt-1"
         assert 1_900 < restart.salvaged < 2_000
-        origins = [body["salvaged"] for body in bodies[1:]]
+        origins = [body["salvaged_from"] for body in bodies[1:]]
         seqs = [origin["seq"] for origin in origins if isinstance(origin, dict)]
         assert all(isinstance(o, dict) and o["stream"] == old for o in origins)
         assert min(seqs) == 501
@@ -83,31 +83,48 @@ async def test_a_cut_before_the_salvage_is_done_only_delays_it(tmp_path: Path) -
 
 
 async def test_damage_anywhere_never_keeps_the_journal_from_opening(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    await filled(source, 400, acknowledged=100)
-    content = (source / "journal.db").read_bytes()
+    live, clean = tmp_path / "live", tmp_path / "clean"
+    clean.mkdir()
+    async with journal_at(clean) as journal:
+        for n in range(1, 201):
+            ticket = journal.append(closed(n))
+            if n % 4 == 0:
+                await ticket.committed
+        await journal.acknowledge(journal.stream, 100)
+        _copy(clean, live)
     chance = random.Random(4)
     for number in range(60):
         directory = tmp_path / str(number)
-        directory.mkdir()
-        damaged = bytearray(content)
-        match number % 4:
+        _copy((clean, live)[number % 2], directory)
+        file = chance.choice(sorted(directory.iterdir()))
+        damaged = bytearray(file.read_bytes())
+        at = chance.randrange(len(damaged))
+        match number % 5:
             case 0:
-                at = chance.randrange(len(damaged))
                 damaged[at] ^= 1 << chance.randrange(8)
             case 1:
-                at = chance.randrange(len(damaged))
                 damaged[at : at + 300] = bytes(len(damaged[at : at + 300]))
             case 2:
-                damaged = damaged[: chance.randrange(len(damaged))]
-            case _:
+                damaged = damaged[:at]
+            case 3:
                 damaged[chance.randrange(120)] = chance.randrange(256)
-        (directory / "journal.db").write_bytes(damaged)
+            case _:
+                for _ in range(20):
+                    damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        file.write_bytes(damaged)
         async with journal_at(directory) as journal:
             assert await journal.append(closed(1)).committed_within(SOON)
             bodies = await all_bodies(journal)
             assert bodies[-1]["door"] == "door-1"
+
+
+async def test_damage_to_the_schemas_own_text_is_damage(tmp_path: Path) -> None:
+    await filled(tmp_path, 3)
+    file = tmp_path / "journal.db"
+    file.write_bytes(file.read_bytes().replace(b"CREATE TABLE meta", b"CREATE TAB\xf0E meta"))
+    async with journal_at(tmp_path) as journal:
+        assert journal.healthy
+        assert (tmp_path / "journal.db.corrupt-1").exists()
 
 
 def _copy(source: Path, target: Path) -> None:
