@@ -5,6 +5,7 @@ import asyncio
 import random
 import signal
 import sys
+from datetime import timedelta
 
 import structlog
 
@@ -27,6 +28,10 @@ example:
 
 _CANNOT_START = 2
 """The exit status of a child that says: it would not help to start me again."""
+
+_CORE_WAIT_MAX = timedelta(milliseconds=500)
+"""Doors decide again within 3 s of the core's death (PROMISES.md P19), however often it has died:
+its own start takes most of that."""
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -72,9 +77,11 @@ async def _keep(part: str, options: argparse.Namespace, stop: asyncio.Event) -> 
             return status
         failures = 1 if monotonic() - started >= STEADY else failures + 1
         log.warning("ended", part=part, exit_status=status)
-        wait = backoff(failures, rng).total_seconds()
+        wait = backoff(failures, rng)
+        if part == "core":
+            wait = min(wait, _CORE_WAIT_MAX)
         try:
-            async with asyncio.timeout(wait):
+            async with asyncio.timeout(wait.total_seconds()):
                 await stop.wait()
         except TimeoutError:
             continue

@@ -1,0 +1,193 @@
+"""SIGKILL, which nothing can prepare for: doors lock themselves, nothing committed is lost."""
+
+import asyncio
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from demo.brokers import any_broker
+from demo.cloud import Cloud
+from gateway.errors import IpcError
+from gateway.ipc.client import connect
+from hwsim import observations as seen
+from tests.process.rig import (
+    SAM,
+    SAM_PIN,
+    STRANGER,
+    UNLOCK_S,
+    Rig,
+    assert_sound,
+    descendants,
+    is_running,
+    standing_rig,
+    unexplained,
+    until,
+    wall_clock,
+)
+
+pytestmark = pytest.mark.process
+
+KILLS = 15
+DECIDES_S_MAX = 3.0
+"""PROMISES.md P19."""
+WORKER_S_MAX = 2.0
+
+
+async def kill_core(rig: Rig) -> int:
+    """SIGKILL to the core that owns the state directory; when, in monotonic nanoseconds."""
+    pid = rig.core_pid()
+    os.kill(pid, signal.SIGKILL)
+    return time.monotonic_ns()
+
+
+async def test_a_core_killed_in_mid_pulse_leaves_a_locked_door_and_decides_within_3_s(
+    rig: Rig,
+) -> None:
+    core = await rig.core()
+    edge = await rig.release_by("front", rig.tap("front-reader", SAM))
+    workers = descendants(core.pid)
+    killed_ns = await kill_core(rig)
+    await core.kill()
+    assert rig.is_released("front")
+    again = await rig.start("core")  # as a service manager does at once
+    await until("no worker is left", lambda: not any(map(is_running, workers)), WORKER_S_MAX)
+    await rig.tap_until_open("back", DECIDES_S_MAX)
+    since_kill_s = (rig.released("back")[0].at_ns - killed_ns) / 1e9
+    print(f"killed to first strike, alone: {since_kill_s:.2f} s")
+    assert since_kill_s <= DECIDES_S_MAX
+    await rig.at_rest("front")
+    off = next(
+        each
+        for each in rig.seen.of(seen.Strike)
+        if each.door == "front" and not each.on and each.at_ns > edge.at_ns
+    )
+    assert (off.at_ns - edge.at_ns) / 1e9 <= UNLOCK_S + 0.5
+    assert await again.stop() == 0
+    assert_sound(rig.stored())
+
+
+async def test_a_door_locks_after_its_pulse_with_nobody_left_to_tell_it(rig: Rig) -> None:
+    core = await rig.core()
+    edge = await rig.release_by("front", rig.tap("front-reader", SAM))
+    await core.kill()
+    await rig.at_rest("front")
+    off = rig.seen.of(seen.Strike)[-1]
+    assert 0.9 * UNLOCK_S <= (off.at_ns - edge.at_ns) / 1e9 <= UNLOCK_S + 0.5
+
+
+async def test_run_starts_a_killed_core_again_within_3_s_each_time(rig: Rig) -> None:
+    run = await rig.start("run")
+    await rig.ready(run)
+    took_s = []
+    for _ in range(6):
+        await rig.at_rest("back")
+        killed_ns = await kill_core(rig)
+        await rig.tap_until_open("back", DECIDES_S_MAX)
+        took_s.append((rig.released("back", killed_ns)[0].at_ns - killed_ns) / 1e9)
+    print("killed to first strike, under run:", ", ".join(f"{each:.2f}" for each in took_s), "s")
+    assert max(took_s) <= DECIDES_S_MAX
+    assert await run.stop() == 0
+
+
+class Witness:
+    """Follows a core's journal over its socket, through every death of it."""
+
+    def __init__(self, rig: Rig) -> None:
+        self._rig = rig
+        self.committed: dict[tuple[str, int], bytes] = {}
+        self.changed: list[tuple[str, int]] = []
+
+    async def follow(self) -> None:
+        after = 0
+        while True:
+            try:
+                async with connect(self._rig.socket, role="witness") as core:
+                    while True:
+                        batch = await core.fetch(after, limit=500, wait_s=10)
+                        for seq, body in enumerate(batch.bodies, start=batch.first_seq):
+                            if self.committed.setdefault((batch.stream, seq), body) != body:
+                                self.changed.append((batch.stream, seq))
+                            after = seq
+            except IpcError:
+                await asyncio.sleep(0.01)
+
+
+async def knock(rig: Rig, dice: random.Random) -> None:
+    """People at both doors, who don't care what the gateway does."""
+
+    async def at_front() -> None:
+        while True:
+            pin = SAM_PIN if dice.random() < 0.3 else str(dice.randrange(10**7, 10**8))
+            await rig.enter(pin)
+            await asyncio.sleep(dice.uniform(0.02, 0.3))
+
+    async def at_back() -> None:
+        while True:
+            card = SAM if dice.random() < 0.7 else STRANGER
+            await rig.tap("back-reader", card, 0.1)
+            await asyncio.sleep(dice.uniform(0.3, 0.6))
+
+    async def leaving() -> None:
+        while True:
+            await asyncio.sleep(dice.uniform(0.5, 2.0))
+            await rig.site.rex(dice.choice(("front", "back")), 0.1)
+
+    async with asyncio.TaskGroup() as group:
+        for task in (at_front(), at_back(), leaving()):
+            group.create_task(task)
+
+
+async def test_killed_at_random_moments_it_opens_nothing_unrecorded_and_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    seed = 20260601
+    dice = random.Random(seed)
+    async with (
+        any_broker(tmp_path / "broker") as broker,
+        standing_rig(tmp_path, broker_port=broker.port) as rig,
+        Cloud("127.0.0.1", broker.port) as cloud,
+    ):
+        wall_at = wall_clock()
+        await rig.imported()
+        await rig.start("link")
+        witness = Witness(rig)
+        following = asyncio.ensure_future(witness.follow())
+        knocking = asyncio.ensure_future(knock(rig, dice))
+        core = await rig.start("core")
+        try:
+            for _ in range(KILLS):
+                # From the middle of a start to a second of busy work.
+                await asyncio.sleep(dice.uniform(0.2, 2.0))
+                assert core.alive, core.log.read_text()
+                await core.kill()
+                core = await rig.start("core")
+            await rig.ready(core)
+            await asyncio.sleep(0.5)
+        finally:
+            knocking.cancel()
+            await asyncio.gather(knocking, return_exceptions=True)
+        await rig.site.remove("back-reader")
+        await rig.at_rest()
+        last = await rig.last_seq()
+        (stream,) = {stream for stream, _ in witness.committed}
+        await cloud.until(lambda: cloud.reached(stream) >= last)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        assert await core.stop() == 0
+        stored = rig.stored()
+    edges = rig.released("front") + rig.released("back")
+    print(f"seed {seed}: {KILLS} kills, {len(stored)} events, {len(edges)} edges,", end=" ")
+    print(f"{cloud.duplicates} duplicates at the cloud")
+    assert len(edges) >= KILLS / 2
+    assert_sound(stored)
+    assert unexplained(edges, [entry.event for entry in stored], wall_at) == []
+    # What anybody was ever told of is there, as it was told.
+    assert witness.changed == []
+    bodies = {(entry.stream, entry.seq): entry.body for entry in stored}
+    assert {key: bodies.get(key) for key in witness.committed} == witness.committed
+    numbers = sorted(seq for told, seq in cloud.events if told == stream)
+    assert numbers[:last] == list(range(1, last + 1))
