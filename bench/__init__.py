@@ -1,1 +1,1 @@
-"""What it costs: measured, with the floor of each thing beside it."""
+"""What the gateway costs: one module a measurement, each beside its floor."""
