@@ -27,7 +27,8 @@ example:
   door-gateway config check site.toml && door-gateway run --config site.toml"""
 
 _CANNOT_START = 2
-"""The exit status of a child that says: it would not help to start me again."""
+"""The exit status of a child that can't start. From the first core of all it is final: the config,
+the key or another owner. Later it may be a full disk, and doors must come back when it isn't."""
 
 _CORE_WAIT_MAX = timedelta(milliseconds=500)
 """Doors decide again within 3 s of the core's death (PROMISES.md P19), however often it has died:
@@ -73,7 +74,7 @@ async def _keep(part: str, options: argparse.Namespace, stop: asyncio.Event) -> 
         status = await _end_of(child, stop)
         if stop.is_set():
             return EXIT_OK
-        if status == _CANNOT_START and part == "core":
+        if status == _CANNOT_START and part == "core" and not failures:
             return status
         failures = 1 if monotonic() - started >= STEADY else failures + 1
         log.warning("ended", part=part, exit_status=status)
