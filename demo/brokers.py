@@ -105,7 +105,7 @@ def _mosquitto_program() -> str | None:
 async def mosquitto(
     directory: Path, *, tls: Certificates | None = None, port: int | None = None
 ) -> AsyncIterator[Broker]:
-    """mosquitto; stopped in good order it keeps sessions and what waits for them, killed it doesn't.
+    """mosquitto; stopped in good order it keeps sessions and what waits for them, not when killed.
 
     With `tls` only clients with a certificate get in.
     """

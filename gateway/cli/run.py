@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import random
 import signal
 import sys
@@ -33,6 +34,9 @@ the key or another owner. Later it may be a full disk, and doors must come back 
 _CORE_WAIT_MAX = timedelta(milliseconds=500)
 """Doors decide again within 3 s of the core's death (PROMISES.md P19), however often it has died:
 its own start takes most of that."""
+
+_STOP_S_MAX = 8.0
+"""A part that hasn't stopped by then is killed: below the 10 s that a service manager waits."""
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +72,7 @@ async def _keep(part: str, options: argparse.Namespace, stop: asyncio.Event) -> 
         started = monotonic()
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "gateway", part, "--config", str(options.config)),
-            *("--log-level", options.log_level),
+            *("--log-level", options.log_level, "--parent", str(os.getpid())),
             start_new_session=True,
         )
         status = await _end_of(child, stop)
@@ -95,6 +99,9 @@ async def _end_of(child: asyncio.subprocess.Process, stop: asyncio.Event) -> int
     stopped.cancel()
     if not ended.done():
         child.terminate()
+        await asyncio.wait((ended,), timeout=_STOP_S_MAX)
+        if not ended.done():
+            child.kill()
     return await ended
 
 
