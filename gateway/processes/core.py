@@ -106,6 +106,8 @@ class Core:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        for door_id in self._config.doors:
+            self._report(door_id)  # what was said before a restart is not known any more
         scheduler = self._scheduler()
         try:
             async with asyncio.TaskGroup() as group:
