@@ -78,6 +78,7 @@ _NOTES = [
         "`sql` and `table` include the keyed hash of the card number, `memory` needs none. Only "
         "`sql` gives no reason."
     ),
+    "The floor is `memory`: the rules by themselves, without any look-up on disk.",
     f"Rested: {REST_S * 1000:g} ms asleep and {COLD_BYTES >> 20} MB walked through before each.",
     "1,000 unmeasured decisions of warm-up; the collector runs as in the core (frozen after load).",
 ]
