@@ -355,13 +355,20 @@ class Rig:
         found: list[Any] = []
 
         async def look() -> bool:
-            for entry in await self.journal(after):
-                if isinstance(entry.event, kind) and matches(entry.event):
-                    found.append(entry.event)
+            told = [entry.event for entry in await self.journal(after)]
+            found.extend(event for event in told if isinstance(event, kind) and matches(event))
             return bool(found)
 
         await until(f"a matching {kind.__name__} in the journal", look, limit_s)
         return found[0]
+
+    async def event_count_at_least(self, count: int) -> None:
+        """Wait until so many events are committed."""
+
+        async def enough() -> bool:
+            return await self.last_seq() >= count
+
+        await until(f"{count} events", enough)
 
     def stored(self) -> list[Stored]:
         """The journal's file, read behind the gateway's back: only while no core runs."""
@@ -442,6 +449,11 @@ class Rig:
         return (self.released(door, begun)[0].at_ns - begun) / 1e9
 
 
+def figure(text: str) -> None:
+    """Show a measured figure, where pytest shows output (`-s`, or a failure)."""
+    sys.stdout.write(f"{text}\n")
+
+
 @asynccontextmanager
 async def standing_rig(
     directory: Path, *, broker_port: int | None = None, **options: Any
@@ -510,7 +522,7 @@ def is_running(pid: int) -> bool:
 
 
 def open_descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 # --- The journal's file --------------------------------------------------------------------------
@@ -539,7 +551,7 @@ def assert_sound(stored: Sequence[Stored]) -> None:
 
 
 RELEASE_LEAD = timedelta(seconds=3)
-"""From a decision to the strike's edge: the commit's wait, the device's limit and a slow machine."""
+"""From a decision to the strike's edge: the commit's wait, the device's limit, a slow machine."""
 
 
 def unexplained(
