@@ -47,6 +47,10 @@ async def keep_running(
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
             log.exception("crashed", name=name)
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            # The error came together with our own end, and must not take its place.
+            raise asyncio.CancelledError
         failures = 1 if clock.monotonic() - started >= STEADY else failures + 1
         on_down(why)
         wait = BACKOFF_MAX if wait_longest else backoff(failures, rng)

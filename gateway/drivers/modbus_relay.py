@@ -450,6 +450,7 @@ class _Line:
             raise DeviceUnavailable(
                 f"{self._protocol.device_id}: {_text(request)}: {error}"
             ) from error
+        _end_if_cancelled()
         # pymodbus lets an answer without a transaction id pass as anybody's.
         if received.transaction_id != sent.transaction_id or received.dev_id != sent.dev_id:
             raise DeviceProtocolError(
@@ -641,7 +642,9 @@ class ModbusRelay:
         )
         client.register(_WriteSingleCoil)
         try:
-            if not await client.connect():
+            is_there = await client.connect()
+            _end_if_cancelled()
+            if not is_there:
                 raise DeviceUnavailable(
                     f"{self.device_id}: {_address(self._settings)} can't be reached"
                 )
@@ -678,6 +681,17 @@ class ModbusRelay:
             raise DeviceUnavailable(
                 f"{self.device_id}: nothing was confirmed within {CALL_S_MAX:g} s"
             ) from None
+
+
+def _end_if_cancelled() -> None:
+    """Raise the CancelledError that pymodbus's `wait_for` has lost.
+
+    Python 3.11's returns the result and forgets the cancellation where both come at once: a task
+    that asks every 20 ms would go on for ever, and the core with it.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _address(settings: ModbusRelaySettings) -> str:
