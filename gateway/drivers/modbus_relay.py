@@ -451,6 +451,7 @@ class _Line:
             raise DeviceUnavailable(
                 f"{self._protocol.device_id}: {_text(request)}: {error}"
             ) from error
+        _mind_cancellation()
         # pymodbus lets an answer without a transaction id pass as anybody's.
         if received.transaction_id != sent.transaction_id or received.dev_id != sent.dev_id:
             raise DeviceProtocolError(

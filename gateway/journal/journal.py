@@ -593,6 +593,8 @@ class Journal:
     async def _open_file(self) -> _Position:
         """Open the file and set `_database`; set a damaged one aside and begin a new one."""
         try:
+            if self._is_emptied():
+                raise DatabaseCorrupt(f"{self._path}: damaged: it is empty")
             position = await self._try_open()
         except DatabaseCorrupt as error:
             kept = set_aside(self._path)
@@ -609,6 +611,13 @@ class Journal:
             _log.error("salvaged events could not be taken over yet", why=str(error))
             await self._opened().rollback()
         return position
+
+    def _is_emptied(self) -> bool:
+        """Whether the file is there with nothing in it: then it was not begun here, or not whole."""
+        try:
+            return self._path.stat().st_size == 0
+        except OSError:
+            return False
 
     async def _try_open(self) -> _Position:
         self._database = await open_database(self._path, _schema())
