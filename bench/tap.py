@@ -172,6 +172,10 @@ _NOTES = [
         "`all in one thread` is the floor: one blocking thread reads the UID from the pty, commits "
         "one row with fdatasync and writes the coil. It decides nothing."
     ),
+    (
+        "`card's last byte to worker` is short by the decision itself (0.1 to 0.3 ms rested): the "
+        "event's time is read before it, `decide_ms` after it. Its sum with the next row is right."
+    ),
     "The exit button's floor is by design: 30 ms of debounce, half a 20 ms poll, one write.",
     (
         "Simulator, benchmark, broker and cloud share the cores with the gateway, which a real "
