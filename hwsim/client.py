@@ -96,6 +96,10 @@ class Simulator:
         """Press keys."""
         return int(await self.ask("press", keypad=keypad, keys=keys, gap=gap))
 
+    async def scan(self, scanner: str, code: str) -> int:
+        """Hold a code before a scanner."""
+        return int(await self.ask("scan", scanner=scanner, code=code))
+
     async def push(self, door: str, patience: float = 1.0) -> bool:
         """Push a door and walk through."""
         return bool(await self.ask("push", door=door, patience=patience))

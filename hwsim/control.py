@@ -18,6 +18,7 @@ COMMANDS = (
     "present_two",
     "remove",
     "press",
+    "scan",
     "push",
     "leave",
     "rex",
