@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import structlog
 
+from gateway.cancellation import end_if_cancelled
 from gateway.clock import Clock
 from gateway.errors import DeviceMisconfigured, GatewayError
 
@@ -47,10 +48,7 @@ async def keep_running(
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
             log.exception("crashed", name=name)
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            # The error came together with our own end, and must not take its place.
-            raise asyncio.CancelledError
+        end_if_cancelled()
         failures = 1 if clock.monotonic() - started >= STEADY else failures + 1
         on_down(why)
         wait = BACKOFF_MAX if wait_longest else backoff(failures, rng)

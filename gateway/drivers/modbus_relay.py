@@ -31,6 +31,7 @@ from pymodbus.exceptions import ModbusException
 from pymodbus.pdu import ExceptionResponse, ModbusPDU
 from pymodbus.pdu.bit_message import ReadCoilsRequest, ReadDiscreteInputsRequest
 
+from gateway.cancellation import end_if_cancelled
 from gateway.clock import Clock
 from gateway.config.devices import Capability, DeviceSettings, DriverSpec, RelayClass
 from gateway.domain.facts import (
@@ -450,7 +451,7 @@ class _Line:
             raise DeviceUnavailable(
                 f"{self._protocol.device_id}: {_text(request)}: {error}"
             ) from error
-        _end_if_cancelled()
+        end_if_cancelled()  # pymodbus waits with `wait_for`
         # pymodbus lets an answer without a transaction id pass as anybody's.
         if received.transaction_id != sent.transaction_id or received.dev_id != sent.dev_id:
             raise DeviceProtocolError(
@@ -643,7 +644,7 @@ class ModbusRelay:
         client.register(_WriteSingleCoil)
         try:
             is_there = await client.connect()
-            _end_if_cancelled()
+            end_if_cancelled()
             if not is_there:
                 raise DeviceUnavailable(
                     f"{self.device_id}: {_address(self._settings)} can't be reached"
@@ -681,17 +682,6 @@ class ModbusRelay:
             raise DeviceUnavailable(
                 f"{self.device_id}: nothing was confirmed within {CALL_S_MAX:g} s"
             ) from None
-
-
-def _end_if_cancelled() -> None:
-    """Raise the CancelledError that pymodbus's `wait_for` has lost.
-
-    Python 3.11's returns the result and forgets the cancellation where both come at once: a task
-    that asks every 20 ms would go on for ever, and the core with it.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 def _address(settings: ModbusRelaySettings) -> str:

@@ -12,6 +12,7 @@ import structlog
 from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
+from gateway.cancellation import end_if_cancelled
 from gateway.clock import Clock
 from gateway.errors import IpcError
 from gateway.ipc.client import CoreClient, connect
@@ -106,6 +107,7 @@ class _Link:
                 self._core_outage.failed(type(why).__name__, str(why))
             finally:
                 self._core_is_there(there=False)
+            end_if_cancelled()
             await asyncio.sleep(self._pace.core_retry_s)
 
     def _core_is_there(self, *, there: bool) -> None:
@@ -216,6 +218,7 @@ class _Link:
                     self._outage.failed(why.kind, str(why))
                 else:
                     self._outage.failed("tls", str(why))
+            end_if_cancelled()
             if change_version:
                 self._version = _other(self._version)
             if change_version and not other_tried:
