@@ -2,12 +2,13 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from datetime import timedelta
+from typing import Any
 
 import structlog
 
-from gateway.cancellation import end_if_cancelled
+from gateway.cancellation import in_own_task
 from gateway.clock import Clock
 from gateway.errors import DeviceMisconfigured, GatewayError
 
@@ -23,7 +24,7 @@ log = structlog.get_logger()
 
 async def keep_running(
     name: str,
-    run: Callable[[], Awaitable[None]],
+    run: Callable[[], Coroutine[Any, Any, None]],
     *,
     clock: Clock,
     rng: random.Random,
@@ -40,7 +41,7 @@ async def keep_running(
         started = clock.monotonic()
         wait_longest = False
         try:
-            await run()
+            await in_own_task(run())
             why = "ended by itself"
         except GatewayError as error:
             why = str(error)
@@ -48,7 +49,6 @@ async def keep_running(
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
             log.exception("crashed", name=name)
-        end_if_cancelled()
         failures = 1 if clock.monotonic() - started >= STEADY else failures + 1
         on_down(why)
         wait = BACKOFF_MAX if wait_longest else backoff(failures, rng)

@@ -12,7 +12,7 @@ import structlog
 from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
-from gateway.cancellation import end_if_cancelled
+from gateway.cancellation import in_own_task
 from gateway.clock import Clock
 from gateway.errors import IpcError
 from gateway.ipc.client import CoreClient, connect
@@ -94,21 +94,24 @@ class _Link:
     async def _core_side(self) -> None:
         while True:
             try:
-                async with connect(self._socket_path, role="link") as core:
-                    await self._learn_journal(core)
-                    self._core_is_there(there=True)
-                    async with asyncio.TaskGroup() as group:
-                        group.create_task(self._send_events(core))
-                        group.create_task(self._relay_acks(core))
-                        group.create_task(self._follow_doors(core))
-                        group.create_task(self._tell_health(core))
+                await in_own_task(self._one_core())
             except* IpcError as failed:
                 why = failed.exceptions[0]
                 self._core_outage.failed(type(why).__name__, str(why))
             finally:
                 self._core_is_there(there=False)
-            end_if_cancelled()
             await asyncio.sleep(self._pace.core_retry_s)
+
+    async def _one_core(self) -> None:
+        """Serve one life of the core, to its end."""
+        async with connect(self._socket_path, role="link") as core:
+            await self._learn_journal(core)
+            self._core_is_there(there=True)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._send_events(core))
+                group.create_task(self._relay_acks(core))
+                group.create_task(self._follow_doors(core))
+                group.create_task(self._tell_health(core))
 
     def _core_is_there(self, *, there: bool) -> None:
         if there:
@@ -210,7 +213,7 @@ class _Link:
             begun = self._clock.monotonic()
             change_version = False
             try:
-                await self._one_session()
+                await in_own_task(self._one_session())
             except* (BrokerUnavailable, TlsUnusable) as failed:
                 why = failed.exceptions[0]
                 if isinstance(why, BrokerUnavailable):
@@ -218,7 +221,6 @@ class _Link:
                     self._outage.failed(why.kind, str(why))
                 else:
                     self._outage.failed("tls", str(why))
-            end_if_cancelled()
             if change_version:
                 self._version = _other(self._version)
             if change_version and not other_tried:
