@@ -42,6 +42,7 @@ INDICATION: Final = {
     Signal.DENIED: b"\x15",  # NAK
     Signal.PIN_WANTED: b"\x05",  # ENQ
     Signal.FAULT: b"\x18",  # CAN
+    Signal.HELD_OPEN: b"\x07",  # BEL
 }
 
 PIN_DIGITS_MIN: Final = 4

@@ -14,15 +14,17 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 import gateway
-from gateway.cache import Cache
-from gateway.clock import SystemClock, TimeTrust, kernel_says_synchronised
+from gateway.cache import Applied, Cache
+from gateway.clock import SystemClock, TimeTrust, boot_id, kernel_says_synchronised
 from gateway.config.devices import RelayClass
 from gateway.config.site import SiteConfig
 from gateway.control.door import InForce
+from gateway.control.memory import SiteMemory
 from gateway.control.site import SiteController
 from gateway.domain import events
 from gateway.domain.door_state import Strike
 from gateway.domain.entitlements import NO_RECORDS
+from gateway.domain.pin_odds import ALARM_BELOW, WARNING_BELOW
 from gateway.domain.record_faults import LintWarning
 from gateway.errors import ConfigError, Fault, GatewayError, RecordsRefused, StorageError
 from gateway.ipc.doors import DoorStates
@@ -44,6 +46,8 @@ log = structlog.get_logger()
 
 FLOOR_EVERY = timedelta(minutes=1)
 """How often the high-water mark of time is written: at most this much is lost with the power."""
+TIMERS_EVERY = timedelta(minutes=1)
+"""How often running lockouts are written: a reboot lengthens one by at most this much."""
 SELF_TEST_LIMIT = timedelta(seconds=5)
 """A decision path that doesn't answer within this is dead, however alive the loop is."""
 SELF_TEST_EVERY = timedelta(seconds=10)
@@ -89,9 +93,13 @@ class Core:
             async with Journal(self._state.journal, self._clock) as self._journal:
                 self._cache = Cache(self._state.path, Path(config.state.credential_key))
                 await self._cache.open()
+                self._memory = SiteMemory(
+                    lambda: self._journal.state, boot=boot_id(), clock=self._clock
+                )
                 self._site = SiteController(
                     config,
                     journal=self._journal,
+                    memory=self._memory,
                     in_force=self._in_force,
                     clock=self._clock,
                     rng=self._rng,
@@ -173,6 +181,14 @@ class Core:
         """The members `at` and `trust` of an event."""
         return {"at": self._clock.now(), "trust": int(self._clock.trust())}
 
+    async def _keep_timers(self) -> None:
+        """Write again what has time left: a power cut makes it begin anew from there."""
+        self._memory.apply(self._memory.running())
+        try:
+            await self._journal.keep(self._memory.take_unwritten)
+        except StorageError as error:
+            log.error("timers not kept", why=str(error))
+
     async def _keep_floor(self) -> None:
         # Only a time that somebody vouches for may become a floor: it never falls again.
         if self._clock.trust() < TimeTrust.T2:
@@ -188,6 +204,7 @@ class Core:
         """What has a wall-clock time; a decision never waits for it."""
         scheduler = AsyncIOScheduler()
         scheduler.add_job(self._keep_floor, "interval", seconds=FLOOR_EVERY.total_seconds())
+        scheduler.add_job(self._keep_timers, "interval", seconds=TIMERS_EVERY.total_seconds())
         scheduler.add_job(
             self._retire, "cron", hour=RETENTION_AT_HOUR, coalesce=True, misfire_grace_time=3600
         )
@@ -287,6 +304,8 @@ class Core:
                 counts=applied.counts,
             )
         )
+        self._tell_pin_odds(applied)
+        self._site.look_at_modes()
         for door_id in self._config.doors:
             self._report(door_id)
         return ImportDone(
@@ -295,13 +314,21 @@ class Core:
             warnings=_told(applied.warnings),
         )
 
+    def _tell_pin_odds(self, applied: Applied) -> None:
+        odds = applied.codes_per_pin
+        if odds is None or odds >= WARNING_BELOW:
+            return
+        low = events.PinOddsCritical if odds < ALARM_BELOW else events.PinOddsLow
+        log.warning("PINs are easy to guess", codes_per_pin=odds)
+        self._journal.append(low(**self._now(), revision=applied.revision, codes_per_pin=odds))
+
     def _report(self, door_id: str) -> None:
         state = self._site.doors[door_id].state
         locked = None if state.strike is Strike.UNKNOWN else state.strike is Strike.AT_REST
         self._doors.report(
             DoorStateReport(
                 door=door_id,
-                mode="controlled",
+                mode=self._site.doors[door_id].mode().mode,
                 locked=locked,
                 contact=state.contact.value,
                 alarms=sorted(alarm.value for alarm in state.alarms),
