@@ -18,7 +18,7 @@ SPACED_S = 0.02
 BLOCK = 25
 
 
-async def measure(*, quick: bool, full: bool = False) -> Result:
+async def measure(*, quick: bool, full: bool) -> Result:
     """The whole measurement."""
     single = 100 if quick else 500
     many = 10_000 if quick else 100_000

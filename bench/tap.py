@@ -71,8 +71,9 @@ FULL = Plan(50_000, 100_000, 320, 60, 60, 120, 100)
 QUICK = Plan(5_000, 10_000, 64, 16, 16, 40, 30)
 
 
-async def measure(*, quick: bool) -> Result:
+async def measure(*, quick: bool, full: bool) -> Result:
     """The whole measurement."""
+    del full  # it has no larger size
     plan = QUICK if quick else FULL
     with run_dir() as directory:
         async with contextlib.AsyncExitStack() as stack:
@@ -145,14 +146,20 @@ _WHAT = (
     "journal commit on a real disk, Modbus TCP, relay."
 )
 _NOTES = [
-    f"{DOORS} doors with a PN532, a keypad, a contact and an exit button each, on one relay board; "
-    "100,000 credentials and a journal of 100,000 events (quick runs: a tenth of both); "
-    f"{2 * DOORS} taps of warm-up.",
-    "`all in one thread` is the floor: one blocking thread reads the UID from the pty, commits one "
-    "row with fdatasync and writes the coil. It decides nothing.",
+    (
+        f"{DOORS} doors with a PN532, a keypad, a contact and an exit button each, on one board; "
+        "100,000 credentials and a journal of 100,000 events (quick runs: a tenth of both); "
+        f"{2 * DOORS} taps of warm-up."
+    ),
+    (
+        "`all in one thread` is the floor: one blocking thread reads the UID from the pty, commits "
+        "one row with fdatasync and writes the coil. It decides nothing."
+    ),
     "The exit button's floor is by design: 30 ms of debounce, half a 20 ms poll, one write.",
-    "Simulator, benchmark, broker and cloud share the cores with the gateway, which a real site's "
-    "box would have for itself.",
+    (
+        "Simulator, benchmark, broker and cloud share the cores with the gateway, which a real "
+        "site's box would have for itself."
+    ),
 ]
 
 

@@ -46,12 +46,13 @@ async def used(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
         yield rig
 
 
-@pytest.fixture
-def state(used: Rig) -> Path:
-    """The state directory as the gateway left it."""
+@pytest_asyncio.fixture(loop_scope="module")
+async def state(used: Rig) -> AsyncIterator[Path]:
+    """The state directory as the gateway left it; what runs on it ends with the test."""
     shutil.rmtree(used.state)
     shutil.copytree(used.directory / "pristine", used.state)
-    return used.state
+    yield used.state
+    await used.stop_all()
 
 
 # --- What can't be started with ------------------------------------------------------------------
@@ -137,13 +138,17 @@ async def test_places_that_cant_be_used_are_named_without_a_traceback(
 # --- What must be started with -------------------------------------------------------------------
 
 
+DAMAGE_BYTES = 12 * 1024
+"""Three pages: less could fall into a page's unused part, where it changes nothing."""
+
+
 def spoil(file: Path, how: str) -> None:
     """Damage a file as a worn card does."""
     content = bytearray(file.read_bytes())
     if how == "random bytes":
         dice = random.Random(len(content))
         start = len(content) // 2
-        junk = dice.randbytes(min(512, len(content) - start))
+        junk = dice.randbytes(min(DAMAGE_BYTES, len(content) - start))
         content[start : start + len(junk)] = junk
     elif how == "random beginning":
         content[:100] = random.Random(1).randbytes(100)
@@ -218,7 +223,6 @@ async def test_damaged_entitlements_are_made_again_and_it_says_so(
     rebuilt = await used.event(events.CacheRebuilt)
     assert rebuilt.revision is not None
     await decides_rightly(used)
-    await used.stop_all()
 
 
 @pytest.mark.parametrize("how", HOWS)
@@ -230,7 +234,6 @@ async def test_damaged_rows_behind_a_sound_table_change_nothing(
     await decides_rightly(used)
     await used.imported()
     await decides_rightly(used)
-    await used.stop_all()
 
 
 @pytest.mark.parametrize("how", ["random bytes", "emptied"])
@@ -245,7 +248,6 @@ async def test_where_nothing_is_left_of_the_entitlements_nobody_gets_in(
     await denies_all(used)
     await used.imported()
     await decides_rightly(used)
-    await used.stop_all()
 
 
 async def test_with_another_credential_key_nobody_gets_in(used: Rig, state: Path) -> None:
@@ -256,7 +258,6 @@ async def test_with_another_credential_key_nobody_gets_in(used: Rig, state: Path
         assert (await used.event(events.CacheRebuilt)).revision is None
         await denies_all(used)
     finally:
-        await used.stop_all()
         used.key.write_bytes(good)
 
 
@@ -282,7 +283,6 @@ async def test_a_damaged_small_file_keeps_nobody_out(used: Rig, state: Path, nam
     (state / name).write_bytes(random.Random(3).randbytes(4096))
     await started(used)
     await decides_rightly(used)
-    await used.stop_all()
 
 
 # --- The strikes ---------------------------------------------------------------------------------
@@ -310,7 +310,6 @@ async def test_a_strike_found_energised_is_put_to_rest_before_any_reader_is_live
     figure(f"start to rest: {(off.at_ns - begun_ns) / 1e9:.2f} s")
     assert off.at_ns < min(opened)
     assert (off.at_ns - begun_ns) / 1e9 <= 2.0
-    await used.stop_all()
 
 
 async def test_the_exit_button_works_before_anybody_has_brought_records(
