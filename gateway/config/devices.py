@@ -45,4 +45,6 @@ class DriverSpec(msgspec.Struct, frozen=True):
     inputs: Callable[[Any], int] = lambda _settings: 0
     """How many inputs there are, numbered from 1."""
     address: Callable[[Any], str | None] = lambda _settings: None
-    """The line that the device owns alone: "/dev/ttyUSB0", "10.0.0.5:502"."""
+    """The line that the device owns: "/dev/ttyUSB0", "10.0.0.5:502"."""
+    station: Callable[[Any], int | None] = lambda _settings: None
+    """Its number on a line that devices of this driver share; None: the line is its alone."""
