@@ -117,6 +117,7 @@ async def mosquitto(
         f"listener {port} 127.0.0.1",
         "persistence true",
         f"persistence_location {directory}/",
+        "set_tcp_nodelay true",
         "log_type error",
         "log_type warning",
         "max_queued_messages 100000",

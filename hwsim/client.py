@@ -96,10 +96,6 @@ class Simulator:
         """Press keys."""
         return int(await self.ask("press", keypad=keypad, keys=keys, gap=gap))
 
-    async def scan(self, scanner: str, code: str) -> int:
-        """Hold a code before a scanner."""
-        return int(await self.ask("scan", scanner=scanner, code=code))
-
     async def card(self, reader: str, bits: str) -> int:
         """Hold a card of raw bits to an OSDP reader."""
         return int(await self.ask("card", reader=reader, bits=bits))
@@ -115,6 +111,10 @@ class Simulator:
     async def reboot(self, reader: str) -> None:
         """An OSDP reader loses power for a moment."""
         await self.ask("reboot", reader=reader)
+
+    async def scan(self, scanner: str, code: str) -> int:
+        """Hold a code before a scanner."""
+        return int(await self.ask("scan", scanner=scanner, code=code))
 
     async def push(self, door: str, patience: float = 1.0) -> bool:
         """Push a door and walk through."""

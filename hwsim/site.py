@@ -177,12 +177,12 @@ class Site:
                 return Pn532Reader(name, path, self.seen, any_baud=self._any_baud)
             case "ascii_keypad":
                 return AsciiKeypad(name, self._port_path(name, table), self.seen)
+            case "osdp":
+                return self._osdp(name, table)
             case "barcode_scanner":
                 path = self._port_path(name, table)
                 prefix, suffix = table.get("prefix", "").encode(), table["suffix"].encode()
                 return BarcodeScanner(name, path, self.seen, prefix=prefix, suffix=suffix)
-            case "osdp":
-                return self._osdp(name, table)
             case "modbus_relay":
                 board = Board(
                     outputs=table.get("outputs", _SIZES.get(table.get("profile", ""), (8, 8))[0]),
@@ -365,23 +365,6 @@ class Site:
             device.press(key, told=keys if place == len(keys) - 1 else "")
         return at_ns
 
-    async def scan(self, scanner: str, code: str) -> int:
-        """Hold a code before a scanner.
-
-        Args:
-            scanner: The scanner.
-            code: What is in it; characters beyond ASCII go out in UTF-8.
-
-        Returns:
-            When, in monotonic nanoseconds.
-        """
-        device = self._device(scanner)
-        if not isinstance(device, BarcodeScanner):
-            raise SiteError(f"{scanner} is not a scanner")
-        at_ns = self._now_ns()
-        device.scan(code.encode())
-        return at_ns
-
     # --- OSDP readers -------------------------------------------------------------------------
 
     async def card(self, reader: str, bits: str) -> int:
@@ -400,6 +383,23 @@ class Site:
     async def reboot(self, reader: str) -> None:
         """An OSDP reader loses power for a moment, on a line that stays."""
         self._osdp_reader(reader).reboot()
+
+    async def scan(self, scanner: str, code: str) -> int:
+        """Hold a code before a scanner.
+
+        Args:
+            scanner: The scanner.
+            code: What is in it; characters beyond ASCII go out in UTF-8.
+
+        Returns:
+            When, in monotonic nanoseconds.
+        """
+        device = self._device(scanner)
+        if not isinstance(device, BarcodeScanner):
+            raise SiteError(f"{scanner} is not a scanner")
+        at_ns = self._now_ns()
+        device.scan(code.encode())
+        return at_ns
 
     # --- people at a door ---------------------------------------------------------------------
 

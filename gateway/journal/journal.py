@@ -5,7 +5,7 @@ import functools
 import itertools
 import sqlite3
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -134,6 +134,7 @@ class _Position(NamedTuple):
     purged: int
 
 
+_Values = Sequence[object] | Mapping[str, object]
 _Job = Callable[[aiosqlite.Connection], Awaitable[None]]
 
 
@@ -358,7 +359,7 @@ class Journal:
                 why=f"event {raw.seq} is of no known kind",
             )
 
-    async def _fetch(self, query: str, values: tuple[object, ...]) -> list[sqlite3.Row]:
+    async def _fetch(self, query: str, values: _Values) -> list[sqlite3.Row]:
         try:
             return list(await self._opened().execute_fetchall(query, values))
         except SqliteErrors as error:
@@ -420,10 +421,11 @@ class Journal:
         while low < self._acknowledged:
             high = min(low + PURGE_STEP_EVENTS, self._acknowledged)
             ((old, trusted),) = await self._fetch(
-                "SELECT (SELECT min(seq) FROM event WHERE seq > ?1 AND seq <= ?2 AND at >= ?3),"
-                " (SELECT max(seq) FROM event WHERE seq > ?1 AND seq <= ?2 AND at < ?3"
-                " AND trust >= ?4)",
-                (low, high, limit, int(TimeTrust.T2)),
+                "SELECT"
+                " (SELECT min(seq) FROM event WHERE seq > :low AND seq <= :high AND at >= :limit),"
+                " (SELECT max(seq) FROM event WHERE seq > :low AND seq <= :high AND at < :limit"
+                " AND trust >= :trust)",
+                {"low": low, "high": high, "limit": limit, "trust": int(TimeTrust.T2)},
             )
             if contiguous:
                 end = high if old is None else old - 1
@@ -433,16 +435,18 @@ class Journal:
         return end
 
     async def _raise_watermark(self, database: aiosqlite.Connection, seq: int) -> None:
-        await database.execute("UPDATE mark SET acknowledged = ?1 WHERE acknowledged < ?1", (seq,))
+        await database.execute(
+            "UPDATE mark SET acknowledged = :seq WHERE acknowledged < :seq", {"seq": seq}
+        )
         await database.commit()
         self._acknowledged = max(self._acknowledged, seq)
 
     async def _delete(self, database: aiosqlite.Connection, upto: int) -> None:
         # The acknowledgement is asked for once more where it counts: in the statement that deletes.
         await database.execute(
-            "UPDATE mark SET purged_chain = (SELECT chain FROM event WHERE seq = ?1), purged = ?1"
-            " WHERE purged < ?1 AND acknowledged >= ?1",
-            (upto,),
+            "UPDATE mark SET purged_chain = (SELECT chain FROM event WHERE seq = :upto),"
+            " purged = :upto WHERE purged < :upto AND acknowledged >= :upto",
+            {"upto": upto},
         )
         await database.execute("DELETE FROM event WHERE seq <= (SELECT purged FROM mark)")
         await database.commit()
@@ -593,6 +597,8 @@ class Journal:
     async def _open_file(self) -> _Position:
         """Open the file and set `_database`; set a damaged one aside and begin a new one."""
         try:
+            if self._is_emptied():
+                raise DatabaseCorrupt(f"{self._path}: damaged: it is empty")
             position = await self._try_open()
         except DatabaseCorrupt as error:
             kept = set_aside(self._path)
@@ -609,6 +615,13 @@ class Journal:
             _log.error("salvaged events could not be taken over yet", why=str(error))
             await self._opened().rollback()
         return position
+
+    def _is_emptied(self) -> bool:
+        """Whether the file is there with nothing in it: then it was not begun here, or not whole."""
+        try:
+            return self._path.stat().st_size == 0
+        except OSError:
+            return False
 
     async def _try_open(self) -> _Position:
         self._database = await open_database(self._path, _schema())

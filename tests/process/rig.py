@@ -244,13 +244,11 @@ class Rig:
     # --- Processes -------------------------------------------------------------------------------
 
     async def start(
-        self, part: str, *, before: Sequence[str] = (), env: dict[str, str] | None = None
+        self, part: str, *, more: Sequence[str] = (), env: dict[str, str] | None = None
     ) -> Daemon:
-        """`door-gateway PART` on this site, `before` its command as a wrapper."""
+        """`door-gateway PART` on this site."""
         log = self.directory / f"{part}-{len(self._daemons)}.log"
-        process = await spawn(
-            *before, *GATEWAY, part, "--config", str(self.config), log=log, env=env
-        )
+        process = await spawn(*GATEWAY, part, "--config", str(self.config), *more, log=log, env=env)
         daemon = Daemon(process, log)
         self._daemons.append(daemon)
         return daemon
