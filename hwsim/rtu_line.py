@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from hwsim.relay_board import Board, Faults, RelayBoard
 SILENCE_S = 0.005
 BITS_PER_CHARACTER = 10  # 8 data bits, no parity, 1 stop bit, as these boards are delivered
 SILENT_CHARACTERS = 3.5
+FRAMES_KEPT = 1000
 
 
 def crc(data: bytes) -> bytes:
@@ -55,6 +57,8 @@ class RtuLine(ABC):
         self.boards: list[RtuRelayBoard] = []
         self.baud_rate: int | None = None
         """Let frames take as long as they do at this speed; None: no time."""
+        self.asked: deque[bytes] = deque(maxlen=FRAMES_KEPT)
+        """The whole requests of late, whomever they were for."""
         self._buffer = bytearray()
         self._silence: asyncio.TimerHandle | None = None
         self._late: set[asyncio.TimerHandle] = set()
@@ -102,6 +106,7 @@ class RtuLine(ABC):
             if crc(frame[:-2]) != frame[-2:]:
                 break
             del self._buffer[:size]
+            self.asked.append(frame)
             for board in tuple(self.boards):
                 board.asked(frame)
         self._silence = asyncio.get_running_loop().call_later(SILENCE_S, self._buffer.clear)

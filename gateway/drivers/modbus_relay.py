@@ -44,6 +44,7 @@ import msgspec
 from pymodbus import FramerType
 from pymodbus.client import AsyncModbusSerialClient, AsyncModbusTcpClient
 from pymodbus.exceptions import ModbusException
+from pymodbus.framer import FramerRTU
 from pymodbus.pdu import ExceptionResponse, ModbusPDU
 from pymodbus.pdu.bit_message import ReadCoilsRequest, ReadDiscreteInputsRequest
 
@@ -536,6 +537,35 @@ def reply_of(pdu: ModbusPDU) -> Reply:
     return Reply(pdu.function_code, bits=tuple(pdu.bits))
 
 
+def answer_in(data: bytes, sent: tuple[int, Request]) -> bytes:
+    """The RTU frame in `data` that can answer a request to a unit; nothing if there is none yet.
+
+    On RTU an answer names no request, and a late one, one that comes twice or another master's
+    looks like any. So nothing is taken but the frame that this very request must have: its unit
+    and function, a write's echo or a reading of the right size, or an exception, and its CRC.
+    """
+    unit, request = sent
+    head = bytes([unit, request.function])
+    if request.function is Function.WRITE_SINGLE_COIL:
+        wanted = head + struct.pack(">HH", request.address, request.value)
+        size = len(wanted) + 2
+    else:
+        count = -(-request.value // 8)
+        wanted = head + bytes([count])
+        size = len(wanted) + count + 2
+    refused = bytes([unit, request.function | 0x80])
+    for start, length in ((wanted, size), (refused, 5)):
+        at = data.find(start)
+        while at >= 0:
+            frame = data[at : at + length]
+            if len(frame) == length and FramerRTU.compute_CRC(frame[:-2]) == int.from_bytes(
+                frame[-2:], "big"
+            ):
+                return frame
+            at = data.find(start, at + 1)
+    return b""
+
+
 class Priority(IntEnum):
     """Whose request goes out next: a release or a pulse waits for the one in flight at most."""
 
@@ -568,6 +598,7 @@ class _Bus:
         self._opening = asyncio.Lock()
         self._client: AsyncModbusTcpClient | AsyncModbusSerialClient | None = None
         self._serving: asyncio.Task[None] | None = None
+        self._sent: tuple[int, Request] | None = None
         self._heard = 0.0
         self._late: dict[int, float] = {}
         self.boards = 0
@@ -595,7 +626,7 @@ class _Bus:
             client.register(_WriteSingleCoil)
             connected = False
             try:
-                connected = await client.connect()
+                connected = await _connected(client)
                 _mind_cancellation()
             finally:
                 if not connected or self.ended.done():
@@ -619,9 +650,10 @@ class _Bus:
                 self._end(DeviceUnavailable(f"{device_id}: {_address(settings)} hung up"))
 
         def heard(sending: bool, data: bytes) -> bytes:
-            if not sending:
-                self._heard = asyncio.get_running_loop().time()
-            return data
+            if sending or not settings.shared:
+                return data
+            self._heard = asyncio.get_running_loop().time()
+            return answer_in(data, self._sent) if self._sent is not None else b""
 
         # No retries and no reconnection: the supervisor runs the driver again.
         if settings.transport == "rtu":
@@ -709,6 +741,7 @@ class _Bus:
             else:
                 until = asyncio.get_running_loop().time() + self._settings.answer_s_max
                 self._late[asked.board.unit] = until
+                asked.board.end(error)
         except DeviceMisconfigured as error:
             if not asked.answer.done():
                 asked.answer.set_exception(error)
@@ -724,11 +757,13 @@ class _Bus:
             await self._silence(board.unit)
         sent = pdu_of(request, board.unit)
         who = f"{board.protocol.device_id}: {_text(request)}"
+        self._sent = board.unit, request
         try:
             received = await client.execute(False, sent)
         except ModbusException as error:
             raise DeviceUnavailable(f"{who}: {error}") from error
         finally:
+            self._sent = None
             _mind_cancellation()
         # pymodbus lets an answer without a transaction id pass as anybody's.
         if received.transaction_id != sent.transaction_id or received.dev_id != sent.dev_id:
@@ -755,16 +790,29 @@ class _Bus:
             await asyncio.sleep(rest)
 
 
-class _Board(NamedTuple):
-    """A board on a bus."""
+class _Board:
+    """A board on a bus, until it can't be believed any more."""
 
-    bus: _Bus
-    protocol: ModbusRelayProtocol
-    unit: int
+    def __init__(self, bus: _Bus, protocol: ModbusRelayProtocol, unit: int) -> None:
+        self.protocol = protocol
+        self.unit = unit
+        self._bus = bus
+        self._ended: asyncio.Future[DeviceError] = asyncio.get_running_loop().create_future()
 
     async def ask(self, request: Request, priority: Priority) -> Reply:
         """See `_Bus.ask`."""
-        return await self.bus.ask(self, request, priority)
+        return await self._bus.ask(self, request, priority)
+
+    def end(self, why: DeviceError) -> None:
+        """Give this board up: what it was last told is not known to have been done."""
+        if not self._ended.done():
+            self._ended.set_result(why)
+
+    async def watch(self) -> None:
+        """Wait for the end of the board or of its line. Raises why."""
+        either = {self._ended, self._bus.ended}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        raise (self._ended if self._ended.done() else self._bus.ended).result()
 
 
 def _refusal(who: str, request: Request, received: ExceptionResponse) -> DeviceError:
@@ -773,6 +821,19 @@ def _refusal(who: str, request: Request, received: ExceptionResponse) -> DeviceE
     if received.function_code & 0x7F != request.function:
         return DeviceProtocolError(text)
     return DeviceMisconfigured(text) if code in SETTINGS_REFUSED else DeviceUnavailable(text)
+
+
+async def _connected(client: AsyncModbusTcpClient | AsyncModbusSerialClient) -> bool:
+    if isinstance(client, AsyncModbusTcpClient):
+        return bool(await client.connect())
+    # A serial port is open at once, but cancelled before it says so pymodbus would forget it.
+    connecting = asyncio.ensure_future(client.connect())
+    try:
+        return bool(await asyncio.shield(connecting))
+    except asyncio.CancelledError:
+        await asyncio.wait({connecting})
+        await _hang_up(client)
+        raise
 
 
 async def _hang_up(client: AsyncModbusTcpClient | AsyncModbusSerialClient) -> None:
@@ -944,8 +1005,8 @@ class ModbusRelay:
         protocol = ModbusRelayProtocol(self.device_id, settings)
         try:
             async with _joined(self.device_id, settings) as bus, asyncio.TaskGroup() as tasks:
-                tasks.create_task(_watch(bus))
                 board = _Board(bus, protocol, settings.unit)
+                tasks.create_task(board.watch())
                 session = _Session(protocol, board, self._clock, emit)
                 await session.start(settings.board)
                 self._session = session
@@ -983,11 +1044,6 @@ class ModbusRelay:
             raise DeviceUnavailable(
                 f"{self.device_id}: nothing was confirmed within {CALL_S_MAX:g} s"
             ) from None
-
-
-async def _watch(bus: _Bus) -> None:
-    # Shielded: the other boards of the bus wait for the same future.
-    raise await asyncio.shield(bus.ended)
 
 
 def _mind_cancellation() -> None:
