@@ -295,7 +295,9 @@ def _addresses(devices: Mapping[str, DeviceTable]) -> Iterator[Fault]:
                 )
             elif other.driver.station(other.settings) == station:
                 yield Fault(
-                    join("devices", name), f"{station} on {address} is already device {owner!r}"
+                    join("devices", name),
+                    f"{address} is already the line of device {owner!r}, with the same number "
+                    f"({station})",
                 )
         owners[address].append(name)
 

@@ -269,23 +269,19 @@ class ModbusRelaySettings(DeviceSettings, frozen=True, kw_only=True):
         # A serial server's own line is set in it; the speed here says how long an answer may take.
         if self.baud_rate is not None and not (self.shared and self.baud_rate in BAUD_RATES):
             raise ValueError(f"`baud_rate` is for RTU, and one of {sorted(BAUD_RATES)}")
-        if (self.parity, self.stop_bits) != (None, None):
-            raise ValueError("`parity` and `stop_bits` are for a serial port")
+        for name, given in (("parity", self.parity), ("stop_bits", self.stop_bits)):
+            if given is not None:
+                raise ValueError(f"`{name}` is for a serial port")
 
     def _check_board(self) -> None:
         own = {"outputs": self.outputs, "inputs": self.inputs, "timed_pulse": self.timed_pulse}
-        if self.profile is None:
-            missing = [f"`{name}`" for name, value in own.items() if value is None]
-            if missing:
-                raise ValueError(
-                    f"{', '.join(missing)} missing: say what the board is, or `profile`"
-                )
-        elif self.profile not in PROFILES:
+        if self.profile is not None and self.profile not in PROFILES:
             raise ValueError(f"`profile` must be one of {', '.join(PROFILES)}")
-        else:
-            given = [f"`{name}`" for name, value in own.items() if value is not None]
-            if given:
-                raise ValueError(f"{', '.join(given)}: the profile says so already")
+        for name, value in own.items():
+            if self.profile is None and value is None:
+                raise ValueError(f"`{name}` is missing: say what the board is, or its `profile`")
+            if self.profile is not None and value is not None:
+                raise ValueError(f"`{name}` is what the profile says already: leave it out")
 
 
 def relay_class(settings: ModbusRelaySettings) -> RelayClass:
