@@ -48,8 +48,9 @@ from pymodbus.framer import FramerRTU
 from pymodbus.pdu import ExceptionResponse, ModbusPDU
 from pymodbus.pdu.bit_message import ReadCoilsRequest, ReadDiscreteInputsRequest
 
+from gateway.cancellation import end_if_cancelled
 from gateway.clock import Clock
-from gateway.config.devices import Capability, DeviceSettings, DriverSpec, RelayClass
+from gateway.config.devices import Capability, DeviceSettings, DriverSpec, Means, RelayClass, Trial
 from gateway.domain.facts import (
     DeviceOnline,
     Fact,
@@ -620,14 +621,15 @@ class _Bus:
                 return
             client = self._built(device_id)
             client.register(_WriteSingleCoil)
-            connected = False
+            reached = False
             try:
                 connected = await _connected(client)
-                _mind_cancellation()
+                end_if_cancelled()
+                reached = connected and not self.ended.done()
             finally:
-                if not connected or self.ended.done():
+                if not reached:
                     await _hang_up(client)
-            if not connected:
+            if not reached:
                 raise DeviceUnavailable(f"{device_id}: {_address(self._settings)} can't be reached")
             self._client = client
             self._serving = asyncio.create_task(self._serve(client))
@@ -760,7 +762,7 @@ class _Bus:
             raise DeviceUnavailable(f"{who}: {error}") from error
         finally:
             self._sent = None
-            _mind_cancellation()
+            end_if_cancelled()
         # pymodbus lets an answer without a transaction id pass as anybody's.
         if received.transaction_id != sent.transaction_id or received.dev_id != sent.dev_id:
             raise DeviceProtocolError(f"{who}: an answer to another request")
@@ -1042,14 +1044,6 @@ class ModbusRelay:
             ) from None
 
 
-def _mind_cancellation() -> None:
-    # asyncio.wait_for of Python 3.11, which pymodbus waits with, forgets a cancellation that comes
-    # together with the result.
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
-
-
 def _address(settings: ModbusRelaySettings) -> str:
     return str(settings.port) if settings.transport == "rtu" else f"{settings.host}:{settings.port}"
 
@@ -1064,4 +1058,10 @@ DRIVER = DriverSpec(
     inputs=lambda settings: settings.board.inputs,
     address=_address,
     station=lambda settings: settings.unit,
+    title="relay and input boards on Modbus: " + ", ".join(PROFILES) + " and any other",
+    transport="Modbus TCP, RTU on RS-485, RTU over TCP",
+    tried=(
+        Trial(Means.VECTORS, "frames of Waveshare's wiki and of V1.1b3"),
+        Trial(Means.PEER, "libmodbus 3.1.6 as a board, on RTU and TCP"),
+    ),
 )

@@ -1,6 +1,7 @@
 """The journal of one gateway: append at once, commit in groups, delete only what has arrived."""
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import sqlite3
@@ -597,8 +598,6 @@ class Journal:
     async def _open_file(self) -> _Position:
         """Open the file and set `_database`; set a damaged one aside and begin a new one."""
         try:
-            if self._is_emptied():
-                raise DatabaseCorrupt(f"{self._path}: damaged: it is empty")
             position = await self._try_open()
         except DatabaseCorrupt as error:
             kept = set_aside(self._path)
@@ -616,14 +615,8 @@ class Journal:
             await self._opened().rollback()
         return position
 
-    def _is_emptied(self) -> bool:
-        """Whether the file is there with nothing in it: then it was not begun here, or not whole."""
-        try:
-            return self._path.stat().st_size == 0
-        except OSError:
-            return False
-
     async def _try_open(self) -> _Position:
+        _refuse_emptied(self._path)
         self._database = await open_database(self._path, _schema())
         try:
             return await _read_position(self._database, self._path)
@@ -687,6 +680,13 @@ class _Chainer:
 @functools.cache
 def _schema() -> tuple[Migration, ...]:
     return migrations("gateway.journal.schema")
+
+
+def _refuse_emptied(path: Path) -> None:
+    """Raise DatabaseCorrupt for a file with nothing in it: SQLite would begin it anew unsaid."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size == 0:
+            raise DatabaseCorrupt(f"{path}: damaged: it is empty")
 
 
 async def _insert(database: aiosqlite.Connection, rows: Iterable[_Row]) -> None:

@@ -382,6 +382,15 @@ class Rig:
         """Enter a PIN at the front door."""
         await self.site.press("front-keypad", f"{pin}#", gap=0.0)
 
+    async def entered(self, pin: str) -> seen.Lamp:
+        """Enter a PIN and wait until the keypad has shown an answer."""
+        shown = asyncio.ensure_future(
+            self.seen.wait_for(seen.Lamp, lambda lamp: lamp.device == "front-keypad")
+        )
+        await asyncio.sleep(0)  # the subscription comes first
+        await self.enter(pin)
+        return await shown
+
     def released(self, door: str, since_ns: int = 0) -> list[seen.Strike]:
         """The strike's edges to released."""
         edges = self.seen.of(seen.Strike)
@@ -519,8 +528,12 @@ def is_running(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
-def open_descriptors(pid: int) -> int:
+def descriptors_of(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def threads_of(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
 # --- The journal's file --------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -21,6 +22,7 @@ from tests.process.rig import (
     Rig,
     assert_sound,
     figure,
+    is_running,
     standing_rig,
     unexplained,
     until,
@@ -68,6 +70,10 @@ async def roomy(tmp_path: Path) -> AsyncIterator[Rig]:
     async with standing_rig(tmp_path) as standing:
         await standing.imported()
         yield standing
+
+
+def remount(state: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", str(state)], check=True)
 
 
 def fill(state: Path) -> Path:
@@ -264,7 +270,7 @@ async def test_with_an_fsync_of_2_s_the_exit_button_still_releases_at_once(roomy
 async def test_a_state_directory_on_a_read_only_disk_is_named_and_used_again_later(
     rig: Rig, small_disk: Path
 ) -> None:
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    remount(small_disk, "ro")
     try:
         refused = await rig.cli("core", "--config", str(rig.config))
         assert refused.status == 2
@@ -272,7 +278,26 @@ async def test_a_state_directory_on_a_read_only_disk_is_named_and_used_again_lat
         assert "Read-only" in refused.err
         assert "Traceback" not in refused.err
     finally:
-        subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+        remount(small_disk, "rw")
     await rig.core()
     await rig.opens("front")
-    assert os.geteuid() == 0
+
+
+async def test_run_keeps_trying_when_the_disk_is_read_only_as_its_core_dies(
+    rig: Rig, small_disk: Path
+) -> None:
+    run = await rig.start("run")
+    await rig.ready(run)
+    core = rig.core_pid()
+    os.kill(run.pid, signal.SIGSTOP)  # until the disk is read-only it must not start another
+    os.kill(core, signal.SIGKILL)
+    await until("the core is gone", lambda: not is_running(core), 5.0)
+    remount(small_disk, "ro")
+    try:
+        os.kill(run.pid, signal.SIGCONT)
+        await until("it was tried", lambda: "Read-only" in run.log.read_text(), 10.0)
+        await asyncio.sleep(1.0)
+        assert run.alive
+    finally:
+        remount(small_disk, "rw")
+    await rig.tap_until_open("front", 5.0)

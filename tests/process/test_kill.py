@@ -84,7 +84,7 @@ async def test_run_starts_a_killed_core_again_within_3_s_each_time(rig: Rig) -> 
     run = await rig.start("run")
     await rig.ready(run)
     took_s = []
-    for _ in range(6):
+    for _ in range(5):
         await rig.at_rest("back")
         killed_ns = await kill_core(rig)
         await rig.tap_until_open("back", DECIDES_S_MAX)

@@ -86,10 +86,8 @@ async def test_a_thousand_events_of_an_outage_arrive_in_order_once_the_broker_is
         await rig.ready(run)
         (stream,) = {entry.stream for entry in await rig.journal()}
         for number in range(BACKLOG // 2):
-            await rig.enter(str(10**7 + number))
-            # The door takes eight at once and says so when it drops one: stay below that.
-            if number % 4 == 3:
-                await rig.event_count_at_least(BACKLOG // 2 + number - 20)
+            # The door drops what is beyond eight waiting taps: a person waits for the answer.
+            await rig.entered(str(10**7 + number))
         await rig.event_count_at_least(BACKLOG)
         assert not cloud.events
         await broker.start()

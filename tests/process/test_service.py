@@ -7,23 +7,24 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from gateway.domain import events
 from gateway.ipc.client import connect
-from hwsim import observations as seen
 from tests.process.rig import (
     SAM,
     SAM_PIN,
     Rig,
     assert_sound,
     descendants,
+    descriptors_of,
     figure,
     is_running,
-    open_descriptors,
     spawn,
+    threads_of,
     until,
 )
 
@@ -88,7 +89,7 @@ async def test_the_core_tells_the_service_manager_how_it_is(rig: Rig, manager: M
     await rig.opens("front")
     await until("five signs of life", lambda: len(manager.times("WATCHDOG=1")) >= 5)
     signs = [*manager.times("READY=1"), *manager.times("WATCHDOG=1")]
-    gaps_s = [later - earlier for earlier, later in zip(signs, signs[1:], strict=False)]
+    gaps_s = [later - earlier for earlier, later in pairwise(signs)]
     figure(f"signs of life every {', '.join(f'{gap:.2f}' for gap in gaps_s)} s")
     assert max(gaps_s) < WATCHDOG_S
     assert not manager.times("STOPPING=1")
@@ -186,20 +187,14 @@ async def test_a_killed_core_leaves_no_worker_behind(rig: Rig) -> None:
 async def test_descriptors_and_threads_dont_grow_with_taps_and_replugs(rig: Rig) -> None:
     core = await rig.core()
 
-    async def entered(pin: str) -> None:
-        shown = asyncio.ensure_future(rig.seen.wait_for(seen.Lamp))
-        await asyncio.sleep(0)
-        await rig.enter(pin)
-        await shown
-
     for number in range(20):
-        await entered(str(10**7 + number))
+        await rig.entered(str(10**7 + number))
     await rig.opens("back")
-    descriptors = open_descriptors(core.pid)
-    threads = len(list(Path(f"/proc/{core.pid}/task").iterdir()))
+    descriptors = descriptors_of(core.pid)
+    threads = threads_of(core.pid)
     begun = time.monotonic()
     for number in range(TAPS):
-        await entered(str(10**7 + number))
+        await rig.entered(str(10**7 + number))
     figure(f"{TAPS} taps in {time.monotonic() - begun:.1f} s")
     devices = ("front-reader", "front-keypad", "back-reader", "relays-b")
     for _ in range(REPLUGS // len(devices)):
@@ -219,10 +214,10 @@ async def test_descriptors_and_threads_dont_grow_with_taps_and_replugs(rig: Rig)
     # What a worker that has just ended leaves behind goes with the loop's next rounds.
     await until(
         "no descriptor more than before",
-        lambda: open_descriptors(core.pid) <= descriptors + DESCRIPTORS_SPARE,
+        lambda: descriptors_of(core.pid) <= descriptors + DESCRIPTORS_SPARE,
         5.0,
     )
-    assert len(list(Path(f"/proc/{core.pid}/task").iterdir())) <= threads + 1
+    assert threads_of(core.pid) <= threads + 1
     assert len([pid for pid in descendants(core.pid) if is_running(pid)]) == 2
     decided = [
         entry.event

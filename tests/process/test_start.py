@@ -100,15 +100,17 @@ async def test_a_broken_config_names_every_fault_and_nothing_starts(
 async def test_a_credential_key_that_is_no_secret_is_refused(used: Rig, state: Path) -> None:
     good = used.key.read_bytes()
     try:
-        for make, word in (
-            (lambda: used.key.unlink(), "No such file"),
-            (lambda: used.key.write_bytes(good[:31]), "31 bytes"),
-            (lambda: used.key.write_bytes(b""), "0 bytes"),
-            (lambda: (used.key.write_bytes(good), used.key.chmod(0o644)), "others may read"),
+        for content, mode, word in (
+            (None, 0o600, "No such file"),
+            (good[:31], 0o600, "31 bytes"),
+            (b"", 0o600, "0 bytes"),
+            (good, 0o644, "others may read"),
         ):
-            make()
-            if used.key.exists() and word != "others may read":
-                used.key.chmod(0o600)
+            if content is None:
+                used.key.unlink()
+            else:
+                used.key.write_bytes(content)
+                used.key.chmod(mode)
             for said in await refusals(used, used.config, ("core", "run")):
                 assert "credential.key" in said
                 assert word in said
