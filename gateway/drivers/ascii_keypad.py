@@ -240,4 +240,6 @@ DRIVER = DriverSpec(
     capabilities=frozenset({Capability.READS_PINS, Capability.INDICATES}),
     build=AsciiKeypad,
     address=lambda settings: settings.port,
+    title="keypads that send one ASCII character a key",
+    transport="RS-232, USB serial",
 )
