@@ -112,6 +112,10 @@ class Simulator:
         """An OSDP reader loses power for a moment."""
         await self.ask("reboot", reader=reader)
 
+    async def scan(self, scanner: str, code: str) -> int:
+        """Hold a code before a scanner."""
+        return int(await self.ask("scan", scanner=scanner, code=code))
+
     async def push(self, door: str, patience: float = 1.0) -> bool:
         """Push a door and walk through."""
         return bool(await self.ask("push", door=door, patience=patience))

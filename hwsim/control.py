@@ -22,6 +22,7 @@ COMMANDS = (
     "tamper",
     "osdp_key",
     "reboot",
+    "scan",
     "push",
     "leave",
     "rex",

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from hwsim.ascii_keypad import AsciiKeypad
+from hwsim.barcode_scanner import BarcodeScanner
 from hwsim.cards import Card, card
 from hwsim.door import Door, DoorTimes, Leaf
 from hwsim.observations import Contact, Observations, Rex, Strike
@@ -169,6 +170,10 @@ class Site:
                 return AsciiKeypad(name, self._port_path(name, table), self.seen)
             case "osdp":
                 return self._osdp(name, table)
+            case "barcode_scanner":
+                path = self._port_path(name, table)
+                prefix, suffix = table.get("prefix", "").encode(), table["suffix"].encode()
+                return BarcodeScanner(name, path, self.seen, prefix=prefix, suffix=suffix)
             case "modbus_relay":
                 board = Board(
                     outputs=table.get("outputs", 8),
@@ -350,6 +355,23 @@ class Site:
     async def reboot(self, reader: str) -> None:
         """An OSDP reader loses power for a moment, on a line that stays."""
         self._osdp_reader(reader).reboot()
+
+    async def scan(self, scanner: str, code: str) -> int:
+        """Hold a code before a scanner.
+
+        Args:
+            scanner: The scanner.
+            code: What is in it; characters beyond ASCII go out in UTF-8.
+
+        Returns:
+            When, in monotonic nanoseconds.
+        """
+        device = self._device(scanner)
+        if not isinstance(device, BarcodeScanner):
+            raise SiteError(f"{scanner} is not a scanner")
+        at_ns = self._now_ns()
+        device.scan(code.encode())
+        return at_ns
 
     # --- people at a door ---------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from pymodbus.exceptions import ModbusException
 from pymodbus.pdu import ExceptionResponse, ModbusPDU
 from pymodbus.pdu.bit_message import ReadCoilsRequest, ReadDiscreteInputsRequest
 
+from gateway.cancellation import end_if_cancelled
 from gateway.clock import Clock
 from gateway.config.devices import Capability, DeviceSettings, DriverSpec, RelayClass
 from gateway.domain.facts import (
@@ -446,11 +447,12 @@ class _Line:
         sent = pdu_of(request, self._unit)
         try:
             received = await self._client.execute(False, sent)
-            _mind_cancellation()
+            end_if_cancelled()
         except ModbusException as error:
             raise DeviceUnavailable(
                 f"{self._protocol.device_id}: {_text(request)}: {error}"
             ) from error
+        end_if_cancelled()  # pymodbus waits with `wait_for`
         # pymodbus lets an answer without a transaction id pass as anybody's.
         if received.transaction_id != sent.transaction_id or received.dev_id != sent.dev_id:
             raise DeviceProtocolError(
@@ -642,9 +644,9 @@ class ModbusRelay:
         )
         client.register(_WriteSingleCoil)
         try:
-            connected = await client.connect()
-            _mind_cancellation()
-            if not connected:
+            is_there = await client.connect()
+            end_if_cancelled()
+            if not is_there:
                 raise DeviceUnavailable(
                     f"{self.device_id}: {_address(self._settings)} can't be reached"
                 )
@@ -681,14 +683,6 @@ class ModbusRelay:
             raise DeviceUnavailable(
                 f"{self.device_id}: nothing was confirmed within {CALL_S_MAX:g} s"
             ) from None
-
-
-def _mind_cancellation() -> None:
-    # asyncio.wait_for of Python 3.11, which pymodbus waits with, forgets a cancellation that comes
-    # together with the result.
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 def _address(settings: ModbusRelaySettings) -> str:

@@ -5,7 +5,7 @@
     port = "/dev/serial/by-path/pci-0000:00:14.0-usb-0:1.4:1.0-port0"
     address = 0
     baud_rate = 9600
-    formats = ["uid"]               # which card data counts, and as what
+    formats = ["H10301"]            # which cards count, and as what: the first that fits; "uid" too
     inputs = 2                      # contact, request to exit: as many as you wire
     outputs = 1
     keys = "/var/lib/door-gateway/osdp-keys"
@@ -37,6 +37,7 @@ import structlog
 
 from gateway.clock import Clock
 from gateway.config.devices import Capability, DeviceSettings, DriverSpec, RelayClass
+from gateway.domain.card_format import FORMATS, decode
 from gateway.domain.facts import (
     CredentialPresented,
     DeviceOnline,
@@ -114,6 +115,7 @@ PATTERNS: Final = {
 }
 """A grant under duress is a grant like any other: there is no pattern to tell it by."""
 
+UID: Final = "uid"
 UID_BITS: Final = frozenset({32, 56, 80})
 """A reader set to UID mode sends the card's UID as it is: 4, 7 or 10 bytes (ISO/IEC 14443-3)."""
 
@@ -122,7 +124,7 @@ class OsdpSettings(DeviceSettings, frozen=True, kw_only=True):
     """[devices.NAME] of an OSDP reader."""
 
     BAUD_RATES: ClassVar = frozenset({9600, 19200, 38400, 57600, 115200, 230400})
-    FORMATS: ClassVar = frozenset({"uid"})
+    FORMATS: ClassVar = frozenset({UID, *FORMATS})
 
     port: str
     address: int
@@ -147,7 +149,9 @@ class OsdpSettings(DeviceSettings, frozen=True, kw_only=True):
             raise ValueError(f"`baud_rate` must be one of {sorted(self.BAUD_RATES)}")
         for each in self.formats:
             if each not in self.FORMATS:
-                raise ValueError(f"`formats` knows {sorted(self.FORMATS)}, not {each!r}")
+                raise ValueError(
+                    f"`formats` has {each!r}: `door-gateway card formats` lists them, beside {UID!r}"
+                )
         for name, value in (("inputs", self.inputs), ("outputs", self.outputs)):
             if not 0 <= value <= POINTS_MAX:
                 raise ValueError(f"`{name}` must be 0 to {POINTS_MAX}")
@@ -334,9 +338,13 @@ class OsdpProtocol:
         return []
 
     def _card(self, bits: str, at: timedelta) -> Fact | CardRefused:
-        if "uid" in self._settings.formats and len(bits) in UID_BITS:
-            value = f"{int(bits, 2):0{len(bits) // 4}X}"
-            return CredentialPresented(self.device_id, "uid", value, at)
+        for name in self._settings.formats:
+            if name == UID:
+                if len(bits) in UID_BITS:
+                    value = f"{int(bits, 2):0{len(bits) // 4}X}"
+                    return CredentialPresented(self.device_id, "uid", value, at)
+            elif cards := decode(bits, (FORMATS[name],)):
+                return CredentialPresented(self.device_id, "wiegand", cards[0].value, at)
         return CardRefused(len(bits))
 
     def _changed_inputs(self, states: tuple[int, ...], at: timedelta) -> Iterator[Fact]:

@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.clock import Clock
+from gateway.domain.card_format import encode
 from gateway.domain.facts import (
     CredentialPresented,
     InputChanged,
@@ -231,6 +232,18 @@ def test_a_uid_is_told_as_it_is(uid: str) -> None:
     assert protocol().receive(Card(0, 5000, bits_of(uid))) == [
         CredentialPresented("reader", "uid", uid, timedelta(microseconds=5))
     ]
+
+
+def test_the_first_enabled_format_that_fits_names_the_card() -> None:
+    bits = encode("H10301", facility=12, number=34567)
+    for formats in (["uid", "H10301", "ind26"], ["H10301"]):
+        assert protocol(formats=formats).receive(Card(0, 1000, bits)) == [
+            CredentialPresented(
+                "reader", "wiegand", "H10301:12:34567", timedelta(microseconds=1)
+            )
+        ]
+    wrong_parity = ("1" if bits[0] == "0" else "0") + bits[1:]
+    assert protocol(formats=["H10301"]).receive(Card(0, 1000, wrong_parity)) == [CardRefused(26)]
 
 
 @pytest.mark.parametrize(("formats", "count"), [([], 32), (["uid"], 26), (["uid"], 31)])
