@@ -150,7 +150,8 @@ class OsdpSettings(DeviceSettings, frozen=True, kw_only=True):
         for each in self.formats:
             if each not in self.FORMATS:
                 raise ValueError(
-                    f"`formats` has {each!r}: `door-gateway card formats` lists them, beside {UID!r}"
+                    f"`formats`: there is no {each!r}, but {UID!r} and what "
+                    "`door-gateway card formats` lists"
                 )
         for name, value in (("inputs", self.inputs), ("outputs", self.outputs)):
             if not 0 <= value <= POINTS_MAX:
@@ -338,7 +339,7 @@ class OsdpProtocol:
         return []
 
     def _card(self, bits: str, at: timedelta) -> Fact | CardRefused:
-        for name in self._settings.formats:
+        for name in self._settings.formats if bits else ():
             if name == UID:
                 if len(bits) in UID_BITS:
                     value = f"{int(bits, 2):0{len(bits) // 4}X}"
@@ -751,6 +752,7 @@ class Osdp:
 
     async def _key(self) -> bytes:
         try:
+            self._store.make()
             left = self._store.window(self.device_id, self._clock.monotonic())
             if left is not None:
                 await self._install(left)

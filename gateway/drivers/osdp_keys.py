@@ -43,6 +43,21 @@ class KeyStore:
     def __repr__(self) -> str:
         return f"KeyStore({str(self._directory)!r})"
 
+    def make(self) -> None:
+        """Make the directory if it isn't there, for whoever owns the one it is in.
+
+        Raises:
+            StorageError: it can't be made.
+        """
+        try:
+            if not self._directory.is_dir():
+                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                owner = self._directory.parent.stat()
+                with contextlib.suppress(PermissionError):
+                    os.chown(self._directory, owner.st_uid, owner.st_gid)
+        except OSError as error:
+            raise StorageError(f"{self._directory}: {error.strerror}") from error
+
     def key(self, device: str) -> bytes | None:
         """The reader's key; None if it never got one.
 
@@ -63,10 +78,7 @@ class KeyStore:
         key = self._read(file)
         if key is None:
             key = secrets.token_bytes(KEY_BYTES)
-            try:
-                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            except OSError as error:
-                raise StorageError(f"{self._directory}: {error.strerror}") from error
+            self.make()
             write_atomically(file, key.hex().encode() + b"\n")
         return key
 
@@ -93,6 +105,7 @@ class KeyStore:
         """
         if not timedelta() < length <= WINDOW_MAX:
             raise ValueError(f"a window is open for at most {WINDOW_MAX}")
+        self.make()
         window = Window(_boot_id(), (now + length).total_seconds())
         file = self._file(device, "window")
         write_atomically(file, msgspec.json.encode(window))

@@ -238,9 +238,7 @@ def test_the_first_enabled_format_that_fits_names_the_card() -> None:
     bits = encode("H10301", facility=12, number=34567)
     for formats in (["uid", "H10301", "ind26"], ["H10301"]):
         assert protocol(formats=formats).receive(Card(0, 1000, bits)) == [
-            CredentialPresented(
-                "reader", "wiegand", "H10301:12:34567", timedelta(microseconds=1)
-            )
+            CredentialPresented("reader", "wiegand", "H10301:12:34567", timedelta(microseconds=1))
         ]
     wrong_parity = ("1" if bits[0] == "0" else "0") + bits[1:]
     assert protocol(formats=["H10301"]).receive(Card(0, 1000, wrong_parity)) == [CardRefused(26)]
