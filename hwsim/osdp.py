@@ -550,7 +550,8 @@ class Peripheral:
     # --- frames out -----------------------------------------------------------------------------
 
     def _head(self, frame: bytes, block: bytes) -> bytes:
-        address = self.address | REPLY_FLAG
+        # 5.5: who is spoken to as everybody answers as everybody.
+        address = (BROADCAST if frame[1] == BROADCAST else self.address) | REPLY_FLAG
         if self.faults.foreign_address:
             address = (self.address + 1) % BROADCAST | REPLY_FLAG
         control = frame[4] & (SEQUENCE | CRC_USED) | (SECURITY_BLOCK if block else 0)
