@@ -16,7 +16,7 @@ import asyncio
 import re
 import select
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, ClassVar, Final
@@ -25,10 +25,10 @@ import serial_asyncio_fast
 import structlog
 
 from gateway.clock import Clock
-from gateway.config.devices import Capability, DeviceSettings, DriverSpec
+from gateway.config.devices import Capability, DeviceSettings, DriverSpec, refuse
 from gateway.domain.facts import DeviceOnline
 from gateway.drivers.base import FactSink, Signal
-from gateway.drivers.pin_entry import PinEntry, check_inter_digit_timeout
+from gateway.drivers.pin_entry import PinEntry, inter_digit_timeout_faults
 from gateway.errors import DeviceUnavailable
 
 log = structlog.get_logger()
@@ -67,11 +67,14 @@ class AsciiKeypadSettings(DeviceSettings, frozen=True, kw_only=True):
         Raises:
             ValueError: msgspec turns it into a fault with its path in the file.
         """
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
         if not _PORT.fullmatch(self.port):
-            raise ValueError("`port` must be the absolute path of a serial port")
+            yield "`port` must be the absolute path of a serial port"
         if self.baud_rate not in self.BAUD_RATES:
-            raise ValueError(f"`baud_rate` must be one of {sorted(self.BAUD_RATES)}")
-        check_inter_digit_timeout(self.inter_digit_timeout_s)
+            yield f"`baud_rate` must be one of {sorted(self.BAUD_RATES)}"
+        yield from inter_digit_timeout_faults(self.inter_digit_timeout_s)
 
 
 class AsciiKeypad:

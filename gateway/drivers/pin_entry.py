@@ -1,6 +1,6 @@
 """Keys in, entered PINs out: what every keypad has in common."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Final
 
@@ -19,10 +19,10 @@ INTER_DIGIT_TIMEOUT_S_MAX: Final = 30.0
 """Below, slow fingers lose their entry; above, the next person continues the last one's."""
 
 
-def check_inter_digit_timeout(seconds: float) -> None:
-    """Raise ValueError, as settings do, unless `seconds` is a possible inter-digit timeout."""
+def inter_digit_timeout_faults(seconds: float) -> Iterator[str]:
+    """What is wrong with an inter-digit timeout, as `refuse` takes it."""
     if not INTER_DIGIT_TIMEOUT_S_MIN <= seconds <= INTER_DIGIT_TIMEOUT_S_MAX:
-        raise ValueError(
+        yield (
             f"`inter_digit_timeout_s` must be {INTER_DIGIT_TIMEOUT_S_MIN:g} to "
             f"{INTER_DIGIT_TIMEOUT_S_MAX:g}"
         )
