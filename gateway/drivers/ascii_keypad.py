@@ -9,7 +9,8 @@
 Digits, then `#` to enter or `*` to clear; 8 data bits, no parity, 1 stop bit. Such a keypad says
 nothing by itself, so it counts as online once its port is open: a keypad that is cut off behind a
 working serial adapter is not noticed. The line has no checksum either: a byte that is no key spoils
-the entry, but a digit that noise turned into another digit can't be told from a mistyped one.
+the entry, but a digit that noise turned into another digit can't be told from a mistyped one. An
+entry that can't be a PIN (too short, too long or spoilt) is answered with `denied` by the driver.
 """
 
 import asyncio
@@ -85,6 +86,7 @@ class AsciiKeypad:
         self._settings = settings
         self._clock = clock
         self._transport: serial_asyncio_fast.SerialTransport | None = None
+        self._entry: PinEntry | None = None
 
     async def run(self, emit: FactSink) -> None:
         """See `Driver.run`."""
@@ -104,7 +106,7 @@ class AsciiKeypad:
                 f"{self.device_id}: {self._settings.port} can't be opened: {error}"
             ) from error
         try:
-            self._transport = transport
+            self._transport, self._entry = transport, protocol
             emit(DeviceOnline(self.device_id, self._clock.monotonic()))
             while not line.lost.done():
                 # A left entry must not stay in memory until somebody presses the next key.
@@ -114,16 +116,23 @@ class AsciiKeypad:
                 f"{self.device_id}: {self._settings.port} is gone: {line.lost.result()}"
             )
         finally:
-            self._transport = None
+            self._transport = self._entry = None
             protocol.forget()
             await _close(transport, line)
 
     def _receive(self, protocol: PinEntry, data: bytes, emit: FactSink) -> None:
         for fact in protocol.receive(data, self._clock.monotonic()):
             emit(fact)
+        transport = self._transport
+        if protocol.take_refused() and transport is not None and _takes_bytes(transport):
+            # It can't be a PIN, so nobody above hears of it: the person is told from here.
+            transport.write(INDICATION[Signal.DENIED])
 
     async def indicate(self, signal: Signal) -> None:
         """See `Indicates.indicate`."""
+        if signal is Signal.PIN_WANTED and self._entry is not None:
+            # Digits from before the card belong to no PIN; those pressed from now on do.
+            self._entry.forget()
         try:
             async with asyncio.timeout(WRITE_S_MAX):
                 while not _takes_bytes(self._open_transport()):  # noqa: ASYNC110  # rare, short
