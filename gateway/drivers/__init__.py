@@ -4,10 +4,16 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.config.devices import DriverSpec
-from gateway.drivers import ascii_keypad, barcode_scanner, modbus_relay, pn532
+from gateway.drivers import ascii_keypad, barcode_scanner, modbus_relay, pn532, wiegand_serial
 
 REGISTRY: Final[Mapping[str, DriverSpec]] = {
     spec.name: spec
-    for spec in (ascii_keypad.DRIVER, barcode_scanner.DRIVER, modbus_relay.DRIVER, pn532.DRIVER)
+    for spec in (
+        ascii_keypad.DRIVER,
+        barcode_scanner.DRIVER,
+        modbus_relay.DRIVER,
+        pn532.DRIVER,
+        wiegand_serial.DRIVER,
+    )
 }
 """Every driver by the name that site.toml calls it."""
