@@ -460,6 +460,8 @@ class DoorController:
             return False
         try:
             async with self._strike:
+                if effect.cause == "mode" and self.state.renew_at is None:
+                    return False  # the hold has ended while its pulse waited
                 await self._wiring.pulse(effect.duration)
         except DeviceError as error:
             await self._take(msgspec.structs.replace(failed, why=str(error)), at)
