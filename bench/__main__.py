@@ -23,7 +23,7 @@ NAMES = ("decide", "journal", "start", "link", "tap")
 class Measurement(Protocol):
     """What each of the modules has."""
 
-    def measure(self, *, quick: bool) -> Awaitable[Result]:
+    def measure(self, *, quick: bool, full: bool) -> Awaitable[Result]:
         """Take the measurement; it may take a minute or three."""
 
 
@@ -54,9 +54,7 @@ def main() -> int:
 
 
 async def _measured(module: Measurement, options: argparse.Namespace) -> Result:
-    if options.full:
-        return await module.measure(quick=False, full=True)  # type: ignore[call-arg]
-    return await module.measure(quick=options.quick)
+    return await module.measure(quick=options.quick, full=options.full)
 
 
 if __name__ == "__main__":

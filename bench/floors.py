@@ -100,7 +100,9 @@ class BareJournal:
         self._database = sqlite3.connect(directory / "floor.db", check_same_thread=False)
         for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL"):
             self._database.execute(f"PRAGMA {pragma}").fetchall()
-        self._database.execute("CREATE TABLE event (seq INTEGER PRIMARY KEY, body BLOB) STRICT")
+        self._database.execute(
+            "CREATE TABLE IF NOT EXISTS event (seq INTEGER PRIMARY KEY, body BLOB) STRICT"
+        )
         self._database.commit()
         self._body = events.encode(sample_event(SystemClock(floor=None, vouched=lambda: True), 1))
 

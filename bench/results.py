@@ -108,8 +108,8 @@ def table(result: Result) -> str:
     if result.spreads:
         rows = [["what", "n", "unit", "p50", "p99", "worst", "floor", "ratio"]]
         for each in result.spreads:
-            over_floor = f"{each.p50 / each.floor:.1f} × floor" if each.floor else ""
-            over_idle = f"p99 {each.p99 / each.idle_p99:.1f} × idle" if each.idle_p99 else ""
+            over_floor = f"{each.p50 / each.floor:.1f} x floor" if each.floor else ""
+            over_idle = f"p99 {each.p99 / each.idle_p99:.1f} x idle" if each.idle_p99 else ""
             rows.append(
                 [each.what, f"{each.n:,}", each.unit]
                 + [f"{value:g}" for value in (each.p50, each.p99, each.worst)]

@@ -1,4 +1,4 @@
-"""A simulated site with the real gateway on it, as processes: what `tap`, `start` and `link` use."""
+"""A simulated site with the real gateway on it, as processes: for `tap`, `start` and `link`."""
 
 import asyncio
 import contextlib
@@ -117,10 +117,9 @@ def write_config(directory: Path, *, broker_port: int | None = None, doors: int 
     board |= {"outputs": 8, "timed_pulse": True}
     devices: dict[str, Any] = {"relays": board | {"inputs": 16}}
     for number in range(doors):
-        path = str(directory / "dev" / f"reader{number}")
-        devices[f"reader{number}"] = {"driver": "pn532", "port": path}
-        path = str(directory / "dev" / f"keypad{number}")
-        devices[f"keypad{number}"] = {"driver": "ascii_keypad", "port": path}
+        for kind, driver in (("reader", "pn532"), ("keypad", "ascii_keypad")):
+            port = str(directory / "dev" / f"{kind}{number}")
+            devices[f"{kind}{number}"] = {"driver": driver, "port": port}
     config: dict[str, Any] = {
         "version": 1,
         "site": {"id": "LON", "gateway": "bench-1"},
@@ -259,17 +258,19 @@ async def hardware(directory: Path) -> AsyncIterator[Stage]:
         *(sys.executable, "-m", "hwsim", str(config), "--run-dir", str(directory)),
         *("--control", str(control), "--write-config", str(config)),
     )
-    async with process(*simulator_command, log=directory / "hardware.log") as running:
-        async with connect_simulator(control, wait_s=30) as simulator:
-            _point_to(directory / "site.toml", await simulator.devices())
-            stage = Stage(directory, simulator)
-            stage.hardware_pid = running.pid
-            follower = asyncio.create_task(stage.follow())
-            try:
-                yield stage
-            finally:
-                follower.cancel()
-                await asyncio.gather(follower, return_exceptions=True)
+    async with (
+        process(*simulator_command, log=directory / "hardware.log") as running,
+        connect_simulator(control, wait_s=30) as simulator,
+    ):
+        _point_to(directory / "site.toml", await simulator.devices())
+        stage = Stage(directory, simulator)
+        stage.hardware_pid = running.pid
+        follower = asyncio.create_task(stage.follow())
+        try:
+            yield stage
+        finally:
+            follower.cancel()
+            await asyncio.gather(follower, return_exceptions=True)
 
 
 def _point_to(path: Path, devices: dict[str, Any]) -> None:
@@ -296,7 +297,9 @@ async def _online(stage: Stage, running: asyncio.subprocess.Process) -> None:
                 raise RuntimeError((stage.directory / "core.log").read_text())
             await asyncio.sleep(0.01)
         async with stage.client() as client:
-            while not all(each.online for each in (await client.status()).devices.values()):
+            while not all(  # noqa: ASYNC110 - another process is waited for
+                each.online for each in (await client.status()).devices.values()
+            ):
                 await asyncio.sleep(0.02)
 
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 import statistics
 import sys
 import tempfile
@@ -265,6 +266,9 @@ async def connected(socket: Path, daemon: asyncio.subprocess.Process, log: Path)
 
 async def demo(*, stay: bool, run_dir: Path) -> int:
     """Set the stage, play the morning, sum up; the exit status."""
+    if (playing := asyncio.current_task()) is not None:
+        # Told to stop, leave no process behind.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, playing.cancel)
     now = datetime.now(UTC)
     zone = morning_zone(now)
     config, control = run_dir / "site.toml", run_dir / "hardware.sock"
@@ -393,7 +397,7 @@ The site stays up until Ctrl-C. Try, in another terminal:
 {cards}
 """)
     with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.Event().wait()
+        await asyncio.Event().wait()  # the morning's own exit status counts
 
 
 def main() -> int:
@@ -403,8 +407,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="door-gateway-demo-") as directory:
         try:
             return asyncio.run(demo(stay=options.stay, run_dir=Path(directory)))
-        except KeyboardInterrupt:
-            return 0
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            return 130
         except (WentWrong, GatewayError, OSError, TimeoutError) as error:
             print(f"the demo could not be played: {error}", file=sys.stderr)
             for log in sorted(Path(directory).glob("*.log")):

@@ -105,14 +105,19 @@ def _mosquitto_program() -> str | None:
 async def mosquitto(
     directory: Path, *, tls: Certificates | None = None, port: int | None = None
 ) -> AsyncIterator[Broker]:
-    """mosquitto, keeping nothing on disk; with `tls` only clients with a certificate get in."""
+    """mosquitto; stopped in good order it keeps sessions and what waits for them, not when killed.
+
+    With `tls` only clients with a certificate get in.
+    """
     program = _mosquitto_program()
     if program is None:
         raise RuntimeError("mosquitto isn't installed: apt install mosquitto")
     port = port or _free_port()
     lines = [
         f"listener {port} 127.0.0.1",
-        "persistence false",
+        "persistence true",
+        f"persistence_location {directory}/",
+        "set_tcp_nodelay true",
         "log_type error",
         "log_type warning",
         "max_queued_messages 100000",

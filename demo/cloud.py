@@ -41,7 +41,10 @@ class Cloud:
         self._lock = threading.Lock()
         self._reached = dict(self.begin)
         self._connected = threading.Event()
-        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id="cloud")
+        # The broker keeps the session while we are away: a gateway that is back before us is heard.
+        self._client = mqtt.Client(
+            CallbackAPIVersion.VERSION2, client_id="cloud", clean_session=False
+        )
         if self.context is not None:
             self._client.tls_set_context(self.context)
         self._client.reconnect_delay_set(1, 1)

@@ -12,10 +12,11 @@ _SECRET_KEYS = re.compile(r"(?i)(value|pin|uid|card|code|secret|password|key|nam
 """Fields that could hold a credential are masked whatever they hold."""
 _NOT_SECRET = frozenset({"event_code", "exit_code", "returncode"})
 _SECRET_TEXT = re.compile(
-    r"(?<![0-9A-Za-z:.-])(?:[0-9A-F]{8}|[0-9A-F]{14}|[0-9A-F]{20}|04[0-9A-F]{128}|[0-9]{4,8}"
+    r"(?<![0-9A-Za-z.-])(?<![0-9]:)(?:[0-9A-F]{8}|[0-9A-F]{14}|[0-9A-F]{20}|04[0-9A-F]{128}|[0-9]{4,8}"
     r"|[A-Za-z0-9]+:(?:[0-9]+|-):[0-9]+|[0-9A-F]{6}:[0-9A-F]{2,64})(?![0-9A-Za-z-])"
 )
-"""Texts in the shape of a card number or a PIN (spec/entitlements.md, Credential kinds)."""
+"""Texts in the shape of a card number or a PIN (spec/entitlements.md, Credential kinds). What
+follows an address and a colon is a port."""
 MASK = "▮▮▮▮"
 
 

@@ -96,6 +96,26 @@ class Simulator:
         """Press keys."""
         return int(await self.ask("press", keypad=keypad, keys=keys, gap=gap))
 
+    async def card(self, reader: str, bits: str) -> int:
+        """Hold a card of raw bits to an OSDP reader."""
+        return int(await self.ask("card", reader=reader, bits=bits))
+
+    async def tamper(self, reader: str, active: bool = True) -> None:
+        """Open or close the case of an OSDP reader."""
+        await self.ask("tamper", reader=reader, active=active)
+
+    async def osdp_key(self, reader: str, key: str) -> None:
+        """Give an OSDP reader a key, or put it into install mode."""
+        await self.ask("osdp_key", reader=reader, key=key)
+
+    async def reboot(self, reader: str) -> None:
+        """An OSDP reader loses power for a moment."""
+        await self.ask("reboot", reader=reader)
+
+    async def scan(self, scanner: str, code: str) -> int:
+        """Hold a code before a scanner."""
+        return int(await self.ask("scan", scanner=scanner, code=code))
+
     async def push(self, door: str, patience: float = 1.0) -> bool:
         """Push a door and walk through."""
         return bool(await self.ask("push", door=door, patience=patience))

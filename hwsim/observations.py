@@ -62,6 +62,15 @@ class KeysSent(Seen):
 
 
 @dataclass(frozen=True, slots=True)
+class CodeSent(Seen):
+    """The last byte of a code went out to the host; what was in it is not kept."""
+
+    kind: ClassVar[str] = "code_sent"
+    scanner: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Lamp(Seen):
     """A device showed a signal: granted, denied, pin_wanted or fault."""
 
@@ -125,7 +134,18 @@ class HostClosed(Seen):
 
 KINDS: dict[str, type[Seen]] = {
     kind.kind: kind
-    for kind in (CardSent, KeysSent, Lamp, Output, Strike, Contact, Rex, HostOpened, HostClosed)
+    for kind in (
+        CardSent,
+        KeysSent,
+        CodeSent,
+        Lamp,
+        Output,
+        Strike,
+        Contact,
+        Rex,
+        HostOpened,
+        HostClosed,
+    )
 }
 
 

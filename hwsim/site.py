@@ -13,17 +13,28 @@ from types import MappingProxyType
 from typing import Any
 
 from hwsim.ascii_keypad import AsciiKeypad
+from hwsim.barcode_scanner import BarcodeScanner
 from hwsim.cards import Card, card
 from hwsim.door import Door, DoorTimes, Leaf
 from hwsim.observations import Contact, Observations, Rex, Strike
+from hwsim.osdp import Abilities, OsdpReader, Peripheral
 from hwsim.pn532 import Pn532Reader
 from hwsim.relay_board import Board, Edge, Faults, RelayBoard
+from hwsim.rtu_line import RtuLine, RtuRelayBoard, SerialRtuLine, TcpRtuLine
 from hwsim.serial_device import SerialDevice
 
 # Device names become file names below the run directory.
 _DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
+# Boards by the names that a site.toml may give instead of their size: outputs and inputs.
+_SIZES = {
+    "waveshare_rtu_relay": (8, 0),
+    "waveshare_poe_eth_relay": (8, 0),
+    "moxa_e1214": (6, 6),
+}
+
 Device = SerialDevice | RelayBoard
+Points = RelayBoard | OsdpReader
 
 
 class SiteError(Exception):
@@ -40,12 +51,12 @@ class DoorRig:
         self.name = name
         self.door = door
         self._seen = seen
-        self._contact: tuple[RelayBoard, int, bool] | None = None
-        self._rex: tuple[RelayBoard, int, bool] | None = None
+        self._contact: tuple[Points, int, bool] | None = None
+        self._rex: tuple[Points, int, bool] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._leaf_moved = asyncio.Event()
 
-    def wire_strike(self, board: RelayBoard, output: int) -> None:
+    def wire_strike(self, board: Points, output: int) -> None:
         """Let an output, counted from 1, work the strike."""
 
         def switched(edge: Edge) -> None:
@@ -56,12 +67,12 @@ class DoorRig:
 
         board.switched.append(switched)
 
-    def wire_contact(self, board: RelayBoard, number: int, *, closed_is_active: bool) -> None:
+    def wire_contact(self, board: Points, number: int, *, closed_is_active: bool) -> None:
         """Let the contact work an input, counted from 1."""
         self._contact = board, number, closed_is_active
         board.set_input(number, active=self.door.closed == closed_is_active)
 
-    def wire_rex(self, board: RelayBoard, number: int, *, pressed_is_active: bool) -> None:
+    def wire_rex(self, board: Points, number: int, *, pressed_is_active: bool) -> None:
         """Let the request-to-exit button work an input, counted from 1."""
         self._rex = board, number, pressed_is_active
         board.set_input(number, active=self.door.rex_pressed == pressed_is_active)
@@ -97,7 +108,7 @@ class DoorRig:
             await self._leaf_moved.wait()
 
     @staticmethod
-    def _show(wire: tuple[RelayBoard, int, bool] | None, *, active: bool) -> None:
+    def _show(wire: tuple[Points, int, bool] | None, *, active: bool) -> None:
         if wire is not None:
             board, number, when = wire
             board.set_input(number, active=active == when)
@@ -138,6 +149,8 @@ class Site:
         self.seen = Observations()
         self.devices: dict[str, Device] = {}
         self.doors: dict[str, DoorRig] = {}
+        self._osdp_lines: dict[str, OsdpReader] = {}
+        self._rtu_lines: dict[str, RtuLine] = {}
         self._config = config
         self._run_dir = run_dir
         self._any_baud = any_baud
@@ -164,16 +177,48 @@ class Site:
                 return Pn532Reader(name, path, self.seen, any_baud=self._any_baud)
             case "ascii_keypad":
                 return AsciiKeypad(name, self._port_path(name, table), self.seen)
+            case "osdp":
+                return self._osdp(name, table)
+            case "barcode_scanner":
+                path = self._port_path(name, table)
+                prefix, suffix = table.get("prefix", "").encode(), table["suffix"].encode()
+                return BarcodeScanner(name, path, self.seen, prefix=prefix, suffix=suffix)
             case "modbus_relay":
                 board = Board(
-                    outputs=table.get("outputs", 8),
-                    inputs=table.get("inputs", 8),
+                    outputs=table.get("outputs", _SIZES.get(table.get("profile", ""), (8, 8))[0]),
+                    inputs=table.get("inputs", _SIZES.get(table.get("profile", ""), (8, 8))[1]),
                     unit=table.get("unit", 1),
                     watchdog_s=self._watchdogs.get(name),
                 )
+                if table.get("transport", "tcp") != "tcp":
+                    line = self._rtu_line(name, table)
+                    return RtuRelayBoard(name, board, self.seen, line, now_ns=self._now_ns)
                 host, port = self._address(table)
                 return RelayBoard(name, board, self.seen, host=host, port=port, now_ns=self._now_ns)
         raise SiteError(f"devices.{name}: no simulation of driver {table.get('driver')!r}")
+
+    def _osdp(self, name: str, table: dict[str, Any]) -> OsdpReader:
+        """A reader; the first that names a port brings the line for all that name it."""
+        abilities = Abilities(inputs=table.get("inputs", 0), outputs=table.get("outputs", 0))
+        peripheral = Peripheral(table.get("address", 0), install_mode=True, abilities=abilities)
+        owner = self._osdp_lines.get(table.get("port", ""))
+        baud_rate = None if self._any_baud else table.get("baud_rate", 9600)
+        path = self._port_path(name, table)
+        reader = OsdpReader(name, path, self.seen, peripheral, baud_rate=baud_rate, owner=owner)
+        self._osdp_lines.setdefault(table.get("port", ""), reader)
+        return reader
+
+    def _rtu_line(self, name: str, table: dict[str, Any]) -> RtuLine:
+        """The line of a board; the first that names it brings it for all that name it."""
+        key = f"{table.get('host', '')}:{table.get('port', '')}"
+        if key not in self._rtu_lines:
+            if table["transport"] == "rtu":
+                path = self._port_path(name, table)
+                self._rtu_lines[key] = SerialRtuLine(name, path, self.seen)
+            else:
+                host, port = self._address(table)
+                self._rtu_lines[key] = TcpRtuLine(name, self.seen, host=host, port=port)
+        return self._rtu_lines[key]
 
     def _port_path(self, name: str, table: dict[str, Any]) -> Path:
         asked = Path(table.get("port", ""))
@@ -193,24 +238,24 @@ class Site:
     def _wire(self, rig: DoorRig, table: dict[str, Any]) -> None:
         where = f"doors.{rig.name}"
         if strike := table.get("strike"):
-            board = self._board(f"{where}.strike", strike["device"])
-            self._terminal(f"{where}.strike.output", strike["output"], board.board.coils)
+            board = self._points(f"{where}.strike", strike["device"])
+            self._terminal(f"{where}.strike.output", strike["output"], _outputs(board))
             rig.wire_strike(board, strike["output"])
         if contact := table.get("contact"):
-            board = self._board(f"{where}.contact", contact["device"])
-            self._terminal(f"{where}.contact.input", contact["input"], board.board.inputs)
+            board = self._points(f"{where}.contact", contact["device"])
+            self._terminal(f"{where}.contact.input", contact["input"], _inputs(board))
             active = contact.get("closed_when", "active") == "active"
             rig.wire_contact(board, contact["input"], closed_is_active=active)
         if rex := table.get("rex"):
-            board = self._board(f"{where}.rex", rex["device"])
-            self._terminal(f"{where}.rex.input", rex["input"], board.board.inputs)
+            board = self._points(f"{where}.rex", rex["device"])
+            self._terminal(f"{where}.rex.input", rex["input"], _inputs(board))
             active = rex.get("pressed_when", "active") == "active"
             rig.wire_rex(board, rex["input"], pressed_is_active=active)
 
     @staticmethod
-    def _terminal(where: str, number: int, there: list[bool]) -> None:
-        if not 1 <= number <= len(there):
-            raise SiteError(f"{where}: the board has 1 to {len(there)}, not {number}")
+    def _terminal(where: str, number: int, there: int) -> None:
+        if not 1 <= number <= there:
+            raise SiteError(f"{where}: the board has 1 to {there}, not {number}")
 
     # --- life ---------------------------------------------------------------------------------
 
@@ -235,7 +280,11 @@ class Site:
         for name, device in self.devices.items():
             table = config["devices"][name]
             if isinstance(device, RelayBoard):
-                table["host"], table["port"] = device.host, device.port
+                at = device.line if isinstance(device, RtuRelayBoard) else device
+                if isinstance(at, SerialRtuLine):
+                    table["port"] = str(at.pty.path)
+                elif isinstance(at, TcpRtuLine | RelayBoard):
+                    table["host"], table["port"] = at.host, at.port
             else:
                 table["port"] = str(device.line.path)
         return config
@@ -306,7 +355,7 @@ class Site:
             When the last key was pressed, in monotonic nanoseconds.
         """
         device = self._device(keypad)
-        if not isinstance(device, AsciiKeypad):
+        if not isinstance(device, AsciiKeypad | OsdpReader):
             raise SiteError(f"{keypad} is not a keypad")
         at_ns = self._now_ns()
         for place, key in enumerate(keys):
@@ -314,6 +363,42 @@ class Site:
                 await asyncio.sleep(gap)
             at_ns = self._now_ns()
             device.press(key, told=keys if place == len(keys) - 1 else "")
+        return at_ns
+
+    # --- OSDP readers -------------------------------------------------------------------------
+
+    async def card(self, reader: str, bits: str) -> int:
+        """Hold a card of raw bits, 0 and 1, to an OSDP reader; when, in monotonic nanoseconds."""
+        return self._osdp_reader(reader).card(bits)
+
+    async def tamper(self, reader: str, active: bool = True) -> None:
+        """Open or close the case of an OSDP reader."""
+        self._osdp_reader(reader).peripheral.tamper(active=active)
+
+    async def osdp_key(self, reader: str, key: str) -> None:
+        """Give an OSDP reader a key, in hexadecimal; an empty one puts it into install mode."""
+        peripheral = self._osdp_reader(reader).peripheral
+        peripheral.key, peripheral.install_mode = bytes.fromhex(key) or None, not key
+
+    async def reboot(self, reader: str) -> None:
+        """An OSDP reader loses power for a moment, on a line that stays."""
+        self._osdp_reader(reader).reboot()
+
+    async def scan(self, scanner: str, code: str) -> int:
+        """Hold a code before a scanner.
+
+        Args:
+            scanner: The scanner.
+            code: What is in it; characters beyond ASCII go out in UTF-8.
+
+        Returns:
+            When, in monotonic nanoseconds.
+        """
+        device = self._device(scanner)
+        if not isinstance(device, BarcodeScanner):
+            raise SiteError(f"{scanner} is not a scanner")
+        at_ns = self._now_ns()
+        device.scan(code.encode())
         return at_ns
 
     # --- people at a door ---------------------------------------------------------------------
@@ -455,7 +540,9 @@ class Site:
 
     async def garble(self, device: str, rate: float, seed: int = 0) -> None:
         """Hit each byte on a serial line, either way, with this probability; until `resume`."""
-        self._serial(device).garble(rate, seed)
+        found = self._device(device)
+        line = found.line if isinstance(found, RtuRelayBoard) else self._serial(device)
+        line.garble(rate, seed)
 
     async def flood(self, device: str, per_second: float, seconds: float = 1.0) -> None:
         """A device on a serial line sends whole frames or keys that nobody asked for."""
@@ -515,10 +602,34 @@ class Site:
             raise SiteError(f"{where}: {name} is not a relay board")
         return device
 
+    def _points(self, where: str, name: str) -> Points:
+        device = self._device(name)
+        if not isinstance(device, Points):
+            raise SiteError(f"{where}: {name} is not a relay board")
+        return device
+
+    def _osdp_reader(self, name: str) -> OsdpReader:
+        device = self._device(name)
+        if not isinstance(device, OsdpReader):
+            raise SiteError(f"{name} is not an OSDP reader")
+        return device
+
     def _rig(self, name: str) -> DoorRig:
         if name not in self.doors:
             raise SiteError(f"no door {name!r}, only {', '.join(self.doors)}")
         return self.doors[name]
+
+
+def _outputs(points: Points) -> int:
+    if isinstance(points, OsdpReader):
+        return len(points.peripheral.outputs)
+    return len(points.board.coils)
+
+
+def _inputs(points: Points) -> int:
+    if isinstance(points, OsdpReader):
+        return len(points.peripheral.inputs)
+    return len(points.board.inputs)
 
 
 @asynccontextmanager

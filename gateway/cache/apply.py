@@ -7,10 +7,8 @@ pointer.
 """
 
 import argparse
-import ctypes
 import gc
 import os
-import resource
 import signal
 import sys
 from datetime import datetime
@@ -44,6 +42,7 @@ from gateway.domain.entitlements import compile_records
 from gateway.domain.pin_odds import codes_per_pin, pin_warnings
 from gateway.domain.record_faults import parse_records
 from gateway.errors import GatewayError, RecordsRefused, StorageError
+from gateway.lifeline import end_with, no_core_dump
 from gateway.sqlite import DatabaseCorrupt, set_aside
 
 NICENESS = 10
@@ -126,17 +125,12 @@ def _meta(sealed: SealedSet) -> Meta:
     return Meta(FORMAT, sealed.seal.revision, sealed.seal.as_of, counts)
 
 
-_PR_SET_PDEATHSIG = 1  # prctl(2)
-
-
 def _live_and_die_quietly(parent: int) -> None:
     """Be nice, end with the core, and leave no credential in a core dump."""
     gc.disable()  # it would only look again and again at what lives until the end
     os.nice(NICENESS)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(1)
+    no_core_dump()
+    end_with(parent, signal.SIGKILL)
 
 
 def _read_records(descriptor: int) -> bytes:

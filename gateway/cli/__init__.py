@@ -47,6 +47,9 @@ _COMMANDS = (
     _Listed("journal", "gateway.cli.journal", "what happened"),
     _Listed("decide", "gateway.cli.decide", "decide requests on a set of records"),
     _Listed("explain", "gateway.cli.explain", "say why requests are denied, and until when"),
+    _Listed("drivers", "gateway.cli.drivers", "what can be connected, and how well it is tried"),
+    _Listed("osdp", "gateway.cli.osdp", "find OSDP readers on a line, give one its key"),
+    _Listed("card", "gateway.cli.card", "what the bits of a card mean, and which bits a card has"),
 )
 
 

@@ -1,13 +1,16 @@
 """What commands share: where the site's file is, how to print for people and for machines."""
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
 import msgspec
 
+from gateway import logs
 from gateway.config.site import SiteConfig, load
 from gateway.drivers import REGISTRY
+from gateway.lifeline import end_with, no_core_dump
 
 CONFIG_DEFAULT = Path("/etc/door-gateway/site.toml")
 
@@ -26,6 +29,20 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add `--json`."""
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
+
+
+def add_process_options(parser: argparse.ArgumentParser) -> None:
+    """Add what the long-lived processes share."""
+    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning"))
+    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
+
+
+def begin_process(options: argparse.Namespace) -> None:
+    """What a long-lived process does first: it logs, leaves no core dump, and is no orphan."""
+    logs.configure(level=options.log_level)
+    no_core_dump()
+    if options.parent is not None:
+        end_with(options.parent, signal.SIGTERM)
 
 
 def load_config(options: argparse.Namespace) -> SiteConfig:

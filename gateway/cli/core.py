@@ -5,9 +5,8 @@ import asyncio
 import gc
 import random
 
-from gateway import logs
 from gateway.cli import EXIT_OK, Command
-from gateway.cli.common import add_config, load_config
+from gateway.cli.common import add_config, add_process_options, begin_process, load_config
 from gateway.processes.core import Core
 
 _DESCRIPTION = """\
@@ -22,11 +21,11 @@ example:
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = _DESCRIPTION, _EXAMPLE
     add_config(parser)
-    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning"))
+    add_process_options(parser)
 
 
 def _run(options: argparse.Namespace) -> int:
-    logs.configure(level=options.log_level)
+    begin_process(options)
     core = Core(load_config(options), rng=random.Random())  # noqa: S311 - jitter
     # What is loaded by now stays: the collector need not walk it again during a tap.
     gc.freeze()

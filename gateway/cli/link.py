@@ -4,9 +4,8 @@ import argparse
 import asyncio
 import random
 
-from gateway import logs
 from gateway.cli import EXIT_OK, Command
-from gateway.cli.common import add_config, load_config
+from gateway.cli.common import add_config, add_process_options, begin_process, load_config
 from gateway.processes import link
 
 _DESCRIPTION = """\
@@ -21,11 +20,11 @@ example:
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = _DESCRIPTION, _EXAMPLE
     add_config(parser)
-    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning"))
+    add_process_options(parser)
 
 
 def _run(options: argparse.Namespace) -> int:
-    logs.configure(level=options.log_level)
+    begin_process(options)
     asyncio.run(link.run(load_config(options), rng=random.Random()))  # noqa: S311 - jitter
     return EXIT_OK
 

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import random
 import signal
 import sys
@@ -27,11 +28,15 @@ example:
   door-gateway config check site.toml && door-gateway run --config site.toml"""
 
 _CANNOT_START = 2
-"""The exit status of a child that says: it would not help to start me again."""
+"""The exit status of a child that can't start. From the first core of all it is final: the config,
+the key or another owner. Later it may be a full disk, and doors must come back when it isn't."""
 
 _CORE_WAIT_MAX = timedelta(milliseconds=500)
 """Doors decide again within 3 s of the core's death (PROMISES.md P19), however often it has died:
 its own start takes most of that."""
+
+_STOP_S_MAX = 8.0
+"""A part that hasn't stopped by then is killed: below the 10 s that a service manager waits."""
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -67,13 +72,13 @@ async def _keep(part: str, options: argparse.Namespace, stop: asyncio.Event) -> 
         started = monotonic()
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "gateway", part, "--config", str(options.config)),
-            *("--log-level", options.log_level),
+            *("--log-level", options.log_level, "--parent", str(os.getpid())),
             start_new_session=True,
         )
         status = await _end_of(child, stop)
         if stop.is_set():
             return EXIT_OK
-        if status == _CANNOT_START and part == "core":
+        if status == _CANNOT_START and part == "core" and not failures:
             return status
         failures = 1 if monotonic() - started >= STEADY else failures + 1
         log.warning("ended", part=part, exit_status=status)
@@ -94,6 +99,9 @@ async def _end_of(child: asyncio.subprocess.Process, stop: asyncio.Event) -> int
     stopped.cancel()
     if not ended.done():
         child.terminate()
+        await asyncio.wait((ended,), timeout=_STOP_S_MAX)
+        if not ended.done():
+            child.kill()
     return await ended
 
 

@@ -294,15 +294,25 @@ def _devices(
 
 
 def _addresses(devices: Mapping[str, DeviceTable]) -> Iterator[Fault]:
-    owner: dict[str, str] = {}
+    owners: dict[str, list[str]] = {}
     for name, device in devices.items():
-        address = device.driver.address(device.settings)
+        spec = device.driver
+        address, station = spec.address(device.settings), spec.station(device.settings)
         if address is None:
             continue
-        if address in owner:
-            where = join("devices", name)
-            yield Fault(where, f"{address} is already the line of device {owner[address]!r}")
-        owner.setdefault(address, name)
+        for owner in owners.setdefault(address, []):
+            other = devices[owner]
+            if station is None or other.driver.name != spec.name:
+                yield Fault(
+                    join("devices", name), f"{address} is already the line of device {owner!r}"
+                )
+            elif other.driver.station(other.settings) == station:
+                yield Fault(
+                    join("devices", name),
+                    f"{address} is already the line of device {owner!r}, with the same number "
+                    f"({station})",
+                )
+        owners[address].append(name)
 
 
 def _life_safety(where: str, door: DoorTable) -> Iterator[Fault]:

@@ -4,9 +4,16 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.config.devices import DriverSpec
-from gateway.drivers import ascii_keypad, modbus_relay, pn532
+from gateway.drivers import ascii_keypad, barcode_scanner, modbus_relay, osdp, pn532
 
 REGISTRY: Final[Mapping[str, DriverSpec]] = {
-    spec.name: spec for spec in (ascii_keypad.DRIVER, modbus_relay.DRIVER, pn532.DRIVER)
+    spec.name: spec
+    for spec in (
+        ascii_keypad.DRIVER,
+        barcode_scanner.DRIVER,
+        modbus_relay.DRIVER,
+        osdp.DRIVER,
+        pn532.DRIVER,
+    )
 }
 """Every driver by the name that site.toml calls it."""

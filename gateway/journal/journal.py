@@ -1,11 +1,12 @@
 """The journal of one gateway: append at once, commit in groups, delete only what has arrived."""
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import sqlite3
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -142,6 +143,7 @@ class _Position(NamedTuple):
     state: dict[str, bytes] | None
 
 
+_Values = Sequence[object] | Mapping[str, object]
 _Job = Callable[[aiosqlite.Connection], Awaitable[None]]
 
 
@@ -391,7 +393,7 @@ class Journal:
                 why=f"event {raw.seq} is of no known kind",
             )
 
-    async def _fetch(self, query: str, values: tuple[object, ...]) -> list[sqlite3.Row]:
+    async def _fetch(self, query: str, values: _Values) -> list[sqlite3.Row]:
         try:
             return list(await self._opened().execute_fetchall(query, values))
         except SqliteErrors as error:
@@ -453,10 +455,11 @@ class Journal:
         while low < self._acknowledged:
             high = min(low + PURGE_STEP_EVENTS, self._acknowledged)
             ((old, trusted),) = await self._fetch(
-                "SELECT (SELECT min(seq) FROM event WHERE seq > ?1 AND seq <= ?2 AND at >= ?3),"
-                " (SELECT max(seq) FROM event WHERE seq > ?1 AND seq <= ?2 AND at < ?3"
-                " AND trust >= ?4)",
-                (low, high, limit, int(TimeTrust.T2)),
+                "SELECT"
+                " (SELECT min(seq) FROM event WHERE seq > :low AND seq <= :high AND at >= :limit),"
+                " (SELECT max(seq) FROM event WHERE seq > :low AND seq <= :high AND at < :limit"
+                " AND trust >= :trust)",
+                {"low": low, "high": high, "limit": limit, "trust": int(TimeTrust.T2)},
             )
             if contiguous:
                 end = high if old is None else old - 1
@@ -466,16 +469,18 @@ class Journal:
         return end
 
     async def _raise_watermark(self, database: aiosqlite.Connection, seq: int) -> None:
-        await database.execute("UPDATE mark SET acknowledged = ?1 WHERE acknowledged < ?1", (seq,))
+        await database.execute(
+            "UPDATE mark SET acknowledged = :seq WHERE acknowledged < :seq", {"seq": seq}
+        )
         await database.commit()
         self._acknowledged = max(self._acknowledged, seq)
 
     async def _delete(self, database: aiosqlite.Connection, upto: int) -> None:
         # The acknowledgement is asked for once more where it counts: in the statement that deletes.
         await database.execute(
-            "UPDATE mark SET purged_chain = (SELECT chain FROM event WHERE seq = ?1), purged = ?1"
-            " WHERE purged < ?1 AND acknowledged >= ?1",
-            (upto,),
+            "UPDATE mark SET purged_chain = (SELECT chain FROM event WHERE seq = :upto),"
+            " purged = :upto WHERE purged < :upto AND acknowledged >= :upto",
+            {"upto": upto},
         )
         await database.execute("DELETE FROM event WHERE seq <= (SELECT purged FROM mark)")
         await database.commit()
@@ -647,6 +652,7 @@ class Journal:
         return position
 
     async def _try_open(self) -> _Position:
+        _refuse_emptied(self._path)
         self._database = await open_database(self._path, _schema())
         try:
             return await _read_position(self._database, self._path)
@@ -713,6 +719,13 @@ class _Chainer:
 @functools.cache
 def _schema() -> tuple[Migration, ...]:
     return migrations("gateway.journal.schema")
+
+
+def _refuse_emptied(path: Path) -> None:
+    """Raise DatabaseCorrupt for a file with nothing in it: SQLite would begin it anew unsaid."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size == 0:
+            raise DatabaseCorrupt(f"{path}: damaged: it is empty")
 
 
 async def _insert(database: aiosqlite.Connection, rows: Iterable[_Row]) -> None:

@@ -178,6 +178,9 @@ class Session:
         if sock is None:
             raise self._lost("the broker closed the connection at once")
         self._sock = sock
+        if isinstance(sock, socket.socket):
+            # Else an event waits up to 40 ms for the broker's delayed ACK of the message before it.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._loop.add_reader(sock.fileno(), self._readable)
         if client.want_write():
             self._loop.add_writer(sock.fileno(), self._writable)

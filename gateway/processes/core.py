@@ -30,7 +30,14 @@ from gateway.domain.entitlements import NO_RECORDS
 from gateway.domain.instants import later
 from gateway.domain.pin_odds import ALARM_BELOW, WARNING_BELOW
 from gateway.domain.record_faults import LintWarning
-from gateway.errors import ConfigError, Fault, OrderRefused, RecordsRefused, StorageError
+from gateway.errors import (
+    ConfigError,
+    Fault,
+    GatewayError,
+    OrderRefused,
+    RecordsRefused,
+    StorageError,
+)
 from gateway.ipc.doors import DoorStates
 from gateway.ipc.messages import (
     DeviceStatus,
@@ -131,6 +138,8 @@ class Core:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
+        for door_id in self._config.doors:
+            self._report(door_id)  # what was said before a restart is not known any more
         scheduler = self._scheduler()
         try:
             async with asyncio.TaskGroup() as group:
@@ -144,6 +153,12 @@ class Core:
                 await stop.wait()
                 notify("STOPPING=1")
                 raise _Stop
+        except BaseExceptionGroup as failed:
+            # What stands in the way of a start is said in a line; what breaks later is a bug.
+            errors = None if server.listening.is_set() else failed.subgroup(GatewayError)
+            if errors is None:
+                raise
+            raise errors.exceptions[0] from None
         finally:
             scheduler.shutdown(wait=False)
 

@@ -1,6 +1,5 @@
 """A simulated site, and drivers run against it."""
 
-import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -17,6 +16,8 @@ def clock() -> SystemClock:
 
 
 @pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    async with running_site(tomllib.loads(CONFIG.read_text()), tmp_path) as running:
+async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Site]:
+    """The site of the module's `SITE` file, or else of the documented example."""
+    file: Path = getattr(request.module, "SITE", CONFIG)
+    async with running_site(file, tmp_path) as running:
         yield running

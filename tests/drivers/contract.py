@@ -21,6 +21,7 @@ from gateway.errors import DeviceError, DeviceUnavailable
 from hwsim.site import Site
 
 CONFIG = Path(__file__).parents[2] / "config" / "site.toml"
+WIRED = CONFIG.with_name("wired.toml")
 
 ONLINE_S_MAX = 5.0
 """On a busy machine; a reader is online in a tenth of a second."""

@@ -244,13 +244,11 @@ class Rig:
     # --- Processes -------------------------------------------------------------------------------
 
     async def start(
-        self, part: str, *, before: Sequence[str] = (), env: dict[str, str] | None = None
+        self, part: str, *, more: Sequence[str] = (), env: dict[str, str] | None = None
     ) -> Daemon:
-        """`door-gateway PART` on this site, `before` its command as a wrapper."""
+        """`door-gateway PART` on this site."""
         log = self.directory / f"{part}-{len(self._daemons)}.log"
-        process = await spawn(
-            *before, *GATEWAY, part, "--config", str(self.config), log=log, env=env
-        )
+        process = await spawn(*GATEWAY, part, "--config", str(self.config), *more, log=log, env=env)
         daemon = Daemon(process, log)
         self._daemons.append(daemon)
         return daemon
@@ -355,13 +353,20 @@ class Rig:
         found: list[Any] = []
 
         async def look() -> bool:
-            for entry in await self.journal(after):
-                if isinstance(entry.event, kind) and matches(entry.event):
-                    found.append(entry.event)
+            told = [entry.event for entry in await self.journal(after)]
+            found.extend(event for event in told if isinstance(event, kind) and matches(event))
             return bool(found)
 
         await until(f"a matching {kind.__name__} in the journal", look, limit_s)
         return found[0]
+
+    async def event_count_at_least(self, count: int) -> None:
+        """Wait until so many events are committed."""
+
+        async def enough() -> bool:
+            return await self.last_seq() >= count
+
+        await until(f"{count} events", enough)
 
     def stored(self) -> list[Stored]:
         """The journal's file, read behind the gateway's back: only while no core runs."""
@@ -376,6 +381,15 @@ class Rig:
     async def enter(self, pin: str) -> None:
         """Enter a PIN at the front door."""
         await self.site.press("front-keypad", f"{pin}#", gap=0.0)
+
+    async def entered(self, pin: str) -> seen.Lamp:
+        """Enter a PIN and wait until the keypad has shown an answer."""
+        shown = asyncio.ensure_future(
+            self.seen.wait_for(seen.Lamp, lambda lamp: lamp.device == "front-keypad")
+        )
+        await asyncio.sleep(0)  # the subscription comes first
+        await self.enter(pin)
+        return await shown
 
     def released(self, door: str, since_ns: int = 0) -> list[seen.Strike]:
         """The strike's edges to released."""
@@ -440,6 +454,11 @@ class Rig:
             await asyncio.gather(knocking, return_exceptions=True)
             await self.site.remove(f"{door}-reader")
         return (self.released(door, begun)[0].at_ns - begun) / 1e9
+
+
+def figure(text: str) -> None:
+    """Show a measured figure, where pytest shows output (`-s`, or a failure)."""
+    sys.stdout.write(f"{text}\n")
 
 
 @asynccontextmanager
@@ -509,8 +528,12 @@ def is_running(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
-def open_descriptors(pid: int) -> int:
-    return len(os.listdir(f"/proc/{pid}/fd"))
+def descriptors_of(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def threads_of(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
 # --- The journal's file --------------------------------------------------------------------------
@@ -539,7 +562,7 @@ def assert_sound(stored: Sequence[Stored]) -> None:
 
 
 RELEASE_LEAD = timedelta(seconds=3)
-"""From a decision to the strike's edge: the commit's wait, the device's limit and a slow machine."""
+"""From a decision to the strike's edge: the commit's wait, the device's limit, a slow machine."""
 
 
 def unexplained(

@@ -1,0 +1,81 @@
+"""A serial line that a driver listens to: opened, watched and closed in one place."""
+
+import asyncio
+import re
+import termios
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Final
+
+import serial_asyncio_fast
+
+from gateway.errors import DeviceUnavailable
+
+BAUD_RATES: Final = frozenset({1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200})
+
+CLOSE_S_MAX: Final = 1.0
+"""The kernel may hold a close back while it waits for output to drain; then it is left to it."""
+
+_PORT: Final = re.compile(r"(/[A-Za-z0-9._:+@-]{1,128}){1,16}")
+
+
+def check_port(port: str, baud_rate: int) -> None:
+    """Refuse settings that no serial port can have.
+
+    Raises:
+        ValueError: msgspec turns it into a fault with its path in the file.
+    """
+    if not _PORT.fullmatch(port):
+        raise ValueError("`port` must be the absolute path of a serial port")
+    if baud_rate not in BAUD_RATES:
+        raise ValueError(f"`baud_rate` must be one of {sorted(BAUD_RATES)}")
+
+
+class SerialLine(asyncio.Protocol):
+    """Hands the line's bytes up and remembers its end. `lost` has the reason as its result."""
+
+    def __init__(self, receive: Callable[[bytes], None]) -> None:
+        self._receive = receive
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        """Pass bytes on, as long as the line is whole."""
+        if not self.lost.done():
+            self._receive(data)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Remember why."""
+        if not self.lost.done():
+            self.lost.set_result("closed" if exc is None else str(exc))
+
+
+@asynccontextmanager
+async def listening(
+    device_id: str, port: str, baud_rate: int, receive: Callable[[bytes], None]
+) -> AsyncIterator[SerialLine]:
+    """The open line, 8 data bits, no parity, 1 stop bit, for the length of the block.
+
+    Nothing is ever written to it.
+
+    Raises:
+        DeviceUnavailable: it can't be opened, or is in use.
+    """
+    line = SerialLine(receive)
+    try:
+        transport, _ = await serial_asyncio_fast.create_serial_connection(
+            asyncio.get_running_loop(), lambda: line, port, baudrate=baud_rate, exclusive=True
+        )
+    except (OSError, ValueError, termios.error) as error:
+        raise DeviceUnavailable(f"{device_id}: {port} can't be opened: {error}") from error
+    try:
+        yield line
+    finally:
+        await _close(transport, line)
+
+
+async def _close(transport: Any, line: SerialLine) -> None:
+    if not transport.is_closing():
+        with suppress(OSError, termios.error):
+            transport.serial.reset_output_buffer()
+        transport.abort()
+    await asyncio.wait({line.lost}, timeout=CLOSE_S_MAX)
