@@ -46,6 +46,8 @@ _COMMANDS = (
     _Listed("muster", "gateway.cli.muster", "who is in which zone"),
     _Listed("journal", "gateway.cli.journal", "what happened"),
     _Listed("decide", "gateway.cli.decide", "decide requests on a set of records"),
+    _Listed("replay", "gateway.cli.replay", "decide recorded taps again, report differences"),
+    _Listed("whatif", "gateway.cli.whatif", "who gains or loses which door with other records"),
     _Listed("explain", "gateway.cli.explain", "say why requests are denied, and until when"),
     _Listed("drivers", "gateway.cli.drivers", "what can be connected, and how well it is tried"),
     _Listed("osdp", "gateway.cli.osdp", "find OSDP readers on a line, give one its key"),

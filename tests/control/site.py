@@ -30,14 +30,14 @@ SAM, MAYA, ONCE = "04A1B2C3D4E5F6", "04A1B2C3D4E5F7", "04A1B2C3D4E5F8"
 SAM_PIN, MAYA_PIN, DURESS_PIN = "2468", "1357", "8642"
 
 
-def records(
+def record_rows(
     doors: dict[str, dict[str, Any]] | None = None,
     more: list[dict[str, Any]] | None = None,
     **policy: Any,
-) -> Entitlements:
+) -> list[dict[str, Any]]:
     """`front` leads from `out` to `club`, `inner` on to `vault`; Sam and Maya may everywhere."""
     doors = doors or {}
-    rows: list[dict[str, Any]] = [
+    return [
         {"type": "site", "id": "LON", "timezone": "Europe/London"},
         {"type": "policy", "id": "policy", **policy},
         {"type": "zone", "id": "out", "category": "public"},
@@ -62,6 +62,15 @@ def records(
          "value": MAYA_PIN},
         *(more or []),
     ]  # fmt: skip
+
+
+def records(
+    doors: dict[str, dict[str, Any]] | None = None,
+    more: list[dict[str, Any]] | None = None,
+    **policy: Any,
+) -> Entitlements:
+    """`record_rows`, in force."""
+    rows = record_rows(doors, more, **policy)
     return RecordSet(parse_records(json.dumps(row).encode() for row in rows).records)
 
 
