@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from gateway.clock import Clock
+from gateway.clock import Clock, TimeTrust
 from gateway.control.memory import Overlaid, SiteMemory
 from gateway.domain import door_state, events, occupancy, pin_lockout
 from gateway.domain.after_decision import Case, Surroundings
@@ -277,7 +277,7 @@ class DoorController:
             self.state, tap.side, tap.kind, tap.value, tap.at
         )
         force, moment, mode = self._in_force(), self._moment(), self.mode()
-        trusted = self._clock.trust().decides_as_trusted
+        trusted = TimeTrust(moment.trust).decides_as_trusted
         request = Request(
             door=self.door,
             side=tap.side,
@@ -290,7 +290,10 @@ class DoorController:
         before = decide(force.records, request)
         restricted, context = self._restrict(request, before, mode, moment)
         decision = restricted.decision
-        hidden = decision.reason == pin_lockout.LOCKED_OUT and credentials[0][0] == "pin"
+        # While PINs are locked out, not even the event may tell a right one from a wrong one.
+        hidden = credentials[0][0] == "pin" and pin_lockout.is_door_locked(
+            self._memory, self.door, moment.mono
+        )
         primary = None if hidden else force.records.find(*credentials[0])
         event = events.AccessDecided(
             at=moment.wall,
@@ -491,6 +494,8 @@ class DoorController:
             log.warning("released before its record is on disk", door=self.door, event_seq=seq)
         try:
             async with self._strike:
+                if effect.cause == "mode" and self.state.renew_at is None:
+                    return False  # the hold has ended while its pulse waited
                 await self._wiring.pulse(effect.duration)
         except DeviceError as error:
             await self._take(msgspec.structs.replace(failed, why=str(error)), at)

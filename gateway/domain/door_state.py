@@ -461,6 +461,8 @@ def _released(
     rules: DoorRules, state: DoorState, fact: Released, now: Moment
 ) -> tuple[DoorState, list[Effect]]:
     if fact.cause == "mode":
+        if state.renew_at is None:
+            return state, []  # the hold has ended meanwhile
         again = state.hold_seq is not None
         state = _replace(state, hold_seq=fact.seq or state.hold_seq or 0, hold_failed=False)
         if again:
@@ -493,7 +495,7 @@ def _released(
 def _release_failed(
     rules: DoorRules, state: DoorState, fact: ReleaseFailed, now: Moment
 ) -> tuple[DoorState, list[Effect]]:
-    if fact.cause == "mode" and state.hold_failed:
+    if fact.cause == "mode" and (state.hold_failed or state.renew_at is None):
         return state, []  # said already; the next renewal tries again
     failed = events.UnlockFailed(
         at=now.wall,
@@ -542,7 +544,8 @@ def _opened(rules: DoorRules, state: DoorState, now: Moment) -> tuple[DoorState,
     effects: list[Effect] = []
     if release is not None and now.mono < release.until:
         effects.append(_opened_by(rules, now, release.cause, release.seq))
-        alone = len(state.pending) == 1 and len(state.pending[0].passage.people) == 1
+        people = [person for each in state.pending for person in each.passage.people]
+        alone = len(people) == 1 and release.cause == "grant"
         for each in state.pending:
             effects += _passed(rules, each, now, seen=alone)
         if release.cause == "rex":

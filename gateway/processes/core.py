@@ -20,20 +20,36 @@ from gateway.config.devices import RelayClass
 from gateway.config.site import SiteConfig
 from gateway.control.door import InForce
 from gateway.control.memory import SiteMemory
+from gateway.control.muster import muster
+from gateway.control.orders import Orders
 from gateway.control.site import SiteController
 from gateway.domain import events
+from gateway.domain.door_mode import LOOK_AHEAD, opens_by_schedule
 from gateway.domain.door_state import Strike
 from gateway.domain.entitlements import NO_RECORDS
+from gateway.domain.instants import later
 from gateway.domain.pin_odds import ALARM_BELOW, WARNING_BELOW
 from gateway.domain.record_faults import LintWarning
-from gateway.errors import ConfigError, Fault, GatewayError, RecordsRefused, StorageError
+from gateway.errors import (
+    ConfigError,
+    Fault,
+    GatewayError,
+    OrderRefused,
+    RecordsRefused,
+    StorageError,
+)
 from gateway.ipc.doors import DoorStates
 from gateway.ipc.messages import (
     DeviceStatus,
     DoorStateReport,
     Events,
+    Forgive,
     ImportDone,
     JournalStatus,
+    Muster,
+    Obeyed,
+    Order,
+    Preview,
     Status,
 )
 from gateway.ipc.server import CoreServer
@@ -65,6 +81,7 @@ class Core:
         self._config = config
         self._rng = rng
         self._doors = DoorStates()
+        self._jobs = AsyncIOScheduler()
         self._started: timedelta
 
     async def run(self) -> None:
@@ -104,6 +121,13 @@ class Core:
                     clock=self._clock,
                     rng=self._rng,
                     on_change=self._report,
+                )
+                self._orders = Orders(
+                    self._site,
+                    journal=self._journal,
+                    memory=self._memory,
+                    in_force=self._in_force,
+                    clock=self._clock,
                 )
                 yield
 
@@ -202,14 +226,34 @@ class Core:
 
     def _scheduler(self) -> AsyncIOScheduler:
         """What has a wall-clock time; a decision never waits for it."""
-        scheduler = AsyncIOScheduler()
+        scheduler = self._jobs
         scheduler.add_job(self._keep_floor, "interval", seconds=FLOOR_EVERY.total_seconds())
         scheduler.add_job(self._keep_timers, "interval", seconds=TIMERS_EVERY.total_seconds())
         scheduler.add_job(
             self._retire, "cron", hour=RETENTION_AT_HOUR, coalesce=True, misfire_grace_time=3600
         )
         scheduler.start()
+        self._wake_for_modes()
         return scheduler
+
+    def _wake_for_modes(self) -> None:
+        """Have doors look at their modes exactly when a schedule opens or closes.
+
+        It only wakes them: which mode is in force is always worked out anew, and they look every
+        few seconds anyway, as the clock may be set.
+        """
+        self._site.look_at_modes()
+        change = self._site.next_mode_change()
+        if change is None:
+            change = self._clock.now() + LOOK_AHEAD / 2
+        self._jobs.add_job(
+            self._wake_for_modes,
+            "date",
+            run_date=change,
+            id="modes",
+            replace_existing=True,
+            misfire_grace_time=None,
+        )
 
     async def _retire(self) -> None:
         """Delete what is acknowledged and past the policy's retention."""
@@ -305,13 +349,47 @@ class Core:
             )
         )
         self._tell_pin_odds(applied)
-        self._site.look_at_modes()
+        if self._jobs.running:
+            self._wake_for_modes()
         for door_id in self._config.doors:
             self._report(door_id)
         return ImportDone(
             revision=applied.revision,
             counts=applied.counts,
             warnings=_told(applied.warnings),
+        )
+
+    async def order(self, order: Order, by: str) -> Obeyed:
+        """See `CoreApi.order`."""
+        await self._orders.order(
+            order.scope, order.id, order.mode, by=by, why=order.why, seconds=order.seconds
+        )
+        return Obeyed(modes=self._modes())
+
+    async def forgive(self, forgive: Forgive, by: str) -> Obeyed:
+        """See `CoreApi.forgive`."""
+        forgotten = await self._orders.forgive(forgive.holder, forgive.zone, by=by, why=forgive.why)
+        return Obeyed(modes=self._modes(), forgotten=forgotten)
+
+    def _modes(self) -> dict[str, str]:
+        return {door_id: door.mode().mode for door_id, door in self._site.doors.items()}
+
+    async def muster(self) -> Muster:
+        """See `CoreApi.muster`."""
+        return Muster(at=self._clock.now(), zones=muster(self._memory))
+
+    async def preview(self, door: str, days: int) -> Preview:
+        """See `CoreApi.preview`."""
+        records = self._in_force().records
+        record = records.tables.doors.get(door)
+        if record is None or door not in self._site.doors:
+            raise OrderRefused(f"no door {door!r}; there are: {', '.join(self._site.doors)}")
+        now = self._clock.now()
+        return Preview(
+            door=door,
+            mode=self._site.doors[door].mode().mode,
+            changes=list(opens_by_schedule(record, records, now, later(now, timedelta(days=days)))),
+            after_first=record.unlock_after_first,
         )
 
     def _tell_pin_odds(self, applied: Applied) -> None:
@@ -324,11 +402,13 @@ class Core:
 
     def _report(self, door_id: str) -> None:
         state = self._site.doors[door_id].state
+        mode = self._site.doors[door_id].mode()
         locked = None if state.strike is Strike.UNKNOWN else state.strike is Strike.AT_REST
         self._doors.report(
             DoorStateReport(
                 door=door_id,
-                mode=self._site.doors[door_id].mode().mode,
+                mode=mode.mode,
+                mode_source=mode.source,
                 locked=locked,
                 contact=state.contact.value,
                 alarms=sorted(alarm.value for alarm in state.alarms),
