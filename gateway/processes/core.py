@@ -62,6 +62,9 @@ log = structlog.get_logger()
 
 FLOOR_EVERY = timedelta(minutes=1)
 """How often the high-water mark of time is written: at most this much is lost with the power."""
+FLOOR_STEP_MAX = timedelta(days=400)
+"""A clock that is further ahead of the floor than any site was ever off is wrong, whoever vouches
+for it: it may decide, but must not become a floor, which never falls again."""
 TIMERS_EVERY = timedelta(minutes=1)
 """How often running lockouts are written: a reboot lengthens one by at most this much."""
 SELF_TEST_LIMIT = timedelta(seconds=5)
@@ -175,6 +178,14 @@ class Core:
             return InForce(NO_RECORDS, None, None)
         return InForce(current, self._cache.revision, self._cache.as_of)
 
+    def _doors_in_no_record(self) -> list[str]:
+        doors = self._in_force().records.tables.doors
+        return [
+            f"door {door_id}: is in no record: nobody is let in"
+            for door_id in self._config.doors
+            if door_id not in doors
+        ]
+
     def _record_start(self) -> None:
         force = self._in_force()
         if self._cache.rebuilt is not None:
@@ -195,9 +206,8 @@ class Core:
         if force.revision is None:
             log.warning("no entitlements yet: every credential is denied until an import")
             return
-        for door_id in self._config.doors:
-            if door_id not in force.records.tables.doors:
-                log.warning("door is in no record: nobody is let in", door=door_id)
+        for missing in self._doors_in_no_record():
+            log.warning(missing)
 
     # --- Time ------------------------------------------------------------------------------------
 
@@ -217,7 +227,14 @@ class Core:
         # Only a time that somebody vouches for may become a floor: it never falls again.
         if self._clock.trust() < TimeTrust.T2:
             return
-        now = self._clock.now()
+        now, floor = self._clock.now(), self._state.floor
+        if floor is not None and now - floor > FLOOR_STEP_MAX:
+            log.error(
+                "the clock is implausibly far ahead: the floor of time is not raised",
+                clock=now.isoformat(),
+                floor=floor.isoformat(),
+            )
+            return
         self._clock.raise_floor(now)
         try:
             await asyncio.to_thread(self._state.raise_floor, now)
@@ -323,7 +340,35 @@ class Core:
             },
             doors=self._doors.latest(),
             journal=JournalStatus(healthy=not failure, why=failure or None),
+            problems=self._problems(),
         )
+
+    def _problems(self) -> list[str]:
+        """What somebody should look at, a line each."""
+        force, trust = self._in_force(), self._clock.trust()
+        found = []
+        if force.revision is None:
+            found.append("no entitlements: every credential is denied until an import")
+        else:
+            found += self._doors_in_no_record()
+        if not trust.decides_as_trusted:
+            floor = self._state.floor
+            behind = floor is not None and self._clock.now() <= floor
+            why = "is behind the floor of time" if behind else "is vouched for by nobody"
+            found.append(f"the clock {why} (T{int(trust)}): schedules and bookings may not count")
+        if self._journal.failure:
+            found.append(f"the journal does not write: {self._journal.failure}")
+        found += [
+            f"device {name}: offline: {device.why}"
+            for name, device in self._site.devices.items()
+            if not device.online
+        ]
+        found += [
+            f"door {name}: {alarm.replace('_', ' ')}"
+            for name, door in self._doors.latest().items()
+            for alarm in door.alarms
+        ]
+        return found
 
     async def import_records(self, records: bytes) -> ImportDone:
         """See `CoreApi.import_records`."""
@@ -356,7 +401,7 @@ class Core:
         return ImportDone(
             revision=applied.revision,
             counts=applied.counts,
-            warnings=_told(applied.warnings),
+            warnings=[*self._doors_in_no_record(), *_told(applied.warnings)],
         )
 
     async def order(self, order: Order, by: str) -> Obeyed:
