@@ -26,6 +26,7 @@ from hwsim.pn532 import Pn532Reader
 from hwsim.relay_board import Board, Edge, Faults, RelayBoard
 from hwsim.rtu_line import RtuLine, RtuRelayBoard, SerialRtuLine, TcpRtuLine
 from hwsim.serial_device import SerialDevice
+from hwsim.wiegand_converter import WiegandConverter
 
 # Device names become file names below the run directory.
 _DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -184,6 +185,14 @@ class Site:
                 return Pn532Reader(name, path, self.seen, any_baud=self._any_baud)
             case "ascii_keypad":
                 return AsciiKeypad(name, self._port_path(name, table), self.seen)
+            case "wiegand_serial":
+                return WiegandConverter(
+                    name,
+                    self._port_path(name, table),
+                    self.seen,
+                    kind=table["converter"],
+                    key_bits=8 if table.get("keypad") == "8bit" else 4,
+                )
             case "osdp":
                 return self._osdp(name, table)
             case "barcode_scanner":
@@ -399,7 +408,7 @@ class Site:
             When the last key was pressed, in monotonic nanoseconds.
         """
         device = self._device(keypad)
-        if not isinstance(device, AsciiKeypad | OsdpReader):
+        if not isinstance(device, AsciiKeypad | OsdpReader | WiegandConverter):
             raise SiteError(f"{keypad} is not a keypad")
         at_ns = self._now_ns()
         for place, key in enumerate(keys):
@@ -412,7 +421,12 @@ class Site:
     # --- OSDP readers -------------------------------------------------------------------------
 
     async def card(self, reader: str, bits: str) -> int:
-        """Hold a card of raw bits, 0 and 1, to an OSDP reader; when, in monotonic nanoseconds."""
+        """Hold a card of raw bits, 0 and 1, to a reader; when, in monotonic nanoseconds."""
+        device = self._device(reader)
+        if isinstance(device, WiegandConverter):
+            at_ns = self._now_ns()
+            device.card(bits)
+            return at_ns
         return self._osdp_reader(reader).card(bits)
 
     async def tamper(self, reader: str, active: bool = True) -> None:

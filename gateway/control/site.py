@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal, cast
 
 import structlog
@@ -14,7 +14,16 @@ from gateway.config.site import DoorTable, SiteConfig
 from gateway.control.door import CardTapped, DoorController, InForce, Journal, PointChanged, Wiring
 from gateway.control.memory import SiteMemory
 from gateway.domain import events
-from gateway.domain.door_state import Contact, ContactSaid, RexPressed, Side, Strike, StrikeSaid
+from gateway.domain.door_mode import Standing, next_wall_change
+from gateway.domain.door_state import (
+    Contact,
+    ContactSaid,
+    Moment,
+    RexPressed,
+    Side,
+    Strike,
+    StrikeSaid,
+)
 from gateway.domain.facts import (
     CredentialPresented,
     DeviceOffline,
@@ -129,6 +138,19 @@ class SiteController:
         """See whether another mode is in force anywhere, and act on it. Never waits."""
         for controller in self.doors.values():
             controller.look_at_mode()
+
+    def next_mode_change(self) -> datetime | None:
+        """The next instant at which a schedule, or the records' age, may change a mode."""
+        force = self._in_force()
+        moment = Moment(self._clock.monotonic(), self._clock.now(), int(self._clock.trust()))
+        standing = Standing(moment, self._clock.trust().decides_as_trusted, force.as_of)
+        changes = (next_wall_change(door, force.records, standing) for door in self.doors)
+        return min((each for each in changes if each is not None), default=None)
+
+    @property
+    def door_ids(self) -> tuple[str, ...]:
+        """The doors that this box controls."""
+        return tuple(self.doors)
 
     def _unsecured(self, door_id: str) -> tuple[str, ...]:
         """The other doors of a door's interlock that aren't known to be closed and locked."""

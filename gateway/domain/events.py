@@ -117,7 +117,8 @@ class DoorOpened(_Event, frozen=True, tag="opened"):
 
     door: str
     cause: str
-    """`grant`, `rex`, `mode` or, by a handle that nothing reports, `egress`."""
+    """`grant`, `rex`, `mode`; by a handle that nothing reports, `egress`; while the contact was
+    lost, `unseen`."""
     seq: int | None = None
 
 

@@ -71,6 +71,12 @@ class Ordered(_Value, frozen=True, tag="ordered"):
     until: timedelta | None = None
     """None: until it is released."""
 
+    def shifted(self, by: timedelta) -> "Remembered":
+        """What keeps people out goes on; a door unlocked by hand is locked after a reboot."""
+        if self.mode == "unlocked":
+            return msgspec.structs.replace(self, until=timedelta(0))
+        return super().shifted(by)
+
 
 class FirstOfTwo(_Value, frozen=True, tag="first_of_two"):
     """Who waits at a door for the second person, and how long they are waited for."""

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from gateway.domain.after_decision import Case
 from gateway.domain.decision import Decision
-from gateway.domain.memory import Changes, PinRow, recall
+from gateway.domain.memory import Changes, Memory, PinRow, recall
 
 LOCKED_OUT = "pin_locked_out"
 DOOR_LOCKOUT_MAX = timedelta(seconds=900)
@@ -43,6 +43,11 @@ def why_not(case: Case) -> str | None:
     if case.decision.holder is not None:
         rows.append(recall(case.memory, holder_key(case.decision.holder), PinRow))
     return LOCKED_OUT if any(is_locked(row, case.now) for row in rows) else None
+
+
+def is_door_locked(memory: Memory, door: str, now: timedelta) -> bool:
+    """Whether PINs are locked out at a door."""
+    return is_locked(recall(memory, door_key(door), PinRow), now)
 
 
 def denial(case: Case) -> Decision:

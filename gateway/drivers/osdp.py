@@ -112,6 +112,7 @@ PATTERNS: Final = {
     Signal.DENIED: Pattern(RED, RED, 1, 0, 20, beep=1, gap=1, beeps=3),
     Signal.PIN_WANTED: Pattern(AMBER, BLACK, 5, 5, 100),
     Signal.FAULT: Pattern(RED, BLACK, 2, 2, 50, beep=8, gap=1, beeps=1),
+    Signal.HELD_OPEN: Pattern(AMBER, AMBER, 1, 0, 15, beep=5, gap=2, beeps=2),
 }
 """A grant under duress is a grant like any other: there is no pattern to tell it by."""
 
@@ -695,6 +696,7 @@ class Osdp:
         self._store = KeyStore(Path(settings.keys))
         self._protocol = OsdpProtocol(device_id, settings)
         self._online: tuple[_Line, Up] | None = None
+        self._tells_local = True
 
     async def run(self, emit: FactSink) -> None:
         """See `Driver.run`."""
@@ -707,8 +709,13 @@ class Osdp:
                 up = await self._wait_for(session, timedelta(seconds=START_S_MAX))
                 self._check(up)
                 await self._to_rest(line)
-                for report in ("local", *(("inputs",) if settings.inputs else ())):
-                    await line.ask(settings.address, "status", {"report": report})
+                if self._tells_local and not await self._status(line, "local"):
+                    # It refuses, which libosdp takes for its end: not asked again.
+                    self._tells_local = False
+                    log.warning("reader_tells_no_tamper", device=self.device_id)
+                    raise self._unavailable("doesn't say whether its case is open")
+                if settings.inputs and not await self._status(line, "inputs"):
+                    raise self._unavailable("doesn't tell its inputs")
                 if session.lost.done():
                     raise self._unavailable(session.lost.result())
                 session.begin(emit, DeviceOnline(self.device_id, self._clock.monotonic()))
@@ -802,12 +809,15 @@ class Osdp:
         if any(self._protocol.energised.values()):
             raise self._unavailable("an output doesn't go to rest")
 
+    async def _status(self, line: _Line, report: str) -> bool:
+        return await line.ask(self._settings.address, "status", {"report": report})
+
     async def _control(self, line: _Line, fields: dict[str, int]) -> None:
         if not await line.ask(self._settings.address, "output", {**fields}):
             raise self._unavailable(f"output {fields['output_no'] + 1} was not confirmed")
 
     async def _read_outputs(self, line: _Line) -> None:
-        if not await line.ask(self._settings.address, "status", {"report": "outputs"}):
+        if not await self._status(line, "outputs"):
             raise self._unavailable("its outputs can't be read back")
 
     async def _look_after(self, line: _Line, emit: FactSink) -> None:

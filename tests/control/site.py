@@ -9,6 +9,8 @@ from typing import Any
 
 from gateway.control.door import CardTapped, DoorController, InForce, PointChanged, Wiring
 from gateway.control.memory import SiteMemory
+from gateway.control.orders import Orders
+from gateway.control.site import MODES_EVERY
 from gateway.domain import events
 from gateway.domain.door_state import (
     Contact,
@@ -28,14 +30,14 @@ SAM, MAYA, ONCE = "04A1B2C3D4E5F6", "04A1B2C3D4E5F7", "04A1B2C3D4E5F8"
 SAM_PIN, MAYA_PIN, DURESS_PIN = "2468", "1357", "8642"
 
 
-def records(
+def record_rows(
     doors: dict[str, dict[str, Any]] | None = None,
     more: list[dict[str, Any]] | None = None,
     **policy: Any,
-) -> Entitlements:
+) -> list[dict[str, Any]]:
     """`front` leads from `out` to `club`, `inner` on to `vault`; Sam and Maya may everywhere."""
     doors = doors or {}
-    rows: list[dict[str, Any]] = [
+    return [
         {"type": "site", "id": "LON", "timezone": "Europe/London"},
         {"type": "policy", "id": "policy", **policy},
         {"type": "zone", "id": "out", "category": "public"},
@@ -60,6 +62,15 @@ def records(
          "value": MAYA_PIN},
         *(more or []),
     ]  # fmt: skip
+
+
+def records(
+    doors: dict[str, dict[str, Any]] | None = None,
+    more: list[dict[str, Any]] | None = None,
+    **policy: Any,
+) -> Entitlements:
+    """`record_rows`, in force."""
+    rows = record_rows(doors, more, **policy)
     return RecordSet(parse_records(json.dumps(row).encode() for row in rows).records)
 
 
@@ -99,6 +110,27 @@ class Club:
             )
             for name, front in self.fronts.items()
         }
+        self.orders = Orders(
+            self,
+            journal=paper,
+            memory=self.memory,
+            in_force=lambda: self.force,
+            clock=self.clock,
+        )
+
+    @property
+    def door_ids(self) -> tuple[str, ...]:
+        return tuple(self.doors)
+
+    def look_at_modes(self) -> None:
+        for door in self.doors.values():
+            door.look_at_mode()
+
+    async def order(
+        self, mode: Any, scope: Any = "site", name: str = "", seconds: int | None = None
+    ) -> None:
+        await self.orders.order(scope, name, mode, by="uid 0", why="drill", seconds=seconds)
+        await asyncio.sleep(0.01)
 
     def _unsecured(self, door_id: str) -> tuple[str, ...]:
         return tuple(
@@ -158,9 +190,13 @@ class Club:
     def _point(self, door: str, fact: Any) -> None:
         self.doors[door].point(PointChanged(fact, self.clock.monotonic()))
 
-    def look(self) -> None:
-        for door in self.doors.values():
-            door.look_at_mode()
+    def mode(self, door: str = "front") -> str:
+        return self.doors[door].mode().mode
+
+    async def ticking(self) -> None:
+        while True:
+            self.look_at_modes()
+            await asyncio.sleep(MODES_EVERY.total_seconds())
 
     def released(self, door: str = "front") -> bool:
         return self.clock.monotonic() < self.fronts[door].until
@@ -183,6 +219,7 @@ async def club(
     """The site, running; give it an earlier one's `paper` to begin where that one ended."""
     made = Club(paper or Paper(), boot, in_force or records(), wiring)
     tasks = [asyncio.create_task(door.run()) for door in made.doors.values()]
+    tasks.append(asyncio.create_task(made.ticking()))
     await asyncio.sleep(0)
     for door in made.doors:
         made._point(door, StrikeSaid(Strike.AT_REST))

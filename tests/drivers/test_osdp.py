@@ -46,7 +46,7 @@ from gateway.drivers.osdp_keys import DEFAULT_KEY, WINDOW_MAX, KeyStore
 from gateway.drivers.osdp_worker import Deframer, Gate, code_of, crc16, is_sound, sealed
 from gateway.errors import DeviceMisconfigured, DeviceUnavailable, StorageError
 from hwsim.observations import CardSent, Lamp, Output
-from hwsim.osdp import OsdpReader
+from hwsim.osdp import Command, OsdpReader
 from hwsim.site import Site, running_site
 from tests.drivers.contract import (
     DriverContract,
@@ -519,6 +519,16 @@ class TestAnOsdpReader(DriverContract):
             assert reader(site).peripheral.told == [
                 told for told in reader(site).peripheral.told if told.what == "output"
             ]
+
+    async def test_a_reader_that_does_not_know_its_own_state_is_asked_once(
+        self, site: Site, clock: Clock
+    ) -> None:
+        reader(site).peripheral.faults.refuses = frozenset({Command.LSTAT})
+        driver = self.build(site, clock)
+        with pytest.raises(DeviceUnavailable):
+            await driver.run(lambda _fact: None)
+        async with running(driver) as run:
+            await self.prove(site, run)
 
     async def test_more_inputs_than_the_reader_has_is_misconfigured(
         self, site: Site, clock: Clock
