@@ -15,7 +15,7 @@ def no_core_dump() -> None:
 
     A sandbox that forbids this has set the limit itself (`LimitCORE=0` in the units).
     """
-    with contextlib.suppress(PermissionError):
+    with contextlib.suppress(ValueError, OSError):  # resource makes a ValueError of EPERM
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
