@@ -175,3 +175,39 @@ def test_the_kernel_is_no_answer_behind_the_filter_and_a_mark_is(tmp_path: Path)
         assert asked(unit, program) == "None False\n"
         mark.touch()
         assert asked(unit, program) == "None True\n"
+
+
+async def test_the_core_uses_the_key_that_systemd_hands_over(bare: Rig) -> None:
+    handed = bare.directory / "credentials"
+    handed.mkdir(mode=0o700)
+    key = handed / "credential.key"
+    bare.key.rename(key)
+    key.chmod(0o440)  # so it looks where systemd lets the service in by an ACL
+    core = await bare.core(env={"CREDENTIALS_DIRECTORY": str(handed)})
+    await bare.imported()
+    await bare.opens("front")
+    assert await core.stop() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+async def test_nothing_is_imported_into_the_state_of_another_user(bare: Rig) -> None:
+    await bare.imported()
+    before = {path: path.stat().st_mtime_ns for path in bare.state.rglob("*")}
+    command = ("import", str(bare.records), "--config", str(bare.config))
+    for owner, name in ((LINK_UID, f"'#{LINK_UID}'"), (1, "daemon")):
+        os.chown(bare.state, owner, -1)
+        refused = await bare.cli(*command)
+        assert refused.status == 2
+        assert f"sudo -u {name} door-gateway import" in refused.err
+        assert {path: path.stat().st_mtime_ns for path in bare.state.rglob("*")} == before
+    os.chown(bare.state, os.geteuid(), -1)
+    await bare.imported()
+
+
+async def test_a_clock_that_nobody_vouches_for_is_logged_once(bare: Rig) -> None:
+    core = await behind(CORE, bare, "core")
+    await bare.ready(core)
+    await bare.imported()
+    await bare.opens("front")
+    assert await core.stop() == 0
+    assert core.log.read_text().count("the clock is trusted") == 1
