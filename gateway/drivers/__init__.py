@@ -4,15 +4,25 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.config.devices import DriverSpec
-from gateway.drivers import ascii_keypad, barcode_scanner, modbus_relay, pn532, wiegand_serial
+from gateway.drivers import (
+    ascii_keypad,
+    barcode_scanner,
+    gpio,
+    modbus_relay,
+    pn532,
+    wiegand_gpio,
+    wiegand_serial,
+)
 
 REGISTRY: Final[Mapping[str, DriverSpec]] = {
     spec.name: spec
     for spec in (
         ascii_keypad.DRIVER,
         barcode_scanner.DRIVER,
+        gpio.DRIVER,
         modbus_relay.DRIVER,
         pn532.DRIVER,
+        wiegand_gpio.DRIVER,
         wiegand_serial.DRIVER,
     )
 }
