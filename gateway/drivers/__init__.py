@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.config.devices import DriverSpec
-from gateway.drivers import ascii_keypad, barcode_scanner, modbus_relay, osdp, pn532
+from gateway.drivers import ascii_keypad, barcode_scanner, modbus_relay, osdp, pn532, uhppote
 
 REGISTRY: Final[Mapping[str, DriverSpec]] = {
     spec.name: spec
@@ -14,6 +14,7 @@ REGISTRY: Final[Mapping[str, DriverSpec]] = {
         modbus_relay.DRIVER,
         osdp.DRIVER,
         pn532.DRIVER,
+        uhppote.DRIVER,
     )
 }
 """Every driver by the name that site.toml calls it."""
