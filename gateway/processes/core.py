@@ -1,6 +1,7 @@
 """The core process: devices, entitlements, decisions and the journal; the only one with locks."""
 
 import asyncio
+import base64
 import pwd
 import random
 import signal
@@ -24,6 +25,7 @@ from gateway.control.muster import muster
 from gateway.control.orders import Orders
 from gateway.control.site import SiteController
 from gateway.domain import events
+from gateway.domain.break_glass import SECRET_BYTES_MIN, Role
 from gateway.domain.door_mode import LOOK_AHEAD, opens_by_schedule
 from gateway.domain.door_state import Strike
 from gateway.domain.entitlements import NO_RECORDS
@@ -121,6 +123,7 @@ class Core:
                     clock=self._clock,
                     rng=self._rng,
                     on_change=self._report,
+                    break_glass=_roles(config),
                 )
                 self._orders = Orders(
                     self._site,
@@ -368,7 +371,9 @@ class Core:
 
     async def forgive(self, forgive: Forgive, by: str) -> Obeyed:
         """See `CoreApi.forgive`."""
-        forgotten = await self._orders.forgive(forgive.holder, forgive.zone, by=by, why=forgive.why)
+        forgotten = await self._orders.forgive(
+            forgive.holder, forgive.zone, forgive.role, by=by, why=forgive.why
+        )
         return Obeyed(modes=self._modes(), forgotten=forgotten)
 
     def _modes(self) -> dict[str, str]:
@@ -428,6 +433,32 @@ def _told(warnings: Sequence[LintWarning]) -> list[str]:
     lines = [f"{each.type} {each.id}: {each.member}: {each.what}" for each in warnings]
     more = len(lines) - WARNINGS_MAX
     return lines if more <= 0 else [*lines[:WARNINGS_MAX], f"and {more} more"]
+
+
+def _roles(config: SiteConfig) -> tuple[Role, ...]:
+    """Who may break the glass. Raises ConfigError where a secret can't be used."""
+    faults: list[Fault] = []
+    roles = []
+    for name, table in config.break_glass.items():
+        secrets = []
+        for index, file in enumerate(table.secrets):
+            where = f"break_glass.{name}.secrets[{index}]"
+            try:
+                text = "".join(Path(file).read_text(encoding="ascii").split()).upper()
+                secret = base64.b32decode(text + "=" * (-len(text) % 8))
+            except (OSError, ValueError) as error:
+                why = error.strerror if isinstance(error, OSError) else "is not base32"
+                faults.append(Fault(where, f"{file}: {why}"))
+                continue
+            if len(secret) < SECRET_BYTES_MIN:
+                few = f"{file}: has fewer than {SECRET_BYTES_MIN} bytes"
+                faults.append(Fault(where, few))
+            secrets.append(secret)
+        window = timedelta(hours=table.window_h)
+        roles.append(Role(name, frozenset(table.doors), tuple(secrets), window, table.quorum))
+    if faults:
+        raise ConfigError("site.toml", faults)
+    return tuple(roles)
 
 
 def _voucher(trust: str) -> Callable[[], bool]:
