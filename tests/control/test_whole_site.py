@@ -38,7 +38,7 @@ def site_records() -> Any:
             {"type": "credential", "id": f"p-{name}", "holder": name, "kind": "pin",
              "value": PINS[name]},
         ]  # fmt: skip
-    doors = {
+    doors: dict[str, dict[str, Any]] = {
         "front": {"antipassback": "hard", "max_occupancy": LIMIT, "pin_alone": True},
         "inner": {"pin_alone": True},
     }
