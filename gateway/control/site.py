@@ -122,7 +122,6 @@ class SiteController:
             if Capability.PULSES_OUTPUTS in device.driver.capabilities
         }
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._look_at_modes(), name="modes")
             for controller in self.doors.values():
                 group.create_task(controller.run(), name=f"door {controller.door}")
             for name in boards:
@@ -133,6 +132,7 @@ class SiteController:
             except TimeoutError:
                 away = sorted(name for name in boards if not self.devices[name].online)
                 log.warning("starting without relay boards", devices=away)
+            group.create_task(self._look_at_modes(), name="modes")
             for name in self._drivers.keys() - boards:
                 group.create_task(self._keep(name), name=f"device {name}")
 
@@ -158,6 +158,38 @@ class SiteController:
         standing = Standing(moment, self._clock.trust().decides_as_trusted, force.as_of)
         changes = (next_wall_change(door, force.records, standing) for door in self.doors)
         return min((each for each in changes if each is not None), default=None)
+
+    def odd_wiring(self) -> list[str]:
+        """Rules in the records that the wiring here can't follow as they are meant."""
+        found = []
+        doors = self._in_force().records.tables.doors
+        for door_id, table in self._config.doors.items():
+            door = doors.get(door_id)
+            if door is None:
+                continue
+            sides = {reader.side for reader in table.readers}
+            if door.antipassback == "hard" and "out" not in sides:
+                found.append(
+                    f"door {door_id}: antipassback: hard, but no reader on the way out: whoever "
+                    "leaves by handle or button is kept out until forgiven"
+                )
+            partners = [other for other, each in doors.items() if each.interlock == door.interlock]
+            elsewhere = [other for other in partners if other not in self.doors]
+            if door.interlock is not None and elsewhere:
+                found.append(
+                    f"door {door_id}: interlock: {', '.join(elsewhere)} isn't controlled by this "
+                    "box, so it is never known to be shut: nobody is let in"
+                )
+            if door.interlock is not None and table.contact is None:
+                found.append(
+                    f"door {door_id}: interlock: no contact: it counts as shut when it is locked"
+                )
+            if door.max_occupancy is not None and "out" not in sides and table.rex is None:
+                found.append(
+                    f"door {door_id}: max_occupancy: nothing here counts who leaves: neither a "
+                    "reader on the way out nor a REX"
+                )
+        return found
 
     @property
     def door_ids(self) -> tuple[str, ...]:

@@ -201,6 +201,8 @@ class Core:
         for door_id in self._config.doors:
             if door_id not in force.records.tables.doors:
                 log.warning("door is in no record: nobody is let in", door=door_id)
+        for odd in self._site.odd_wiring():
+            log.warning(odd)
 
     # --- Time ------------------------------------------------------------------------------------
 
@@ -236,7 +238,7 @@ class Core:
             self._retire, "cron", hour=RETENTION_AT_HOUR, coalesce=True, misfire_grace_time=3600
         )
         scheduler.start()
-        self._wake_for_modes()
+        self._schedule_modes()
         return scheduler
 
     def _wake_for_modes(self) -> None:
@@ -246,6 +248,9 @@ class Core:
         few seconds anyway, as the clock may be set.
         """
         self._site.look_at_modes()
+        self._schedule_modes()
+
+    def _schedule_modes(self) -> None:
         change = self._site.next_mode_change()
         if change is None:
             change = self._clock.now() + LOOK_AHEAD / 2
@@ -359,7 +364,7 @@ class Core:
         return ImportDone(
             revision=applied.revision,
             counts=applied.counts,
-            warnings=_told(applied.warnings),
+            warnings=[*_told(applied.warnings), *self._site.odd_wiring()],
         )
 
     async def order(self, order: Order, by: str) -> Obeyed:
