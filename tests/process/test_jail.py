@@ -204,10 +204,16 @@ async def test_nothing_is_imported_into_the_state_of_another_user(bare: Rig) -> 
     await bare.imported()
 
 
-async def test_a_clock_that_nobody_vouches_for_is_logged_once(bare: Rig) -> None:
+async def test_the_trust_in_the_clock_is_logged_once(bare: Rig) -> None:
+    config = bare.config.read_text()
+    assert 'trust = "host"' in config
+    bare.config.write_text(config.replace('trust = "host"', 'trust = "kernel"'))
     core = await behind(CORE, bare, "core")
     await bare.ready(core)
     await bare.imported()
-    await bare.opens("front")
+    for _ in range(3):
+        await bare.tap("front-reader", STRANGER)
     assert await core.stop() == 0
-    assert core.log.read_text().count("the clock is trusted") == 1
+    # Which of the two depends on the machine that the test runs on.
+    said = core.log.read_text()
+    assert said.count("the clock is trusted") + said.count("the clock is not trusted") == 1
