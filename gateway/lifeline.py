@@ -10,7 +10,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def no_core_dump() -> None:
-    """A crash must not write keys and card numbers to the disk (PROMISES.md P16)."""
+    """A crash must not write keys and card numbers to the disk (docs/promises.md P16)."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
