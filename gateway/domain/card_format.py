@@ -5,7 +5,7 @@ facts from Proxmark3's format table (client/src/wiegand_formats.c at 1c8c3b78, 2
 own sources are named a row; a row's `note` says where we read it otherwise. The file is not quoted.
 
 A record's value holds facility and number only (docs/spec/entitlements.md). A format's issue level
-and OEM code are read and not compared: a card and its reissue under the same number are one credential.
+and OEM code are read and not compared: a card and its reissue under one number are one credential.
 """
 
 from collections.abc import Iterable, Mapping
