@@ -64,8 +64,6 @@ class StateTable(_Table, frozen=True):
     dir: AbsolutePath
     socket: SocketPath
     credential_key: AbsolutePath
-    link_user: Name | None = None
-    """The system user that the link runs as, where it isn't the core's own."""
 
 
 class ClockTable(_Table, frozen=True):

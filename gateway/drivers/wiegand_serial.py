@@ -70,16 +70,16 @@ class WiegandSerialSettings(DeviceSettings, frozen=True, kw_only=True):
     def _faults(self) -> Iterator[str]:
         yield from port_faults(self.port, self.baud_rate)
         yield from inter_digit_timeout_faults(self.inter_digit_timeout_s)
+        formats = list(format_faults(self.formats))
+        yield from formats
         lengths = (26,) if self.converter == "wie232" else (26, 34)
-        if unknown := [*format_faults(self.formats)]:
-            yield from unknown
-        elif len(self.formats) != 1 or not _is_wrapped(FORMATS[self.formats[0]], lengths):
+        if formats:
+            return
+        if len(self.formats) != 1 or not _is_wrapped(FORMATS[self.formats[0]], lengths):
             yield (
                 f"`formats` must be one format of {' or '.join(map(str, lengths))} bits with a "
                 f"parity bit at each end: a {self.converter} says neither length nor parity"
             )
-        if self.keypad != "none" and self.converter == "wie232":
-            yield "`keypad` must be none: a wie232 passes no keys on"
 
 
 def _is_wrapped(layout: CardFormat, lengths: tuple[int, ...]) -> bool:
