@@ -153,6 +153,18 @@ class DoorTable(_Table, frozen=True):
     """Timed anti-passback: how long a holder counts as inside; without it, until they leave."""
 
 
+class BreakGlassTable(_Table, frozen=True):
+    """[break_glass.ROLE]: single-use codes for an emergency. Nothing here has a default."""
+
+    secrets: tuple[AbsolutePath, ...]
+    """Files (systemd credentials) with one person's secret each, in base32; never the secret."""
+    doors: tuple[Name, ...]
+    window_h: Annotated[int, msgspec.Meta(ge=1, le=8, description="whole hours, 1 to 8")]
+    """How long the role's codes are good from the first that is used, until they are renewed."""
+    quorum: Annotated[int, msgspec.Meta(ge=1, le=2, description="1 or 2")]
+    """How many people's codes it takes."""
+
+
 class SiteConfig(msgspec.Struct, frozen=True):
     """A whole site, checked. `warnings` are worth an installer's look and stop nothing."""
 
@@ -163,6 +175,7 @@ class SiteConfig(msgspec.Struct, frozen=True):
     devices: Mapping[str, DeviceTable]
     doors: Mapping[str, DoorTable]
     warnings: tuple[Fault, ...] = ()
+    break_glass: Mapping[str, BreakGlassTable] = {}
 
 
 def load(path: Path, drivers: Mapping[str, DriverSpec]) -> SiteConfig:
@@ -200,13 +213,15 @@ def _opened(path: Path) -> int:
 def check(raw: dict[str, object], drivers: Mapping[str, DriverSpec], file: str) -> SiteConfig:
     """Check a decoded site file; see `load`."""
     faults: list[Fault] = []
-    known = ("version", "site", "state", "clock", "mqtt", "devices", "doors")
+    known = ("version", "site", "state", "clock", "mqtt", "devices", "doors", "break_glass")
     faults += [
         Fault(join("", name), f"unknown key; known here are: {', '.join(known)}")
         for name in raw
         if name not in known
     ]
-    faults += [Fault(name, "is missing") for name in known if name != "mqtt" and name not in raw]
+    faults += [
+        Fault(name, "is missing") for name in known if name not in _OPTIONAL and name not in raw
+    ]
     version = raw.get("version", 1)
     if type(version) is not int or version != 1:  # true and 1.0 are equal to 1
         faults.append(Fault("version", f"is {version!r}; this release reads 1"))
@@ -226,6 +241,13 @@ def check(raw: dict[str, object], drivers: Mapping[str, DriverSpec], file: str) 
         faults += _life_safety(join("doors", door_id), door)
         faults += _wiring(join("doors", door_id), door, devices)
     faults += _shared_points(doors)
+    break_glass = {
+        role: table
+        for role, each in _entries(raw, "break_glass", faults).items()
+        if (table := convert_table(each, BreakGlassTable, join("break_glass", role), faults))
+    }
+    for role, table in break_glass.items():
+        faults += _break_glass(join("break_glass", role), table, raw, doors, devices)
     if raw.get("doors") == {}:
         faults.append(Fault("doors", "names no door: there is nothing to control"))
     if mqtt is not None and mqtt.tls is None and mqtt.host not in _THIS_MACHINE:
@@ -249,9 +271,11 @@ def check(raw: dict[str, object], drivers: Mapping[str, DriverSpec], file: str) 
         devices=sound,
         doors=doors,
         warnings=tuple(warnings),
+        break_glass=break_glass,
     )
 
 
+_OPTIONAL = ("mqtt", "break_glass")
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
@@ -300,6 +324,33 @@ def _devices(
         if settings is not None:
             devices[name] = DeviceTable(driver=spec, settings=settings)
     return devices
+
+
+def _break_glass(
+    where: str,
+    table: BreakGlassTable,
+    raw: Mapping[str, object],
+    doors: Mapping[str, DoorTable],
+    devices: Mapping[str, DeviceTable | None],
+) -> Iterator[Fault]:
+    there = raw.get("doors")
+    for index, name in enumerate(table.doors):
+        at = f"{where}.doors[{index}]"
+        if not isinstance(there, dict) or name not in there:
+            yield Fault(at, f"no door {name!r}")
+            continue
+        readers = doors[name].readers if name in doors else ()
+        found = [devices.get(reader.device) for reader in readers]
+        if name in doors and not any(
+            each is None or Capability.READS_PINS in each.driver.capabilities for each in found
+        ):
+            yield Fault(at, f"door {name!r} has no keypad to enter a code at")
+    if len(set(table.secrets)) < max(table.quorum, 1):
+        yield Fault(
+            f"{where}.secrets", f"a quorum of {table.quorum} needs as many people's secrets"
+        )
+    if len(set(table.secrets)) != len(table.secrets):
+        yield Fault(f"{where}.secrets", "names a file twice: each person has a secret of their own")
 
 
 def _addresses(devices: Mapping[str, DeviceTable]) -> Iterator[Fault]:

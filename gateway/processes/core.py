@@ -1,6 +1,7 @@
 """The core process: devices, entitlements, decisions and the journal; the only one with locks."""
 
 import asyncio
+import base64
 import os
 import pwd
 import random
@@ -26,13 +27,21 @@ from gateway.control.muster import muster
 from gateway.control.orders import Orders
 from gateway.control.site import SiteController
 from gateway.domain import events
+from gateway.domain.break_glass import SECRET_BYTES_MIN, Role
 from gateway.domain.door_mode import LOOK_AHEAD, opens_by_schedule
 from gateway.domain.door_state import Strike
 from gateway.domain.entitlements import NO_RECORDS
 from gateway.domain.instants import later
 from gateway.domain.pin_odds import ALARM_BELOW, WARNING_BELOW
 from gateway.domain.record_faults import LintWarning
-from gateway.errors import GatewayError, OrderRefused, RecordsRefused, StorageError
+from gateway.errors import (
+    ConfigError,
+    Fault,
+    GatewayError,
+    OrderRefused,
+    RecordsRefused,
+    StorageError,
+)
 from gateway.ipc.doors import DoorStates
 from gateway.ipc.messages import (
     DeviceStatus,
@@ -122,6 +131,7 @@ class Core:
                     clock=self._clock,
                     rng=self._rng,
                     on_change=self._report,
+                    break_glass=_roles(config),
                 )
                 self._orders = Orders(
                     self._site,
@@ -411,7 +421,9 @@ class Core:
 
     async def forgive(self, forgive: Forgive, by: str) -> Obeyed:
         """See `CoreApi.forgive`."""
-        forgotten = await self._orders.forgive(forgive.holder, forgive.zone, by=by, why=forgive.why)
+        forgotten = await self._orders.forgive(
+            forgive.holder, forgive.zone, forgive.role, by=by, why=forgive.why
+        )
         return Obeyed(modes=self._modes(), forgotten=forgotten)
 
     def _modes(self) -> dict[str, str]:
@@ -478,6 +490,32 @@ def _tell_trust(trust: TimeTrust) -> None:
         log.info("the clock is trusted", trust=int(trust))
     else:
         log.warning("the clock is not trusted: nobody vouches for it now", trust=int(trust))
+
+
+def _roles(config: SiteConfig) -> tuple[Role, ...]:
+    """Who may break the glass. Raises ConfigError where a secret can't be used."""
+    faults: list[Fault] = []
+    roles = []
+    for name, table in config.break_glass.items():
+        secrets = []
+        for index, file in enumerate(table.secrets):
+            where = f"break_glass.{name}.secrets[{index}]"
+            try:
+                text = "".join(Path(file).read_text(encoding="ascii").split()).upper()
+                secret = base64.b32decode(text + "=" * (-len(text) % 8))
+            except (OSError, ValueError) as error:
+                why = error.strerror if isinstance(error, OSError) else "is not base32"
+                faults.append(Fault(where, f"{file}: {why}"))
+                continue
+            if len(secret) < SECRET_BYTES_MIN:
+                few = f"{file}: has fewer than {SECRET_BYTES_MIN} bytes"
+                faults.append(Fault(where, few))
+            secrets.append(secret)
+        window = timedelta(hours=table.window_h)
+        roles.append(Role(name, frozenset(table.doors), tuple(secrets), window, table.quorum))
+    if faults:
+        raise ConfigError("site.toml", faults)
+    return tuple(roles)
 
 
 def _must_be_ours(directory: Path) -> None:

@@ -18,6 +18,9 @@ EXAMPLE = Path(__file__).parents[2] / "config" / "site.toml"
 RAW: dict[str, Any] = tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))
 
 
+GLASS = {"secrets": ["/run/w"], "doors": ["street"], "window_h": 8, "quorum": 1}
+
+
 def faults(raw: dict[str, Any]) -> list[tuple[str, str]]:
     try:
         check(raw, REGISTRY, "site.toml")
@@ -76,6 +79,19 @@ def test_the_documented_example_has_no_fault_and_no_warning() -> None:
         ("devices/relays-a/color", 1, "devices.relays-a.color", "unknown key"),
         ("devices/relays-b/host", "192.168.70.10", "devices.relays-b", "already the line"),
         ("doors", {}, "doors", "no door"),
+        ("doors/street/relock", "never", "doors.street.relock", "never"),
+        ("doors/street/pre_alarm_s", -1, "doors.street.pre_alarm_s", "0 to 3600"),
+        (
+            "doors/street/antipassback_forgets_min",
+            0,
+            "doors.street.antipassback_forgets_min",
+            "a week",
+        ),
+        ("break_glass", {"w": {}}, "break_glass.w.secrets", "is missing"),
+        ("break_glass", {"w": GLASS | {"window_h": 9}}, "break_glass.w.window_h", "1 to 8"),
+        ("break_glass", {"w": GLASS | {"quorum": 2}}, "break_glass.w.secrets", "a quorum of 2"),
+        ("break_glass", {"w": GLASS | {"doors": ["attic"]}}, "break_glass.w.doors[0]", "no door"),
+        ("break_glass", {"w": GLASS | {"doors": ["suite"]}}, "break_glass.w.doors[0]", "keypad"),
         ("doors/street/lock", ..., "doors.street.lock", "is missing"),
         ("doors/street/lock", "magnetic", "doors.street.lock", "magnetic"),
         ("doors/street/free_egress", ..., "doors.street.free_egress", "is missing"),
@@ -214,3 +230,15 @@ def test_no_value_anywhere_breaks_the_check(path: str, value: Any) -> None:
     for where, what in faults(changed(path, value)):
         assert where
         assert what
+
+
+def test_a_door_relocks_on_opening_only_where_a_contact_says_that_it_is_open() -> None:
+    raw = changed("doors/street/relock", "on_open")
+    assert not faults(raw)
+    del raw["doors"]["street"]["contact"]
+    assert [where for where, _ in faults(raw)] == ["doors.street.relock"]
+
+
+def test_break_glass_roles_are_taken_whole() -> None:
+    site = check(changed("break_glass", {"w": GLASS}), REGISTRY, "site.toml")
+    assert site.break_glass["w"].doors == ("street",)
