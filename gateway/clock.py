@@ -22,7 +22,7 @@ class TimeTrust(IntEnum):
 
     @property
     def decides_as_trusted(self) -> bool:
-        """Whether a decision made now carries `clock: trusted` (spec/decision.md, Request)."""
+        """Whether a decision made now carries `clock: trusted` (docs/spec/decision.md, Request)."""
         return self >= TimeTrust.T2
 
 

@@ -20,7 +20,7 @@ DEFAULT_KEY: Final = bytes(range(0x30, 0x40))
 """SCBK-D (SIA OSDP 2.2, annex D): everybody knows it, so it is nobody's key."""
 
 WINDOW_MAX: Final = timedelta(minutes=10)
-"""The longest that a reader is spoken to with the default key (PROMISES.md P10)."""
+"""The longest that a reader is spoken to with the default key (docs/promises.md P10)."""
 
 FILE_BYTES_MAX: Final = 1024
 _KEY: Final = re.compile(rb"([0-9a-f]{32})\n?")

@@ -70,6 +70,8 @@ class WiegandSerialSettings(DeviceSettings, frozen=True, kw_only=True):
     def _faults(self) -> Iterator[str]:
         yield from port_faults(self.port, self.baud_rate)
         yield from inter_digit_timeout_faults(self.inter_digit_timeout_s)
+        if self.keypad != "none" and self.converter == "wie232":
+            yield "`keypad` must be none: a wie232 passes no keys on"
         formats = list(format_faults(self.formats))
         yield from formats
         lengths = (26,) if self.converter == "wie232" else (26, 34)
