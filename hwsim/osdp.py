@@ -252,6 +252,7 @@ class Faults:
         wrong_mac: Spoils the MAC of every reply.
         busy: Answers so many commands with osdp_BUSY first.
         foreign_address: Answers as somebody else.
+        refuses: Commands that it doesn't know.
     """
 
     plaintext: bool = False
@@ -261,6 +262,7 @@ class Faults:
     wrong_mac: bool = False
     busy: int = 0
     foreign_address: bool = False
+    refuses: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,11 +455,12 @@ class Peripheral:
         return self._secured(frame, session, code, data), sent
 
     def _handshake(self, frame: bytes, block: bytes, body: bytes) -> bytes:
-        default = len(block) > 2 and block[2] == 0
+        # D.1.3: 0 asks for the default key. One that is not being installed answers with its own.
+        default = len(block) > 2 and block[2] == 0 and self.install_mode
         key = DEFAULT_KEY if default else self.key
         if not self.abilities.secure or self.faults.plaintext:
             return self._plain(frame, Reply.NAK, bytes([Nak.SECURITY_UNSUPPORTED]))
-        if key is None or (default and not self.install_mode):
+        if key is None:
             return self._plain(frame, Reply.NAK, bytes([Nak.SECURITY_NEEDED]))
         if body[0] == Command.CHLNG and len(body) == 9:
             rnd_b = self.random(8)
@@ -481,6 +484,8 @@ class Peripheral:
     def _carry_out(
         self, code: int, data: bytes, now_ns: int
     ) -> tuple[Reply, bytes, Callable[[int], None] | None]:
+        if code in self.faults.refuses:
+            return Reply.NAK, bytes([Nak.UNKNOWN]), None
         match code:
             case Command.POLL:
                 if self._events:
@@ -550,7 +555,8 @@ class Peripheral:
     # --- frames out -----------------------------------------------------------------------------
 
     def _head(self, frame: bytes, block: bytes) -> bytes:
-        address = self.address | REPLY_FLAG
+        # 5.5: who is spoken to as everybody answers as everybody.
+        address = (BROADCAST if frame[1] == BROADCAST else self.address) | REPLY_FLAG
         if self.faults.foreign_address:
             address = (self.address + 1) % BROADCAST | REPLY_FLAG
         control = frame[4] & (SEQUENCE | CRC_USED) | (SECURITY_BLOCK if block else 0)

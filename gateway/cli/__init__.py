@@ -41,10 +41,16 @@ _COMMANDS = (
     _Listed("config", "gateway.cli.config", "check a site's file, write systemd drop-ins"),
     _Listed("import", "gateway.cli.import_", "put a file of entitlement records in force"),
     _Listed("status", "gateway.cli.status", "how the running gateway is"),
+    _Listed("door", "gateway.cli.door", "set modes by hand, lock down, evacuate, look ahead"),
+    _Listed("forgive", "gateway.cli.forgive", "forget a holder's place and PIN lockout"),
+    _Listed("muster", "gateway.cli.muster", "who is in which zone"),
     _Listed("journal", "gateway.cli.journal", "what happened"),
     _Listed("decide", "gateway.cli.decide", "decide requests on a set of records"),
+    _Listed("replay", "gateway.cli.replay", "decide recorded taps again, report differences"),
+    _Listed("whatif", "gateway.cli.whatif", "who gains or loses which door with other records"),
     _Listed("explain", "gateway.cli.explain", "say why requests are denied, and until when"),
     _Listed("drivers", "gateway.cli.drivers", "what can be connected, and how well it is tried"),
+    _Listed("osdp", "gateway.cli.osdp", "find OSDP readers on a line, give one its key"),
     _Listed("card", "gateway.cli.card", "what the bits of a card mean, and which bits a card has"),
 )
 

@@ -47,6 +47,14 @@ class UnexpectedOutput(msgspec.Struct, frozen=True, gc=False):
     at: timedelta
 
 
+class TamperChanged(msgspec.Struct, frozen=True, gc=False):
+    """A device's case was opened or closed again; also told when it is open at first sight."""
+
+    device: str
+    active: bool
+    at: timedelta
+
+
 class DeviceOnline(msgspec.Struct, frozen=True, gc=False):
     """The device answers. Emitted once a `run`, before any other fact of it."""
 
@@ -67,6 +75,7 @@ Fact = (
     | InputChanged
     | OutputReported
     | UnexpectedOutput
+    | TamperChanged
     | DeviceOnline
     | DeviceOffline
 )

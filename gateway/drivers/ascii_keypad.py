@@ -16,7 +16,7 @@ import asyncio
 import re
 import select
 import termios
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, ClassVar, Final
@@ -26,15 +26,12 @@ import structlog
 
 from gateway.clock import Clock
 from gateway.config.devices import Capability, DeviceSettings, DriverSpec
-from gateway.domain.facts import CredentialPresented, DeviceOnline
+from gateway.domain.facts import DeviceOnline
 from gateway.drivers.base import FactSink, Signal
+from gateway.drivers.pin_entry import PinEntry, check_inter_digit_timeout
 from gateway.errors import DeviceUnavailable
 
 log = structlog.get_logger()
-
-ENTER: Final = ord("#")
-CLEAR: Final = ord("*")
-DIGITS: Final = frozenset(b"0123456789")
 
 # The control characters that light the keypad's lamps (ECMA-6 names).
 INDICATION: Final = {
@@ -42,15 +39,8 @@ INDICATION: Final = {
     Signal.DENIED: b"\x15",  # NAK
     Signal.PIN_WANTED: b"\x05",  # ENQ
     Signal.FAULT: b"\x18",  # CAN
+    Signal.HELD_OPEN: b"\x07",  # BEL
 }
-
-PIN_DIGITS_MIN: Final = 4
-PIN_DIGITS_MAX: Final = 8
-"""What a PIN may be (spec/entitlements.md); shorter and longer entries are thrown away whole."""
-
-INTER_DIGIT_TIMEOUT_S_MIN: Final = 1.0
-INTER_DIGIT_TIMEOUT_S_MAX: Final = 30.0
-"""Below, slow fingers lose their entry; above, the next person continues the last one's."""
 
 WRITE_S_MAX: Final = 0.5
 """A line that takes no byte for so long (flow control, a stuck adapter) is lost."""
@@ -81,61 +71,7 @@ class AsciiKeypadSettings(DeviceSettings, frozen=True, kw_only=True):
             raise ValueError("`port` must be the absolute path of a serial port")
         if self.baud_rate not in self.BAUD_RATES:
             raise ValueError(f"`baud_rate` must be one of {sorted(self.BAUD_RATES)}")
-        if not (
-            INTER_DIGIT_TIMEOUT_S_MIN <= self.inter_digit_timeout_s <= INTER_DIGIT_TIMEOUT_S_MAX
-        ):
-            raise ValueError(
-                f"`inter_digit_timeout_s` must be {INTER_DIGIT_TIMEOUT_S_MIN:g} to "
-                f"{INTER_DIGIT_TIMEOUT_S_MAX:g}"
-            )
-
-
-class KeypadProtocol:
-    """Keys in, entered PINs out. An entry is everything from one `#` or `*` to the next."""
-
-    def __init__(self, device_id: str, inter_digit_timeout: timedelta) -> None:
-        self.device_id = device_id
-        self._timeout = inter_digit_timeout
-        self._digits = bytearray()
-        self._spoilt = False
-        self._last = timedelta()
-
-    @property
-    def pending(self) -> bool:
-        """Whether an entry has been begun and not ended."""
-        return bool(self._digits) or self._spoilt
-
-    def receive(self, data: Iterable[int], now: timedelta) -> list[CredentialPresented]:
-        """Take the bytes that came at `now` (monotonic); return the PINs that they completed."""
-        facts = []
-        for byte in data:
-            self.expire(now)
-            self._last = now
-            if byte == ENTER:
-                if not self._spoilt and len(self._digits) >= PIN_DIGITS_MIN:
-                    facts.append(
-                        CredentialPresented(self.device_id, "pin", self._digits.decode(), now)
-                    )
-                self.forget()
-            elif byte == CLEAR:
-                self.forget()
-            elif byte in DIGITS and len(self._digits) < PIN_DIGITS_MAX and not self._spoilt:
-                self._digits.append(byte)
-            else:
-                self.forget()
-                self._spoilt = True
-        return facts
-
-    def expire(self, now: timedelta) -> None:
-        """Throw an entry away that was left for longer than the inter-digit timeout."""
-        if self.pending and now - self._last >= self._timeout:
-            self.forget()
-
-    def forget(self) -> None:
-        """Throw the entry away, its digits out of memory as well."""
-        self._digits[:] = bytes(len(self._digits))
-        self._digits.clear()
-        self._spoilt = False
+        check_inter_digit_timeout(self.inter_digit_timeout_s)
 
 
 class AsciiKeypad:
@@ -150,7 +86,7 @@ class AsciiKeypad:
     async def run(self, emit: FactSink) -> None:
         """See `Driver.run`."""
         timeout = timedelta(seconds=self._settings.inter_digit_timeout_s)
-        protocol = KeypadProtocol(self.device_id, timeout)
+        protocol = PinEntry(self.device_id, timeout)
         line = _Line(lambda data: self._receive(protocol, data, emit))
         try:
             transport, _ = await serial_asyncio_fast.create_serial_connection(
@@ -179,7 +115,7 @@ class AsciiKeypad:
             protocol.forget()
             await _close(transport, line)
 
-    def _receive(self, protocol: KeypadProtocol, data: bytes, emit: FactSink) -> None:
+    def _receive(self, protocol: PinEntry, data: bytes, emit: FactSink) -> None:
         for fact in protocol.receive(data, self._clock.monotonic()):
             emit(fact)
 

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from gateway.clock import Clock
 from gateway.domain.facts import CredentialPresented
-from gateway.drivers.ascii_keypad import AsciiKeypad, AsciiKeypadSettings, KeypadProtocol
+from gateway.drivers.ascii_keypad import AsciiKeypad, AsciiKeypadSettings
 from gateway.drivers.base import Signal
+from gateway.drivers.pin_entry import PinEntry
 from gateway.errors import DeviceUnavailable
 from hwsim.observations import KeysSent, Lamp
 from hwsim.site import Site
@@ -32,11 +33,11 @@ PINS = st.text("0123456789", min_size=4, max_size=8)
 NOT_KEYS = bytes(sorted(set(range(256)) - set(b"0123456789*#")))
 
 
-def keypad() -> KeypadProtocol:
-    return KeypadProtocol("keypad", 5 * SECOND)
+def keypad() -> PinEntry:
+    return PinEntry("keypad", 5 * SECOND)
 
 
-def pins(protocol: KeypadProtocol, data: bytes, now: timedelta = SECOND) -> list[str]:
+def pins(protocol: PinEntry, data: bytes, now: timedelta = SECOND) -> list[str]:
     return [fact.value for fact in protocol.receive(data, now)]
 
 
