@@ -698,17 +698,27 @@ class OsdpReader(SerialDevice):
             self._deframer.clear()
             return
         for frame in self._deframer.feed(data):
-            now_ns = time.monotonic_ns()
-            reply, sent = self.peripheral.receive(frame, now_ns)
-            self._settle()
-            self._show()
-            if not reply:
-                continue
-            if not self.pace:
-                self.send(reply, sent)
-                continue
-            wire_s = (len(frame) + len(reply)) * 10 / (self.line.baud_rate or 9600)
+            if self.pace:
+                # It has the command when its last bit is there, and the panel the reply likewise.
+                wire_s = len(frame) * self._byte_s()
+                asyncio.get_running_loop().call_later(wire_s, self._answer, frame)
+            else:
+                self._answer(frame)
+
+    def _byte_s(self) -> float:
+        return 10 / (self.line.baud_rate or 9600)
+
+    def _answer(self, frame: bytes) -> None:
+        if not self.line.plugged:
+            return
+        reply, sent = self.peripheral.receive(frame, time.monotonic_ns())
+        self._settle()
+        self._show()
+        if reply and self.pace:
+            wire_s = len(reply) * self._byte_s()
             asyncio.get_running_loop().call_later(wire_s, self.send, reply, sent)
+        elif reply:
+            self.send(reply, sent)
 
     def _show(self) -> None:
         for told in self.peripheral.told[self._shown :]:

@@ -11,6 +11,7 @@ from gateway.drivers import (
     modbus_relay,
     osdp,
     pn532,
+    uhppote,
     wiegand_gpio,
     wiegand_serial,
 )
@@ -24,6 +25,7 @@ REGISTRY: Final[Mapping[str, DriverSpec]] = {
         modbus_relay.DRIVER,
         osdp.DRIVER,
         pn532.DRIVER,
+        uhppote.DRIVER,
         wiegand_gpio.DRIVER,
         wiegand_serial.DRIVER,
     )

@@ -18,6 +18,7 @@ read back twice a second, which also notices a chip that is gone.
 """
 
 import asyncio
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ from gpiod.line import Clock as EventClock
 from gpiod.line import Direction, Edge, Value
 
 from gateway.clock import Clock
-from gateway.config.devices import Capability, DeviceSettings, DriverSpec, RelayClass
+from gateway.config.devices import Capability, DeviceSettings, DriverSpec, RelayClass, refuse
 from gateway.domain.facts import DeviceOnline, Fact, InputChanged, OutputReported
 from gateway.drivers.base import FactSink
 from gateway.drivers.gpio_lines import (
@@ -34,9 +35,9 @@ from gateway.drivers.gpio_lines import (
     EVENT_BUFFER_SIZE,
     BiasName,
     Lines,
-    check_chip,
-    check_lines,
+    chip_faults,
     held,
+    line_faults,
 )
 from gateway.errors import DeviceError, DeviceMisconfigured, DeviceUnavailable
 
@@ -70,19 +71,22 @@ class GpioSettings(DeviceSettings, frozen=True, kw_only=True):
         Raises:
             ValueError: msgspec turns it into a fault with its path in the file.
         """
-        check_chip(self.chip)
-        check_lines("inputs", self.inputs)
-        check_lines("outputs", self.outputs)
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
+        yield from chip_faults(self.chip)
+        yield from line_faults("inputs", self.inputs)
+        yield from line_faults("outputs", self.outputs)
         if not self.inputs and not self.outputs:
-            raise ValueError("`inputs` and outputs are both empty: there is nothing to do")
+            yield "`inputs` and outputs are both empty: there is nothing to do"
         if set(self.inputs) & set(self.outputs):
-            raise ValueError("`outputs` names a line that is an input")
+            yield "`outputs` names a line that is an input"
         if self.inputs and self.inputs_active_low is None:
-            raise ValueError("`inputs_active_low` is missing: which level is active?")
+            yield "`inputs_active_low` is missing: which level is active?"
         if self.outputs and self.outputs_active_low is None:
-            raise ValueError("`outputs_active_low` is missing: which level energises?")
+            yield "`outputs_active_low` is missing: which level energises?"
         if not DEBOUNCE_MS_MIN <= self.debounce_ms <= DEBOUNCE_MS_MAX:
-            raise ValueError(f"`debounce_ms` must be {DEBOUNCE_MS_MIN} to {DEBOUNCE_MS_MAX}")
+            yield f"`debounce_ms` must be {DEBOUNCE_MS_MIN} to {DEBOUNCE_MS_MAX}"
 
 
 class _Session:

@@ -1,7 +1,7 @@
 """Lines of a GPIO chip that a driver holds: requested, watched and released in one place."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, Literal
 
@@ -27,26 +27,18 @@ BIAS: Final[Mapping[str, Bias]] = {
 }
 
 
-def check_chip(chip: str) -> None:
-    """Refuse what is no chip's path.
-
-    Raises:
-        ValueError: msgspec turns it into a fault with its path in the file.
-    """
+def chip_faults(chip: str) -> Iterator[str]:
+    """What is wrong with a chip's path, as `refuse` takes it."""
     if not chip.startswith("/") or "\x00" in chip or len(chip) > 100:
-        raise ValueError('`chip` must be the absolute path of a GPIO chip ("/dev/gpiochip0")')
+        yield '`chip` must be the absolute path of a GPIO chip ("/dev/gpiochip0")'
 
 
-def check_lines(name: str, lines: tuple[int, ...]) -> None:
-    """Refuse line numbers that no chip has, or the same twice.
-
-    Raises:
-        ValueError: msgspec turns it into a fault with its path in the file.
-    """
+def line_faults(name: str, lines: tuple[int, ...]) -> Iterator[str]:
+    """What is wrong with line numbers: such as no chip has, or the same twice."""
     if any(not 0 <= line <= LINE_MAX for line in lines):
-        raise ValueError(f"`{name}` must be line numbers from 0 to {LINE_MAX}")
+        yield f"`{name}` must be line numbers from 0 to {LINE_MAX}"
     if len(set(lines)) < len(lines):
-        raise ValueError(f"`{name}` names a line twice")
+        yield f"`{name}` names a line twice"
 
 
 @asynccontextmanager

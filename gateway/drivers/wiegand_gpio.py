@@ -30,7 +30,7 @@ from gpiod.line import Clock as EventClock
 from gpiod.line import Edge as LineEdge
 
 from gateway.clock import Clock
-from gateway.config.devices import Capability, DeviceSettings, DriverSpec, Means, Trial
+from gateway.config.devices import Capability, DeviceSettings, DriverSpec, Means, Trial, refuse
 from gateway.domain.facts import DeviceOnline
 from gateway.drivers.base import FactSink
 from gateway.drivers.gpio_lines import (
@@ -38,12 +38,12 @@ from gateway.drivers.gpio_lines import (
     EVENT_BUFFER_SIZE,
     BiasName,
     Lines,
-    check_chip,
-    check_lines,
+    chip_faults,
     held,
+    line_faults,
 )
-from gateway.drivers.pin_entry import check_inter_digit_timeout
-from gateway.drivers.wiegand import Edge, EdgeProtocol, Keypad, WiegandReader, check_formats
+from gateway.drivers.pin_entry import inter_digit_timeout_faults
+from gateway.drivers.wiegand import Edge, EdgeProtocol, Keypad, WiegandReader, format_faults
 
 
 class WiegandGpioSettings(DeviceSettings, frozen=True, kw_only=True):
@@ -64,10 +64,14 @@ class WiegandGpioSettings(DeviceSettings, frozen=True, kw_only=True):
         Raises:
             ValueError: msgspec turns it into a fault with its path in the file.
         """
-        check_chip(self.chip)
-        check_lines("d1", (self.d0, self.d1))
-        check_formats(self.formats)
-        check_inter_digit_timeout(self.inter_digit_timeout_s)
+        refuse(
+            (
+                *chip_faults(self.chip),
+                *line_faults("d1", (self.d0, self.d1)),
+                *format_faults(self.formats),
+                *inter_digit_timeout_faults(self.inter_digit_timeout_s),
+            )
+        )
 
 
 class _Reading:
