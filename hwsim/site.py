@@ -60,8 +60,8 @@ class DoorRig:
         self.name = name
         self.door = door
         self._seen = seen
-        self._contact: tuple[Points, int, bool] | None = None
-        self._rex: tuple[Points, int, bool] | None = None
+        self._contact: list[tuple[Points, int, bool]] = []
+        self._rex: list[tuple[Points, int, bool]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._leaf_moved = asyncio.Event()
 
@@ -78,12 +78,12 @@ class DoorRig:
 
     def wire_contact(self, board: Points, number: int, *, closed_is_active: bool) -> None:
         """Let the contact work an input, counted from 1."""
-        self._contact = board, number, closed_is_active
+        self._contact.append((board, number, closed_is_active))
         board.set_input(number, active=self.door.closed == closed_is_active)
 
     def wire_rex(self, board: Points, number: int, *, pressed_is_active: bool) -> None:
         """Let the request-to-exit button work an input, counted from 1."""
-        self._rex = board, number, pressed_is_active
+        self._rex.append((board, number, pressed_is_active))
         board.set_input(number, active=self.door.rex_pressed == pressed_is_active)
 
     def settle(self) -> None:
@@ -117,9 +117,8 @@ class DoorRig:
             await self._leaf_moved.wait()
 
     @staticmethod
-    def _show(wire: tuple[Points, int, bool] | None, *, active: bool) -> None:
-        if wire is not None:
-            board, number, when = wire
+    def _show(wires: list[tuple[Points, int, bool]], *, active: bool) -> None:
+        for board, number, when in wires:
             board.set_input(number, active=active == when)
 
 
@@ -275,11 +274,17 @@ class Site:
             self._terminal(f"{where}.contact.input", contact["input"], _inputs(board))
             active = contact.get("closed_when", "active") == "active"
             rig.wire_contact(board, contact["input"], closed_is_active=active)
+            if other := contact.get("opposite_input"):
+                self._terminal(f"{where}.contact.opposite_input", other, _inputs(board))
+                rig.wire_contact(board, other, closed_is_active=not active)
         if rex := table.get("rex"):
             board = self._points(f"{where}.rex", rex["device"])
             self._terminal(f"{where}.rex.input", rex["input"], _inputs(board))
             active = rex.get("pressed_when", "active") == "active"
             rig.wire_rex(board, rex["input"], pressed_is_active=active)
+            if other := rex.get("opposite_input"):
+                self._terminal(f"{where}.rex.opposite_input", other, _inputs(board))
+                rig.wire_rex(board, other, pressed_is_active=not active)
 
     @staticmethod
     def _terminal(where: str, number: int, there: int) -> None:

@@ -117,6 +117,9 @@ class Contact(_Table, frozen=True):
     unreleased_opening: Literal["forced", "egress"] = "forced"
     """What an opening that nothing released means: with a mechanical handle and no REX switch in
     it, people who leave can't be told from people who force the door."""
+    opposite_input: Number | None = None
+    """Supervised: the other side of a changeover contact, on the same device. A cut or shorted
+    wire leaves both inputs alike, which is a fault and no state of the door."""
 
 
 class Rex(_Table, frozen=True):
@@ -125,6 +128,8 @@ class Rex(_Table, frozen=True):
     device: str
     input: Number
     pressed_when: Literal["active", "inactive"]
+    opposite_input: Number | None = None
+    """Supervised, as a contact can be. Either input may ask for the release."""
 
 
 class Reader(_Table, frozen=True):
@@ -132,6 +137,9 @@ class Reader(_Table, frozen=True):
 
     device: str
     side: Literal["in", "out"]
+    shared: bool = False
+    """True at each of several doors that have this one reader: every door decides for itself and
+    each that grants opens; the reader shows a grant where any of them grants."""
 
 
 class DoorTable(_Table, frozen=True):
@@ -426,8 +434,10 @@ def _wiring(
     if door.contact is not None:
         contact = door.contact
         yield from _point(f"{where}.contact", contact.device, "input", contact.input, devices)
+        yield from _opposite(f"{where}.contact", contact, devices)
     if door.rex is not None:
         yield from _point(f"{where}.rex", door.rex.device, "input", door.rex.input, devices)
+        yield from _opposite(f"{where}.rex", door.rex, devices)
     if door.relock == "on_open" and door.contact is None:
         yield Fault(
             f"{where}.relock",
@@ -470,23 +480,50 @@ def _point(
         yield Fault(f"{where}.{kind}", f"{name!r} has {kind}s 1 to {count}, not {number}")
 
 
+def _opposite(
+    where: str, point: Contact | Rex, devices: Mapping[str, DeviceTable | None]
+) -> Iterator[Fault]:
+    device = devices.get(point.device)
+    if point.opposite_input is None or device is None:
+        return
+    count = device.driver.inputs(device.settings)
+    if point.opposite_input > count:
+        what = f"{point.device!r} has inputs 1 to {count}, not {point.opposite_input}"
+        yield Fault(f"{where}.opposite_input", what)
+
+
 def _shared_points(doors: Mapping[str, DoorTable]) -> Iterator[Fault]:
     owner: dict[tuple[str, str, int], str] = {}
+    shared: dict[str, list[str]] = {}
     for door_id, door in doors.items():
         where = join("doors", door_id)
         points = [(f"{where}.strike.output", (door.strike.device, "output", door.strike.output))]
-        if door.contact is not None:
-            path = f"{where}.contact.input"
-            points.append((path, (door.contact.device, "input", door.contact.input)))
-        if door.rex is not None:
-            points.append((f"{where}.rex.input", (door.rex.device, "input", door.rex.input)))
+        for name, point in (("contact", door.contact), ("rex", door.rex)):
+            if point is None:
+                continue
+            points.append((f"{where}.{name}.input", (point.device, "input", point.input)))
+            if point.opposite_input is not None:
+                path = f"{where}.{name}.opposite_input"
+                points.append((path, (point.device, "input", point.opposite_input)))
         for index, reader in enumerate(door.readers):
-            points.append((f"{where}.readers[{index}].device", (reader.device, "reader", 0)))
-        for path, point in points:
-            if point in owner:
-                what = point[0] if point[1] == "reader" else f"{point[1]} {point[2]} of {point[0]}"
-                yield Fault(path, f"{what} is already at {owner[point]}")
-            owner.setdefault(point, path)
+            path = f"{where}.readers[{index}].device"
+            if reader.shared:
+                shared.setdefault(reader.device, []).append(path)
+            else:
+                points.append((path, (reader.device, "reader", 0)))
+        for path, at in points:
+            if at in owner:
+                what = at[0] if at[1] == "reader" else f"{at[1]} {at[2]} of {at[0]}"
+                hint = (
+                    "; a reader of several doors is `shared` at each" if at[1] == "reader" else ""
+                )
+                yield Fault(path, f"{what} is already at {owner[at]}{hint}")
+            owner.setdefault(at, path)
+    for device, paths in shared.items():
+        if (device, "reader", 0) in owner:
+            yield Fault(paths[0], f"{device} is not `shared` at {owner[device, 'reader', 0]}")
+        elif len({path.rpartition(".readers")[0] for path in paths}) == 1:
+            yield Fault(paths[0], f"{device} is `shared`, but at no other door")
 
 
 def _unused(devices: Mapping[str, DeviceTable], doors: Mapping[str, DoorTable]) -> Iterator[Fault]:

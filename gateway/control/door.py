@@ -513,7 +513,9 @@ class DoorController:
         failed = ReleaseFailed(effect.cause, seq, "", effect.side, effect.grant)
         if effect.wait_for_commit and ticket is None:
             why = "its grant can't be recorded: the journal is full"
-            await self._take(msgspec.structs.replace(failed, why=why), at)
+            if effect.cause == "mode":
+                self._mode_announced = InForceMode("controlled", "records")
+            await self._take(msgspec.structs.replace(failed, why=why, recorded=False), at)
             return False
         late = False
         if effect.wait_for_commit and ticket is not None:

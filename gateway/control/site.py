@@ -13,6 +13,8 @@ from gateway.config.devices import Capability
 from gateway.config.site import DoorTable, SiteConfig
 from gateway.control.door import CardTapped, DoorController, InForce, Journal, PointChanged, Wiring
 from gateway.control.memory import SiteMemory
+from gateway.control.shared_reader import SharedReader
+from gateway.control.supervised import SupervisedInput
 from gateway.domain import events
 from gateway.domain.break_glass import Role
 from gateway.domain.door_mode import Standing, next_wall_change
@@ -87,6 +89,7 @@ class SiteController:
             name: device.driver.build(name, device.settings, clock)
             for name, device in config.devices.items()
         }
+        self._shared: dict[str, SharedReader] = {}
         self.devices: dict[str, DeviceState] = {name: DeviceState() for name in self._drivers}
         self.doors: dict[str, DoorController] = {
             door_id: DoorController(
@@ -103,6 +106,12 @@ class SiteController:
             for door_id, table in config.doors.items()
         }
         self._points = _Points(config.doors)
+        self._contacts: dict[str, Contact] = {}
+        self._pressed: dict[str, bool] = {}
+        self._supervised = {
+            (door, name): self._supervise(door, name)
+            for door, name, _ in self._points.opposites.values()
+        }
         self._relays_up = asyncio.Event()
 
     async def run(self) -> None:
@@ -113,7 +122,6 @@ class SiteController:
             if Capability.PULSES_OUTPUTS in device.driver.capabilities
         }
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._look_at_modes(), name="modes")
             for controller in self.doors.values():
                 group.create_task(controller.run(), name=f"door {controller.door}")
             for name in boards:
@@ -124,6 +132,7 @@ class SiteController:
             except TimeoutError:
                 away = sorted(name for name in boards if not self.devices[name].online)
                 log.warning("starting without relay boards", devices=away)
+            group.create_task(self._look_at_modes(), name="modes")
             for name in self._drivers.keys() - boards:
                 group.create_task(self._keep(name), name=f"device {name}")
 
@@ -149,6 +158,38 @@ class SiteController:
         standing = Standing(moment, self._clock.trust().decides_as_trusted, force.as_of)
         changes = (next_wall_change(door, force.records, standing) for door in self.doors)
         return min((each for each in changes if each is not None), default=None)
+
+    def odd_wiring(self) -> list[str]:
+        """Rules in the records that the wiring here can't follow as they are meant."""
+        found = []
+        doors = self._in_force().records.tables.doors
+        for door_id, table in self._config.doors.items():
+            door = doors.get(door_id)
+            if door is None:
+                continue
+            sides = {reader.side for reader in table.readers}
+            if door.antipassback == "hard" and "out" not in sides:
+                found.append(
+                    f"door {door_id}: antipassback: hard, but no reader on the way out: whoever "
+                    "leaves by handle or button is kept out until forgiven"
+                )
+            partners = [other for other, each in doors.items() if each.interlock == door.interlock]
+            elsewhere = [other for other in partners if other not in self.doors]
+            if door.interlock is not None and elsewhere:
+                found.append(
+                    f"door {door_id}: interlock: {', '.join(elsewhere)} isn't controlled by this "
+                    "box, so it is never known to be shut: nobody is let in"
+                )
+            if door.interlock is not None and table.contact is None:
+                found.append(
+                    f"door {door_id}: interlock: no contact: it counts as shut when it is locked"
+                )
+            if door.max_occupancy is not None and "out" not in sides and table.rex is None:
+                found.append(
+                    f"door {door_id}: max_occupancy: nothing here counts who leaves: neither a "
+                    "reader on the way out nor a REX"
+                )
+        return found
 
     @property
     def door_ids(self) -> tuple[str, ...]:
@@ -188,9 +229,7 @@ class SiteController:
         """Bring a fact to its door; never blocks and never raises."""
         match fact:
             case CredentialPresented():
-                found = self._points.readers.get(fact.device)
-                if found is not None:
-                    door, side = found
+                for door, side in self._points.readers.get(fact.device, ()):
                     tap = CardTapped(fact.device, side, fact.kind, fact.value, fact.at)
                     self.doors[door].tap(tap)
             case InputChanged():
@@ -207,15 +246,48 @@ class SiteController:
 
     def _input_changed(self, fact: InputChanged) -> None:
         point = (fact.device, fact.input)
+        if point in self._points.opposites:
+            self._opposite_changed(*self._points.opposites[point], fact)
         if point in self._points.contacts:
             door, closed_when = self._points.contacts[point]
             closed = fact.active == (closed_when == "active")
-            contact = Contact.CLOSED if closed else Contact.OPEN
-            self.doors[door].point(PointChanged(ContactSaid(contact), fact.at))
+            self._contacts[door] = Contact.CLOSED if closed else Contact.OPEN
+            pair = self._supervised.get((door, "contact"))
+            if pair is not None:
+                pair.said(opposite=False, active=fact.active)
+            if pair is None or not pair.faulty:
+                said = ContactSaid(self._contacts[door])
+                self.doors[door].point(PointChanged(said, fact.at))
         if point in self._points.rex:
             door, pressed_when = self._points.rex[point]
-            if fact.active == (pressed_when == "active"):
+            pressed = fact.active == (pressed_when == "active")
+            self._pressed[door] = pressed
+            if pressed:
                 self.doors[door].point(PointChanged(RexPressed(), fact.at))
+            pair = self._supervised.get((door, "rex"))
+            if pair is not None:
+                pair.said(opposite=False, active=fact.active)
+
+    def _opposite_changed(self, door: str, name: str, when: _When, fact: InputChanged) -> None:
+        self._supervised[door, name].said(opposite=True, active=fact.active)
+        pressed = fact.active != (when == "active")
+        if name == "rex" and pressed and not self._pressed.get(door):
+            # Either wire lets people out, whatever is the matter with the other.
+            self.doors[door].point(PointChanged(RexPressed(), fact.at))
+
+    def _supervise(self, door: str, name: str) -> SupervisedInput:
+        def found(broken: bool) -> None:
+            what = events.InputFault if broken else events.InputRestored
+            log.warning("supervised input", door=door, point=name, broken=broken)
+            self._record(
+                what(at=self._clock.now(), trust=int(self._clock.trust()), door=door, point=name)
+            )
+            if name == "contact":
+                contact = Contact.UNKNOWN if broken else self._contacts[door]
+                change = PointChanged(ContactSaid(contact), self._clock.monotonic())
+                self.doors[door].point(change)
+
+        return SupervisedInput(found)
 
     def _unexpected(self, fact: UnexpectedOutput) -> None:
         door = self._points.strikes.get((fact.device, fact.output))
@@ -259,6 +331,8 @@ class SiteController:
         )
         for (name, _), (door, _when) in self._points.contacts.items():
             if name == fact.device:
+                if pair := self._supervised.get((door, "contact")):
+                    pair.forget()
                 self.doors[door].point(PointChanged(ContactSaid(Contact.UNKNOWN), fact.at))
         for name, output in self._points.strikes:
             if name == fact.device:
@@ -289,7 +363,13 @@ class SiteController:
         for reader in table.readers:
             driver = self._drivers[reader.device]
             if isinstance(driver, Indicates):
-                indicators[reader.side] = (*indicators.get(reader.side, ()), driver.indicate)
+                indicate = driver.indicate
+                if reader.shared:
+                    shared = self._shared.setdefault(
+                        reader.device, SharedReader(driver.indicate, self._clock)
+                    )
+                    indicate = shared.indicate
+                indicators[reader.side] = (*indicators.get(reader.side, ()), indicate)
         return Wiring(
             pulse=self._pulse(table.strike.device, table.strike.output),
             rest=self._rest(table.strike.device, table.strike.output),
@@ -333,19 +413,29 @@ class _Points:
     """Which door a device's points belong to."""
 
     def __init__(self, doors: Mapping[str, DoorTable]) -> None:
-        self.readers: dict[str, tuple[str, Side]] = {}
+        self.readers: dict[str, tuple[tuple[str, Side], ...]] = {}
         self.contacts: dict[tuple[str, int], tuple[str, _When]] = {}
         self.rex: dict[tuple[str, int], tuple[str, _When]] = {}
         self.strikes: dict[tuple[str, int], str] = {}
+        self.opposites: dict[tuple[str, int], tuple[str, str, _When]] = {}
+        """Door, `contact` or `rex`, and when its main input is active by the config."""
         for door_id, door in doors.items():
             self.strikes[door.strike.device, door.strike.output] = door_id
             if door.contact is not None:
                 contact = door.contact
                 self.contacts[contact.device, contact.input] = (door_id, contact.closed_when)
+                if contact.opposite_input is not None:
+                    there = (contact.device, contact.opposite_input)
+                    self.opposites[there] = (door_id, "contact", contact.closed_when)
             if door.rex is not None:
-                self.rex[door.rex.device, door.rex.input] = (door_id, door.rex.pressed_when)
+                rex = door.rex
+                self.rex[rex.device, rex.input] = (door_id, rex.pressed_when)
+                if rex.opposite_input is not None:
+                    there = (rex.device, rex.opposite_input)
+                    self.opposites[there] = (door_id, "rex", rex.pressed_when)
             for reader in door.readers:
-                self.readers[reader.device] = (door_id, reader.side)
+                at = self.readers.get(reader.device, ())
+                self.readers[reader.device] = (*at, (door_id, reader.side))
         self.boards = {device for device, _ in self.strikes}
 
     def doors_of(self, device: str) -> set[str]:
@@ -356,6 +446,5 @@ class _Points:
             for (name, _), value in points.items():
                 if name == device:
                     found.add(value if isinstance(value, str) else value[0])
-        if device in self.readers:
-            found.add(self.readers[device][0])
+        found.update(door for door, _ in self.readers.get(device, ()))
         return found

@@ -16,7 +16,7 @@ from gateway.domain.instants import later
 from gateway.domain.memory import FirstIn, Memory, Ordered, recall
 from gateway.domain.records import Door
 from gateway.domain.restrictions import first_in_key
-from gateway.domain.schedule import next_change
+from gateway.domain.schedule import OpeningHours, next_change
 
 Scope = Literal["site", "zone", "door"]
 Source = Literal["evacuation", "lockdown", "hand", "schedule", "records"]
@@ -137,12 +137,23 @@ def _stands_unlocked(door: Door, records: Entitlements, memory: Memory, at: Stan
     if not door.unlock_after_first:
         return True
     first = recall(memory, first_in_key(door.id), FirstIn)
-    return (
-        first is not None
-        and first.at <= now
-        and hours.is_open(first.at)
-        and next_change(hours, first.at, now) is None
-    )
+    return first is not None and first.at <= now and _open_since(hours, first.at, now)
+
+
+_STEP = timedelta(days=2)
+
+
+def _open_since(hours: OpeningHours, since: datetime, now: datetime) -> bool:
+    """Whether one interval is open from `since` to `now`; looks no further than its first end."""
+    at = since
+    while hours.is_open(at):
+        if at == now:
+            return True
+        end = min(at + _STEP, now)
+        if next_change(hours, at, end) is not None:
+            return False
+        at = end
+    return False
 
 
 def _stale_at(door: Door, records: Entitlements, at: Standing) -> datetime | None:

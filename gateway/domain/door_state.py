@@ -209,6 +209,8 @@ class ReleaseFailed(msgspec.Struct, frozen=True):
     why: str
     side: Side | None = None
     grant: int = 0
+    recorded: bool = True
+    """False where nothing may be released because its right could not be written down."""
 
 
 class RelockFailed(msgspec.Struct, frozen=True):
@@ -530,6 +532,9 @@ def _release_failed(
         why=fact.why,
         seq=fact.seq,
     )
+    if fact.cause == "mode" and not fact.recorded:
+        # Nothing is held open that isn't written down: the mode is tried anew.
+        return _replace(state, mode="controlled", renew_at=None, hold_seq=None), [Record(failed)]
     if fact.cause == "mode":
         return _replace(state, hold_failed=True), [Record(failed)]
     gone = [each for each in state.pending if each.grant == fact.grant and fact.grant]

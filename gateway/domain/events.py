@@ -339,6 +339,22 @@ class GatewayStopped(_Event, frozen=True, tag="stopped"):
     """The core stopped in good order."""
 
 
+class InputFault(_Event, frozen=True, tag="input_fault"):
+    """A supervised input's wire is cut or shorted: what it says is unknown."""
+
+    priority: ClassVar[int] = Priority.ALARM
+    door: str
+    point: str
+    """`contact` or `rex`."""
+
+
+class InputRestored(_Event, frozen=True, tag="input_restored"):
+    """A supervised input is well again."""
+
+    door: str
+    point: str
+
+
 class InputIgnored(_Event, frozen=True, tag="input_ignored"):
     """A door's inbox was full: taps that nobody could have waited for were dropped."""
 
@@ -402,6 +418,8 @@ Event = (
     | EntitlementsRefused
     | GatewayStarted
     | GatewayStopped
+    | InputFault
+    | InputRestored
     | InputIgnored
     | JournalGap
     | JournalRestarted

@@ -214,8 +214,8 @@ class Core:
         if force.revision is None:
             log.warning("no entitlements yet: every credential is denied until an import")
             return
-        for missing in self._doors_in_no_record():
-            log.warning(missing)
+        for odd in (*self._doors_in_no_record(), *self._site.odd_wiring()):
+            log.warning(odd)
 
     # --- Time ------------------------------------------------------------------------------------
 
@@ -258,7 +258,7 @@ class Core:
             self._retire, "cron", hour=RETENTION_AT_HOUR, coalesce=True, misfire_grace_time=3600
         )
         scheduler.start()
-        self._wake_for_modes()
+        self._schedule_modes()
         return scheduler
 
     def _wake_for_modes(self) -> None:
@@ -268,6 +268,9 @@ class Core:
         few seconds anyway, as the clock may be set.
         """
         self._site.look_at_modes()
+        self._schedule_modes()
+
+    def _schedule_modes(self) -> None:
         change = self._site.next_mode_change()
         if change is None:
             change = self._clock.now() + LOOK_AHEAD / 2
@@ -409,7 +412,11 @@ class Core:
         return ImportDone(
             revision=applied.revision,
             counts=applied.counts,
-            warnings=[*self._doors_in_no_record(), *_told(applied.warnings)],
+            warnings=[
+                *self._doors_in_no_record(),
+                *self._site.odd_wiring(),
+                *_told(applied.warnings),
+            ],
         )
 
     async def order(self, order: Order, by: str) -> Obeyed:

@@ -79,6 +79,9 @@ def test_the_documented_example_has_no_fault_and_no_warning() -> None:
         ("devices/relays-a/color", 1, "devices.relays-a.color", "unknown key"),
         ("devices/relays-b/host", "192.168.70.10", "devices.relays-b", "already the line"),
         ("doors", {}, "doors", "no door"),
+        ("doors/street/contact/opposite_input", 9, "doors.street.contact.opposite_input", "1 to 8"),
+        ("doors/street/contact/opposite_input", 5, "doors.street.rex.input", "already at"),
+        ("doors/street/readers/0/shared", True, "doors.street.readers[0].device", "no other door"),
         ("doors/street/relock", "never", "doors.street.relock", "never"),
         ("doors/street/pre_alarm_s", -1, "doors.street.pre_alarm_s", "0 to 3600"),
         (
@@ -242,3 +245,12 @@ def test_a_door_relocks_on_opening_only_where_a_contact_says_that_it_is_open() -
 def test_break_glass_roles_are_taken_whole() -> None:
     site = check(changed("break_glass", {"w": GLASS}), REGISTRY, "site.toml")
     assert site.break_glass["w"].doors == ("street",)
+
+
+def test_one_reader_stands_at_two_doors_only_where_both_say_so() -> None:
+    raw = copy.deepcopy(RAW)
+    raw["doors"]["lounge"]["readers"] = [{"device": "street-reader", "side": "in", "shared": True}]
+    raw["devices"].pop("lounge-reader")
+    assert [where for where, _ in faults(raw)] == ["doors.lounge.readers[0].device"]
+    raw["doors"]["street"]["readers"][0]["shared"] = True
+    assert not faults(raw)

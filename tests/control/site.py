@@ -99,6 +99,7 @@ class Club:
     ) -> None:
         self.clock = VirtualClock()
         self.paper = paper
+        self.tick_s = MODES_EVERY.total_seconds()
         self.force = InForce(in_force, "r1", None)
         stored = dict(paper.state)
         self.memory = SiteMemory(lambda: stored, boot=boot, clock=self.clock)
@@ -203,7 +204,7 @@ class Club:
     async def ticking(self) -> None:
         while True:
             self.look_at_modes()
-            await asyncio.sleep(MODES_EVERY.total_seconds())
+            await asyncio.sleep(self.tick_s)
 
     def released(self, door: str = "front") -> bool:
         return self.clock.monotonic() < self.fronts[door].until

@@ -435,3 +435,17 @@ def test_a_relay_that_goes_away_as_the_door_opens_cannot_confirm_the_relock() ->
             assert failed.why == "relays: gone"
 
     played(journey())
+
+
+def test_a_schedule_that_can_not_be_recorded_opens_nothing_until_it_can() -> None:
+    async def journey() -> None:
+        async with club(scheduled("09:30", "10:30")) as c:
+            c.paper.full = True
+            await hours(0.6)
+            assert not c.fronts["front"].pulses
+            c.paper.full = False
+            await asyncio.sleep(3)
+            assert c.released()
+            assert changes(c) == [("unlocked", "schedule")]
+
+    played(journey())

@@ -109,6 +109,7 @@ def test_ten_wrong_pins_after_a_card_lock_the_holders_pins_for_a_day_at_every_do
                 assert await c.says("0000", door=door) == "wrong_pin"
             (lockout,) = c.found(events.PinLockout)
             assert (lockout.holder, lockout.seconds) == ("sam", 24 * 3600)
+            c.tick_s = 3600
             await c.says(SAM)
             assert await c.says(SAM_PIN) == "pin_locked_out"
             await c.says(MAYA)

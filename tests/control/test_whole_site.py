@@ -38,7 +38,7 @@ def site_records() -> Any:
             {"type": "credential", "id": f"p-{name}", "holder": name, "kind": "pin",
              "value": PINS[name]},
         ]  # fmt: skip
-    doors = {
+    doors: dict[str, dict[str, Any]] = {
         "front": {"antipassback": "hard", "max_occupancy": LIMIT, "pin_alone": True},
         "inner": {"pin_alone": True},
     }
@@ -68,6 +68,7 @@ class WholeSite(RuleBasedStateMachine):
     def begin(self, boot: str) -> None:
         self.around = club(self.force, paper=self.paper, boot=boot)
         self.club: Club = self.play(self.around.__aenter__())
+        self.club.tick_s = 10
 
     def play(self, what: Any) -> Any:
         return self.loop.run_until_complete(what)
@@ -240,8 +241,8 @@ class WholeSite(RuleBasedStateMachine):
 
 
 WholeSite.TestCase.settings = settings(
-    max_examples=60,
-    stateful_step_count=30,
+    max_examples=40,
+    stateful_step_count=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -13,6 +13,7 @@ import tomli_w
 from pymodbus.client import AsyncModbusTcpClient
 
 from gateway.domain import events
+from hwsim.relay_board import RelayBoard
 from tests.process.rig import (
     MILO,
     SAM,
@@ -63,11 +64,19 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
         config = tomllib.loads(rig.config.read_text())
         config["doors"]["back"]["relock"] = "on_open"
         config["doors"]["back"]["pre_alarm_s"] = 2
+        config["doors"]["front"]["contact"]["opposite_input"] = 3
         rig.config.write_text(tomli_w.dumps(config))
+        rig.site.doors["front"].wire_contact(board_of(rig), 3, closed_is_active=False)
         rig.records.write_text(as_lines(journey_records()))
         await rig.imported()
         await rig.core()
         yield rig
+
+
+def board_of(rig: Rig, name: str = "relays-a") -> RelayBoard:
+    board = rig.site.devices[name]
+    assert isinstance(board, RelayBoard)
+    return board
 
 
 async def order(rig: Rig, *arguments: str) -> None:
@@ -129,6 +138,18 @@ async def test_duress_opens_and_wrong_pins_lock_pins_out(rig: Rig) -> None:
     await rig.event(events.AccessDecided, lambda e: e.reason == "pin_locked_out")
 
 
+async def test_a_cut_wire_of_a_supervised_contact_is_a_fault_and_no_open_door(rig: Rig) -> None:
+    before = await rig.last_seq()
+    board_of(rig).set_input(3, active=True)
+    assert (await rig.event(events.InputFault)).point == "contact"
+    status = await rig.status()
+    assert status is not None
+    assert status.doors["front"].contact == "unknown"
+    board_of(rig).set_input(3, active=False)
+    await rig.event(events.InputRestored)
+    assert not [e for e in await rig.journal(before) if isinstance(e.event, events.ForcedOpen)]
+
+
 async def test_operators_set_modes_and_the_board_follows(rig: Rig) -> None:
     await order(rig, "door", "mode", "front", "unlocked", "--for", "1h")
     await until("held open", lambda: rig.is_released("front"))
@@ -186,13 +207,29 @@ async def test_records_that_are_refused_or_easy_to_guess_are_told(rig: Rig, tmp_
     await rig.event(events.EntitlementsApplied)
 
 
+async def test_the_recorded_day_is_decided_again_alike(rig: Rig, tmp_path: Path) -> None:
+    """Whatever of it the journal still has, with the records that were in force."""
+    await rig.imported()
+    before = await rig.last_seq()
+    await goes_in(rig)
+    tail = [
+        {"seq": entry.seq, "event": json.loads(events.encode(entry.event))}
+        for entry in await rig.journal(before)
+    ]
+    file = tmp_path / "tail.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in tail))
+    replayed = await rig.cli("replay", str(file), "--records", str(rig.records), "--json")
+    assert replayed.status == 0, replayed
+    assert replayed.json["taps"] >= 1
+
+
 async def test_damaged_files_are_told_at_the_next_start(rig: Rig) -> None:
     journal = await rig.journal()
     for daemon in rig._daemons:
         if daemon.alive:
             await daemon.stop()
-    table = next(rig.state.glob("entitlements-*.mdb"))
-    table.write_bytes(b"\0" * 4096)
+    for table in rig.state.glob("entitlements-*.mdb"):
+        table.write_bytes(b"\0" * 4096)
     await rig.core()
     await rig.event(events.CacheRebuilt, limit_s=15)
     stopped = [e for e in await rig.journal() if isinstance(e.event, events.GatewayStopped)]
@@ -209,22 +246,9 @@ async def test_damaged_files_are_told_at_the_next_start(rig: Rig) -> None:
     await rig.event(events.JournalRestarted)
     told |= {type(entry.event) for entry in await rig.journal()}
     told.add(events.JournalRestarted)
+    for daemon in rig._daemons:
+        if daemon.alive:
+            await daemon.stop()
     names = {str(kind.__struct_config__.tag) for kind in told}
     missing = set(CODES) - names - set(ELSEWHERE)
     assert not missing, missing
-
-
-async def test_the_recorded_day_is_decided_again_alike(rig: Rig, tmp_path: Path) -> None:
-    """Whatever of it the journal still has, with the records that were in force."""
-    await rig.imported()
-    before = await rig.last_seq()
-    await goes_in(rig)
-    tail = [
-        {"seq": entry.seq, "event": json.loads(events.encode(entry.event))}
-        for entry in await rig.journal(before)
-    ]
-    file = tmp_path / "tail.jsonl"
-    file.write_text("".join(json.dumps(line) + "\n" for line in tail))
-    replayed = await rig.cli("replay", str(file), "--records", str(rig.records), "--json")
-    assert replayed.status == 0, replayed
-    assert replayed.json["taps"] >= 1

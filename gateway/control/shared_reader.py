@@ -1,0 +1,35 @@
+"""One reader for several doors: each door answers for itself, the reader shows the best answer."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from gateway.clock import Clock
+from gateway.domain.signal import Signal
+
+PATIENCE = timedelta(milliseconds=300)
+"""How long a denial waits for another door's grant: they are decided within milliseconds, and may
+wait 250 ms for the disk."""
+
+
+class SharedReader:
+    """Stands between the doors and the one reader that they share."""
+
+    def __init__(self, indicate: Callable[[Signal], Awaitable[None]], clock: Clock) -> None:
+        self._indicate = indicate
+        self._clock = clock
+        self._shown: dict[Signal, timedelta] = {}
+
+    async def indicate(self, signal: Signal) -> None:
+        """Show a grant at once; anything less only where no door grants, and once."""
+        asked = self._clock.monotonic()
+        if signal is not Signal.GRANTED:
+            await asyncio.sleep(PATIENCE.total_seconds())
+            if self._since(Signal.GRANTED, asked) or self._since(signal, asked):
+                return
+        self._shown[signal] = self._clock.monotonic()
+        await self._indicate(signal)
+
+    def _since(self, signal: Signal, asked: timedelta) -> bool:
+        shown = self._shown.get(signal)
+        return shown is not None and shown > asked - PATIENCE
