@@ -232,7 +232,7 @@ class ModbusRelaySettings(DeviceSettings, frozen=True, kw_only=True):
     @property
     def speed(self) -> int:
         """Bits a second; most boards are delivered with 9600, no parity, 1 stop bit."""
-        return self.baud_rate or 9600
+        return 9600 if self.baud_rate is None else self.baud_rate
 
     @property
     def answer_s_max(self) -> float:

@@ -36,7 +36,15 @@ import msgspec
 import structlog
 
 from gateway.clock import Clock
-from gateway.config.devices import Capability, DeviceSettings, DriverSpec, RelayClass, refuse
+from gateway.config.devices import (
+    Capability,
+    DeviceSettings,
+    DriverSpec,
+    Means,
+    RelayClass,
+    Trial,
+    refuse,
+)
 from gateway.domain.card_format import FORMATS, decode
 from gateway.domain.facts import (
     CredentialPresented,
@@ -919,4 +927,7 @@ DRIVER = DriverSpec(
     outputs=lambda settings: settings.outputs,
     inputs=lambda settings: settings.inputs,
     address=lambda settings: f"{settings.port} address {settings.address}",
+    title="OSDP 2.2 readers and keypads, with their inputs and outputs, through libosdp",
+    transport="RS-485 on a serial port",
+    tried=(Trial(Means.VECTORS, "frames and secure channel values of OSDP's Annex E"),),
 )

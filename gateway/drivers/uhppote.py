@@ -34,7 +34,14 @@ import structlog
 from uhppoted import decode, encode, structs
 
 from gateway.clock import Clock
-from gateway.config.devices import Capability, DeviceSettings, DriverSpec, RelayClass
+from gateway.config.devices import (
+    Capability,
+    DeviceSettings,
+    DriverSpec,
+    Means,
+    RelayClass,
+    Trial,
+)
 from gateway.domain.card_format import FORMATS, bare_value
 from gateway.domain.facts import (
     CredentialPresented,
@@ -570,4 +577,7 @@ DRIVER = DriverSpec(
     outputs=lambda settings: 1 if settings.reader == "in" else 0,
     inputs=lambda settings: 2 if settings.reader == "in" else 0,
     address=lambda settings: f"board {settings.serial} door {settings.door} {settings.reader}",
+    title="doors of UHPPOTE controllers (UT0311-L01, -L02, -L04)",
+    transport="UDP",
+    tried=(Trial(Means.CAPTURE, "answers of board 423187757, from the tests of uhppote-core"),),
 )
