@@ -3,9 +3,11 @@
 import ctypes
 import ctypes.util
 import time
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
+from pathlib import Path
 from typing import Protocol
 
 
@@ -41,6 +43,14 @@ class Clock(Protocol):
 def monotonic() -> timedelta:
     """CLOCK_MONOTONIC, for code in a process that has no `Clock` (a driver's worker)."""
     return timedelta(microseconds=time.monotonic_ns() // 1000)
+
+
+def boot_id() -> str:
+    """Names this boot of the machine: moments of another one's monotonic clock mean nothing."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return uuid.uuid4().hex  # as if the machine had just booted
 
 
 class SystemClock:

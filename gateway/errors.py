@@ -4,6 +4,7 @@ GatewayError
 ├── ConfigError            site.toml can't be used: every fault, each with its path in the file
 ├── RecordsRefused         an entitlement set has faults: each with type, id, member
 ├── RequestError           a decision was asked for in another form than the specification's
+├── OrderRefused           an operator's order can't be followed: no such door, zone or time
 ├── StateDirInUse          another daemon owns the state directory
 ├── StorageError           a database or state file can't be read or written
 │   ├── JournalFull        an event was not kept (gateway/journal/journal.py)
@@ -67,6 +68,10 @@ class RecordsRefused(GatewayError):
 
 class RequestError(GatewayError):
     """A decision was asked for in another form than spec/decision.md's."""
+
+
+class OrderRefused(GatewayError):
+    """An operator's order can't be followed: there is no such door, zone or holder, or no time."""
 
 
 class StateDirInUse(GatewayError):

@@ -4,9 +4,11 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine
 from datetime import timedelta
+from typing import Any
 
 import structlog
 
+from gateway.cancellation import in_own_task
 from gateway.clock import Clock
 from gateway.errors import DeviceMisconfigured, GatewayError
 
@@ -22,7 +24,7 @@ log = structlog.get_logger()
 
 async def keep_running(
     name: str,
-    run: Callable[[], Coroutine[None, None, None]],
+    run: Callable[[], Coroutine[Any, Any, None]],
     *,
     clock: Clock,
     rng: random.Random,
@@ -37,37 +39,20 @@ async def keep_running(
     failures = 0
     while True:
         started = clock.monotonic()
-        why, wait_longest = await _end_of(name, run)
+        wait_longest = False
+        try:
+            await in_own_task(run())
+            why = "ended by itself"
+        except GatewayError as error:
+            why = str(error)
+            wait_longest = isinstance(error, DeviceMisconfigured)
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            log.exception("crashed", name=name)
         failures = 1 if clock.monotonic() - started >= STEADY else failures + 1
         on_down(why)
         wait = BACKOFF_MAX if wait_longest else backoff(failures, rng)
         await asyncio.sleep(wait.total_seconds())
-
-
-async def _end_of(name: str, run: Callable[[], Coroutine[None, None, None]]) -> tuple[str, bool]:
-    """Why a run ended, and whether trying again soon is of no use.
-
-    It has a task of its own: a run that fails while it is being cancelled (a TaskGroup before
-    Python 3.13 then raises the failure only) must not swallow our own cancellation.
-    """
-    task = asyncio.create_task(run(), name=name)
-    try:
-        await asyncio.wait((task,))
-    finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait((task,))
-            task.cancelled() or task.exception()  # seen, and of no more interest
-    try:
-        task.result()
-    except asyncio.CancelledError:
-        return "was cancelled", False
-    except GatewayError as error:
-        return str(error), isinstance(error, DeviceMisconfigured)
-    except Exception as error:
-        log.exception("crashed", name=name)
-        return f"{type(error).__name__}: {error}", False
-    return "ended by itself", False
 
 
 def backoff(failures: int, rng: random.Random) -> timedelta:

@@ -15,6 +15,7 @@ KEYS = frozenset("0123456789*#")
 
 SIGNALS = {
     0x06: "granted",  # ACK: green lamp, one short beep
+    0x07: "held_open",  # BEL: repeated beeps
     0x15: "denied",  # NAK: red lamp, three beeps
     0x05: "pin_wanted",  # ENQ: amber lamp blinks
     0x18: "fault",  # CAN: red and amber lamps

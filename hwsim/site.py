@@ -20,11 +20,20 @@ from hwsim.observations import Contact, Observations, Rex, Strike
 from hwsim.osdp import Abilities, OsdpReader, Peripheral
 from hwsim.pn532 import Pn532Reader
 from hwsim.relay_board import Board, Edge, Faults, RelayBoard
+from hwsim.rtu_line import RtuLine, RtuRelayBoard, SerialRtuLine, TcpRtuLine
 from hwsim.serial_device import SerialDevice
 from hwsim.uhppote import Controller, UhppoteBoard, UhppoteDoor
+from hwsim.wiegand_converter import WiegandConverter
 
 # Device names become file names below the run directory.
 _DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+# Boards by the names that a site.toml may give instead of their size: outputs and inputs.
+_SIZES = {
+    "waveshare_rtu_relay": (8, 0),
+    "waveshare_poe_eth_relay": (8, 0),
+    "moxa_e1214": (6, 6),
+}
 
 Device = SerialDevice | RelayBoard | UhppoteDoor
 Points = RelayBoard | OsdpReader | UhppoteDoor
@@ -144,6 +153,7 @@ class Site:
         self.doors: dict[str, DoorRig] = {}
         self._uhppote_boards: dict[int, UhppoteBoard] = {}
         self._osdp_lines: dict[str, OsdpReader] = {}
+        self._rtu_lines: dict[str, RtuLine] = {}
         self._config = config
         self._run_dir = run_dir
         self._any_baud = any_baud
@@ -170,6 +180,14 @@ class Site:
                 return Pn532Reader(name, path, self.seen, any_baud=self._any_baud)
             case "ascii_keypad":
                 return AsciiKeypad(name, self._port_path(name, table), self.seen)
+            case "wiegand_serial":
+                return WiegandConverter(
+                    name,
+                    self._port_path(name, table),
+                    self.seen,
+                    kind=table["converter"],
+                    key_bits=8 if table.get("keypad") == "8bit" else 4,
+                )
             case "osdp":
                 return self._osdp(name, table)
             case "uhppote":
@@ -180,11 +198,14 @@ class Site:
                 return BarcodeScanner(name, path, self.seen, prefix=prefix, suffix=suffix)
             case "modbus_relay":
                 board = Board(
-                    outputs=table.get("outputs", 8),
-                    inputs=table.get("inputs", 8),
+                    outputs=table.get("outputs", _SIZES.get(table.get("profile", ""), (8, 8))[0]),
+                    inputs=table.get("inputs", _SIZES.get(table.get("profile", ""), (8, 8))[1]),
                     unit=table.get("unit", 1),
                     watchdog_s=self._watchdogs.get(name),
                 )
+                if table.get("transport", "tcp") != "tcp":
+                    line = self._rtu_line(name, table)
+                    return RtuRelayBoard(name, board, self.seen, line, now_ns=self._now_ns)
                 host, port = self._address(table)
                 return RelayBoard(name, board, self.seen, host=host, port=port, now_ns=self._now_ns)
         raise SiteError(f"devices.{name}: no simulation of driver {table.get('driver')!r}")
@@ -208,6 +229,18 @@ class Site:
         reader = OsdpReader(name, path, self.seen, peripheral, baud_rate=baud_rate, owner=owner)
         self._osdp_lines.setdefault(table.get("port", ""), reader)
         return reader
+
+    def _rtu_line(self, name: str, table: dict[str, Any]) -> RtuLine:
+        """The line of a board; the first that names it brings it for all that name it."""
+        key = f"{table.get('host', '')}:{table.get('port', '')}"
+        if key not in self._rtu_lines:
+            if table["transport"] == "rtu":
+                path = self._port_path(name, table)
+                self._rtu_lines[key] = SerialRtuLine(name, path, self.seen)
+            else:
+                host, port = self._address(table)
+                self._rtu_lines[key] = TcpRtuLine(name, self.seen, host=host, port=port)
+        return self._rtu_lines[key]
 
     def _port_path(self, name: str, table: dict[str, Any]) -> Path:
         asked = Path(table.get("port", ""))
@@ -271,7 +304,11 @@ class Site:
         for name, device in self.devices.items():
             table = config["devices"][name]
             if isinstance(device, RelayBoard):
-                table["host"], table["port"] = device.host, device.port
+                at = device.line if isinstance(device, RtuRelayBoard) else device
+                if isinstance(at, SerialRtuLine):
+                    table["port"] = str(at.pty.path)
+                elif isinstance(at, TcpRtuLine | RelayBoard):
+                    table["host"], table["port"] = at.host, at.port
             elif isinstance(device, UhppoteDoor):
                 table["host"], table["port"] = device.board.host, device.board.port
             else:
@@ -344,7 +381,7 @@ class Site:
             When the last key was pressed, in monotonic nanoseconds.
         """
         device = self._device(keypad)
-        if not isinstance(device, AsciiKeypad | OsdpReader):
+        if not isinstance(device, AsciiKeypad | OsdpReader | WiegandConverter):
             raise SiteError(f"{keypad} is not a keypad")
         at_ns = self._now_ns()
         for place, key in enumerate(keys):
@@ -357,7 +394,12 @@ class Site:
     # --- OSDP readers -------------------------------------------------------------------------
 
     async def card(self, reader: str, bits: str) -> int:
-        """Hold a card of raw bits, 0 and 1, to an OSDP reader; when, in monotonic nanoseconds."""
+        """Hold a card of raw bits, 0 and 1, to a reader; when, in monotonic nanoseconds."""
+        device = self._device(reader)
+        if isinstance(device, WiegandConverter):
+            at_ns = self._now_ns()
+            device.card(bits)
+            return at_ns
         return self._osdp_reader(reader).card(bits)
 
     async def swipe(self, door: str, card: int) -> int:
@@ -551,7 +593,9 @@ class Site:
 
     async def garble(self, device: str, rate: float, seed: int = 0) -> None:
         """Hit each byte on a serial line, either way, with this probability; until `resume`."""
-        self._serial(device).garble(rate, seed)
+        found = self._device(device)
+        line = found.line if isinstance(found, RtuRelayBoard) else self._serial(device)
+        line.garble(rate, seed)
 
     async def flood(self, device: str, per_second: float, seconds: float = 1.0) -> None:
         """A device on a serial line sends whole frames or keys that nobody asked for."""

@@ -7,6 +7,9 @@ command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] || need="$need mos
 command -v dbus-daemon >/dev/null || need="$need dbus"
 command -v strace >/dev/null || need="$need strace"
 command -v systemd-analyze >/dev/null || need="$need systemd"
+command -v mbpoll >/dev/null || need="$need mbpoll"
+[ -e /usr/include/modbus/modbus.h ] || need="$need libmodbus-dev"
+command -v cc >/dev/null || need="$need gcc libc6-dev"
 [ -z "$need" ] && exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -39,8 +39,8 @@ from gateway.cache.sealed import (
 )
 from gateway.cache.source import read_source, write_source
 from gateway.domain.entitlements import compile_records
+from gateway.domain.pin_odds import codes_per_pin, pin_warnings
 from gateway.domain.record_faults import parse_records
-from gateway.domain.restrictions import not_enforced
 from gateway.errors import GatewayError, RecordsRefused, StorageError
 from gateway.lifeline import end_with, no_core_dump
 from gateway.sqlite import DatabaseCorrupt, set_aside
@@ -59,7 +59,8 @@ def apply(
         StorageError: it can't be kept.
     """
     parsed = parse_records(BytesIO(records))
-    warnings = (*parsed.warnings, *not_enforced(parsed.records))
+    odds = codes_per_pin(parsed.records)
+    warnings = (*parsed.warnings, *pin_warnings(odds))
     sealed = seal_records(BytesIO(records), as_of, key)
     if sealed.seal.revision == current:
         return Unchanged(warnings)
@@ -68,7 +69,9 @@ def apply(
     meta = _meta(sealed)
     path = place.table(meta.revision)
     checksum = write_table(path, compile_records(parsed.records), key.digest, meta)
-    return Compiled(path.name, checksum, meta.revision, as_of, meta.counts, warnings, "records")
+    return Compiled(
+        path.name, checksum, meta.revision, as_of, meta.counts, warnings, "records", odds
+    )
 
 
 def rebuild(place: Place, key: CredentialKey, wanted: str) -> Outcome:

@@ -49,6 +49,8 @@ class Applied(NamedTuple):
     changed: bool
     """False where the set was in force already, and only `as_of` was renewed."""
     warnings: tuple[LintWarning, ...]
+    codes_per_pin: int | None = None
+    """Possible codes for each PIN in force, where this set has just come in force."""
 
 
 class Rebuilt(NamedTuple):
@@ -140,10 +142,11 @@ class Cache:
                 assert self._pointer is not None  # noqa: S101 - it named the revision
                 await self._vouch(as_of)
                 pointer, warnings, changed = self._pointer, outcome.warnings, False
+                odds = None
             else:
                 pointer = await _to_the_end(self._put_in_force(outcome, outcome.as_of))
-                warnings, changed = outcome.warnings, True
-        return Applied(pointer.revision, pointer.as_of, pointer.counts, changed, warnings)
+                warnings, changed, odds = outcome.warnings, True, outcome.codes_per_pin
+        return Applied(pointer.revision, pointer.as_of, pointer.counts, changed, warnings, odds)
 
     async def vouch(self, as_of: datetime) -> None:
         """Renew, durably, the moment up to which the set in force is known to be current.

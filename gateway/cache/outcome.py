@@ -42,6 +42,8 @@ class Compiled(msgspec.Struct, frozen=True, tag_field="outcome", tag="compiled")
     warnings: tuple[LintWarning, ...]
     source: str
     """What it was made from: `records`, or the name of the file that had them."""
+    codes_per_pin: int | None = None
+    """Possible codes for each PIN in force; null where there is none."""
 
 
 Outcome = Refused | Failed | Unchanged | Compiled

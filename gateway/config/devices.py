@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -30,6 +30,27 @@ class RelayClass(StrEnum):
     R3 = "R3"  # timed on the device, drops on loss of communication, read back
 
 
+class Means(StrEnum):
+    """By what a driver was tried, the most telling first."""
+
+    HARDWARE = "real hardware"
+    CAPTURE = "capture"
+    VECTORS = "specification vectors"
+    PEER = "peer"
+    SIMULATOR = "simulator only"
+
+
+class Trial(msgspec.Struct, frozen=True):
+    """One way in which a driver was tried."""
+
+    means: Means
+    what: str
+    """Which hardware, whose capture or document, what peer."""
+
+
+SIMULATED: Final = Trial(Means.SIMULATOR, "hwsim, written from the manual")
+
+
 class DriverSpec(msgspec.Struct, frozen=True):
     """A driver as the config sees it; the last line of each driver file is its `DRIVER`."""
 
@@ -45,4 +66,12 @@ class DriverSpec(msgspec.Struct, frozen=True):
     inputs: Callable[[Any], int] = lambda _settings: 0
     """How many inputs there are, numbered from 1."""
     address: Callable[[Any], str | None] = lambda _settings: None
-    """The line that the device owns alone: "/dev/ttyUSB0", "10.0.0.5:502"."""
+    """The line that the device owns: "/dev/ttyUSB0", "10.0.0.5:502"."""
+    station: Callable[[Any], int | None] = lambda _settings: None
+    """Its number on a line that devices of this driver share; None: the line is its alone."""
+    title: str = ""
+    """What it drives, for an installer who looks for a name."""
+    transport: str = ""
+    """What the device is connected by."""
+    tried: tuple[Trial, ...] = (SIMULATED,)
+    """How it was tried, beside the simulator's tests that every driver has."""

@@ -35,6 +35,12 @@ SocketPath = Annotated[
 Reason = Annotated[
     str, msgspec.Meta(min_length=8, description="a reason in words (8 characters or more)")
 ]
+Seconds = Annotated[
+    int, msgspec.Meta(ge=0, le=3600, description="a whole number of seconds, 0 to 3600")
+]
+Minutes = Annotated[
+    int, msgspec.Meta(ge=1, le=10080, description="a whole number of minutes, 1 to 10080 (a week)")
+]
 Number = Annotated[int, msgspec.Meta(ge=1, le=65535, description="a whole number, 1 to 65535")]
 
 
@@ -137,6 +143,13 @@ class DoorTable(_Table, frozen=True):
     readers: tuple[Reader, ...]
     contact: Contact | None = None
     rex: Rex | None = None
+    relock: Literal["on_open", "at_end"] = "at_end"
+    """When the strike locks again. By default at its time's end, which needs no contact: it says
+    how long a door may be opened, never by whom."""
+    pre_alarm_s: Seconds = 10
+    """How long before `held_open_s` is over the readers' buzzers begin; at most half of it."""
+    antipassback_forgets_min: Minutes | None = None
+    """Timed anti-passback: how long a holder counts as inside; without it, until they leave."""
 
 
 class SiteConfig(msgspec.Struct, frozen=True):
@@ -281,15 +294,25 @@ def _devices(
 
 
 def _addresses(devices: Mapping[str, DeviceTable]) -> Iterator[Fault]:
-    owner: dict[str, str] = {}
+    owners: dict[str, list[str]] = {}
     for name, device in devices.items():
-        address = device.driver.address(device.settings)
+        spec = device.driver
+        address, station = spec.address(device.settings), spec.station(device.settings)
         if address is None:
             continue
-        if address in owner:
-            where = join("devices", name)
-            yield Fault(where, f"{address} is already the line of device {owner[address]!r}")
-        owner.setdefault(address, name)
+        for owner in owners.setdefault(address, []):
+            other = devices[owner]
+            if station is None or other.driver.name != spec.name:
+                yield Fault(
+                    join("devices", name), f"{address} is already the line of device {owner!r}"
+                )
+            elif other.driver.station(other.settings) == station:
+                yield Fault(
+                    join("devices", name),
+                    f"{address} is already the line of device {owner!r}, with the same number "
+                    f"({station})",
+                )
+        owners[address].append(name)
 
 
 def _life_safety(where: str, door: DoorTable) -> Iterator[Fault]:
@@ -345,6 +368,11 @@ def _wiring(
         yield from _point(f"{where}.contact", contact.device, "input", contact.input, devices)
     if door.rex is not None:
         yield from _point(f"{where}.rex", door.rex.device, "input", door.rex.input, devices)
+    if door.relock == "on_open" and door.contact is None:
+        yield Fault(
+            f"{where}.relock",
+            '"on_open" needs a contact that says when the door is open: wire one, or use "at_end"',
+        )
     if not door.readers:
         yield Fault(f"{where}.readers", "names no reader: nobody could ever be let in here")
     for index, reader in enumerate(door.readers):

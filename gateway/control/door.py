@@ -1,17 +1,22 @@
 """Controls one door: facts in, decisions made, effects carried out, in order."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Protocol
 
 import msgspec
 import structlog
 
-from gateway.clock import Clock
-from gateway.domain import door_state, events
-from gateway.domain.decision import PresentedCredential, Request, decide
+from gateway.clock import Clock, TimeTrust
+from gateway.control.memory import Overlaid, SiteMemory
+from gateway.domain import door_state, events, occupancy, pin_lockout
+from gateway.domain.after_decision import Case, Surroundings
+from gateway.domain.decision import Decision, PresentedCredential, Request, decide
+from gateway.domain.door_mode import InForceMode, Standing, mode_of
 from gateway.domain.door_state import (
+    Cause,
     ContactSaid,
     Decided,
     DoorFact,
@@ -19,12 +24,18 @@ from gateway.domain.door_state import (
     DoorState,
     Effect,
     Indicate,
+    LeftUnseen,
+    ModeChanged,
     Moment,
     PulseStrike,
     Record,
     Released,
     ReleaseFailed,
+    Relock,
+    RelockFailed,
+    RestStrike,
     RexPressed,
+    Settle,
     Side,
     StrikeSaid,
     TimeReached,
@@ -32,7 +43,8 @@ from gateway.domain.door_state import (
 )
 from gateway.domain.entitlements import Entitlements
 from gateway.domain.events import Event
-from gateway.domain.restrictions import turned
+from gateway.domain.memory import Changes, Count, PinRow, Remembered, Watched, recall
+from gateway.domain.restrictions import Restricted, restrict, settled
 from gateway.domain.signal import Signal
 from gateway.errors import DeviceError, StorageError
 
@@ -40,6 +52,9 @@ log = structlog.get_logger()
 
 COMMIT_WAIT = timedelta(milliseconds=250)
 """The longest a grant waits for its record to be on disk (PROMISES.md, order of a grant)."""
+SPEND_WAIT = timedelta(milliseconds=900)
+"""The longest a grant waits that spends something. It never opens without its record on disk, and
+the person gets an answer within a second (PROMISES.md P3)."""
 TAPS_WAITING_MAX = 8
 """A person taps once or twice a second: what is beyond is a flood, and is dropped and counted."""
 TAP_AGE_MAX = timedelta(seconds=2)
@@ -64,8 +79,8 @@ class Ticket(Protocol):
 class Journal(Protocol):
     """Where the controllers write what happened."""
 
-    def append(self, event: Event) -> Ticket:
-        """Append at once. Raises StorageError when nothing more can be kept."""
+    def append(self, event: Event, state: Mapping[str, bytes | None] = ..., /) -> Ticket:
+        """Append at once, `state` with it. Raises StorageError when nothing more can be kept."""
 
 
 class InForce(msgspec.Struct, frozen=True):
@@ -80,8 +95,13 @@ class Wiring(msgspec.Struct, frozen=True):
     """The devices of one door, as functions bound to their points."""
 
     pulse: Callable[[timedelta], Awaitable[None]]
+    rest: Callable[[], Awaitable[None]]
     indicators: dict[Side, tuple[Callable[[Signal], Awaitable[None]], ...]]
     unreleased_opening_is_forced: bool = True
+    has_contact: bool = True
+    relock: Relock = "at_end"
+    pre_alarm: timedelta = timedelta(seconds=10)
+    antipassback_forgets: timedelta | None = None
 
 
 class CardTapped(msgspec.Struct, frozen=True):
@@ -118,23 +138,28 @@ class DoorController:
         wiring: Wiring,
         *,
         journal: Journal,
+        memory: SiteMemory,
         in_force: Callable[[], InForce],
         clock: Clock,
         on_change: Callable[[str], None],
+        unsecured: Callable[[str], tuple[str, ...]] = lambda _door: (),
     ) -> None:
         self.door = door
         self.state = DoorState()
         self._wiring = wiring
         self._journal = journal
+        self._memory = memory
+        self._unsecured = unsecured
         self._in_force = in_force
         self._clock = clock
         self._on_change = on_change
-        self._taps: asyncio.Queue[CardTapped | asyncio.Future[None]] = asyncio.Queue(
-            TAPS_WAITING_MAX
-        )
-        self._points: asyncio.Queue[PointChanged | asyncio.Future[None]] = asyncio.Queue(
-            POINTS_WAITING_MAX
-        )
+        self._taps: asyncio.Queue[CardTapped | None] = asyncio.Queue(TAPS_WAITING_MAX)
+        self._points: asyncio.Queue[PointChanged | None] = asyncio.Queue(POINTS_WAITING_MAX)
+        self._tap_done, self._point_done = asyncio.Event(), asyncio.Event()
+        self._under_way: set[Cause] = set()
+        self._mode_announced = InForceMode("controlled", "records")
+        self._mode_news = asyncio.Event()
+        self._strike = asyncio.Lock()
         self._ignored = 0
         self._last_ticket: Ticket | None = None
         self._tasks = asyncio.TaskGroup()
@@ -144,6 +169,7 @@ class DoorController:
         async with self._tasks:
             self._tasks.create_task(self._run_taps(), name=f"{self.door} taps")
             self._tasks.create_task(self._run_points(), name=f"{self.door} points")
+            self._tasks.create_task(self._run_mode(), name=f"{self.door} mode")
 
     def tap(self, tap: CardTapped) -> None:
         """Take a tap at once, or count it as ignored when too many wait."""
@@ -160,72 +186,115 @@ class DoorController:
             self._ignored += 1
             log.error("point report dropped", door=self.door, fact=type(change.fact).__name__)
 
+    def mode(self) -> InForceMode:
+        """The mode that is in force at this moment."""
+        force, moment = self._in_force(), self._moment()
+        standing = Standing(moment, self._clock.trust().decides_as_trusted, force.as_of)
+        return mode_of(self.door, force.records, self._memory, standing)
+
+    def look_at_mode(self) -> None:
+        """Act on the mode in force if it isn't the one acted on last. Never waits."""
+        if self.mode() != self._mode_announced:
+            self._mode_news.set()
+
+    def may_be_open(self) -> bool:
+        """Whether this door isn't known to be closed and locked (interlock)."""
+        return door_state.may_be_open(self._rules(), self.state, self._clock.monotonic())
+
     async def self_test(self) -> None:
-        """Return when both lanes have answered and a decision could be made (watchdog)."""
-        loop = asyncio.get_running_loop()
-        for lane in (self._taps, self._points):
-            answered: asyncio.Future[None] = loop.create_future()
-            await lane.put(answered)
-            await answered
-        self._decide(CardTapped("self-test", "in", "", "", self._clock.monotonic()), (("", ""),))
+        """Return when both lanes have got on and a decision could be made (watchdog).
+
+        A lane gets on when it has done with one thing, which takes 3 s at most: a slow relay board
+        with people before it is not a dead decision path.
+        """
+        for lane, done in ((self._taps, self._tap_done), (self._points, self._point_done)):
+            done.clear()
+            with contextlib.suppress(asyncio.QueueFull):
+                lane.put_nowait(None)
+            await done.wait()
+        self._decide(CardTapped("self-test", "in", "", "", self._clock.monotonic()))
 
     # --- The lanes -------------------------------------------------------------------------------
 
     async def _run_taps(self) -> None:
         while True:
             tap = await self._taps.get()
-            if isinstance(tap, asyncio.Future):
-                tap.set_result(None)
+            if tap is None:
+                pass  # only to see whether this lane gets on
             elif self._clock.monotonic() - tap.at > TAP_AGE_MAX:
                 self._ignored += 1
             else:
                 await self._tapped(tap)
             if self._ignored and self._taps.empty():
                 self._record_ignored()
+            self._tap_done.set()
 
     async def _run_points(self) -> None:
+        """Takes what points report, and waits for no device: somebody may want to get out."""
         while True:
             change = await self._points.get()
-            if isinstance(change, asyncio.Future):
-                change.set_result(None)
-            else:
-                await self._take(change.fact, change.at)
+            if change is not None:
+                await self._take(change.fact, change.at, wait=False)
+            self._point_done.set()
+
+    async def _run_mode(self) -> None:
+        """Carry out modes, in a lane of their own: the newest counts, and nobody waits for it."""
+        while True:
+            await self._mode_news.wait()
+            self._mode_news.clear()
+            mode, before = self.mode(), self._mode_announced
+            if mode == before:
+                continue
+            self._mode_announced = mode
+            moment = self._moment()
+            event = events.ModeChanged(
+                at=moment.wall,
+                trust=moment.trust,
+                door=self.door,
+                mode=mode.mode,
+                source=mode.source,
+                by=mode.by,
+                why=mode.why,
+            )
+            await self._take(ModeChanged(mode.mode, event), moment.mono)
 
     async def _tapped(self, tap: CardTapped) -> None:
-        credentials = door_state.credentials_to_decide(
-            self.state, tap.side, tap.kind, tap.value, tap.at
-        )
-        decided = self._decide(tap, credentials)
+        decided, changes = self._decide(tap)
+        self._memory.apply(changes)
         await self._take(decided, tap.at)
+        self.look_at_mode()
 
-    async def _take(self, fact: DoorFact, at: timedelta) -> None:
+    async def _take(self, fact: DoorFact, at: timedelta, *, wait: bool = True) -> None:
         self.state, effects = door_state.step(self._rules(), self.state, fact, self._moment())
         self._on_change(self.door)
-        await self._carry_out(effects, at)
+        await self._carry_out(effects, at, wait=wait)
 
     # --- Deciding --------------------------------------------------------------------------------
 
-    def _decide(self, tap: CardTapped, credentials: tuple[tuple[str, str], ...]) -> Decided:
-        force, moment = self._in_force(), self._moment()
-        trusted = self._clock.trust().decides_as_trusted
+    def _decide(self, tap: CardTapped) -> tuple[Decided, Changes]:
+        """The decision on a tap, and what it changes of what is remembered. Changes nothing."""
+        credentials = door_state.credentials_to_decide(
+            self.state, tap.side, tap.kind, tap.value, tap.at
+        )
+        force, moment, mode = self._in_force(), self._moment(), self.mode()
+        trusted = TimeTrust(moment.trust).decides_as_trusted
         request = Request(
             door=self.door,
             side=tap.side,
             credentials=tuple(PresentedCredential(kind, value) for kind, value in credentials),
             at=moment.wall,
             clock="trusted" if trusted else "untrusted",
-            lockdown=False,
+            lockdown=mode.lockdown,
             as_of=force.as_of or moment.wall,
         )
-        decision = turned(force.records, request, decide(force.records, request))
-        primary = force.records.find(*credentials[0])
-        door = force.records.tables.doors.get(self.door)
-        unlock = door_state.UNLOCK_DEFAULT
-        if decision.outcome == "grant" and door is not None:
-            unlock = door.unlock
-            if decision.holder is not None:
-                holder = force.records.holding(decision.holder).holder
-                unlock = door.extended_unlock if holder.extended_unlock else door.unlock
+        before = decide(force.records, request)
+        restricted, context = self._restrict(request, before, mode, moment)
+        decision = restricted.decision
+        # While PINs are locked out, not even the event may tell a right one from a wrong one.
+        hidden = credentials[0][0] == "pin" and pin_lockout.is_door_locked(
+            self._memory, self.door, moment.mono
+        )
+        primary = None if hidden else force.records.find(*credentials[0])
         event = events.AccessDecided(
             at=moment.wall,
             trust=moment.trust,
@@ -240,27 +309,111 @@ class DoorController:
             duress=decision.duress,
             revision=force.revision,
             as_of=force.as_of,
+            lockdown=mode.lockdown,
             credential=None if primary is None else primary.id,
             decide_ms=_ms(self._clock.monotonic() - tap.at),
+            mode=mode.mode,
+            turned_from=before.reason if before.outcome == "grant" != decision.outcome else None,
+            pin=self._pin_record(request, before, decision),
+            context=context,
         )
         return Decided(
             event=event,
             presented_at=tap.at,
             challenged=credentials[0] if decision.outcome == "challenge" else None,
-            unlock=unlock,
+            unlock=self._unlock_time(decision),
+            passage=restricted.passage,
+            spends=restricted.spends,
+            also=tuple(self._also(event, before, restricted, moment)),
+        ), restricted.changes
+
+    def _restrict(
+        self, request: Request, decision: Decision, mode: InForceMode, moment: Moment
+    ) -> tuple[Restricted, events.Context | None]:
+        records = self._in_force().records
+        door = records.tables.doors.get(self.door)
+        if door is None:
+            return Restricted(decision, {}), None
+        # Who taps again before the leaf has moved goes through once, and is counted once.
+        undone: dict[str, Remembered | None] = {}
+        for each in self.state.pending:
+            if door_state.same_passage(each.passage, request.side, decision.holder):
+                undone.update(
+                    settled(self._memory, self.door, each.passage, entered=False, seen=False)
+                )
+        around = Surroundings(
+            blocked=mode.mode == "blocked",
+            unsecured=() if door.interlock is None else self._unsecured(self.door),
+            antipassback_forgets=self._wiring.antipassback_forgets,
         )
+        memory = Watched(Overlaid(self._memory, undone))
+        case = Case(records, door, request, decision, memory, moment.mono, around)
+        restricted = restrict(case)
+        if restricted.passage is not None:
+            changes = {**undone, **restricted.changes}
+            restricted = msgspec.structs.replace(restricted, changes=changes)
+        context = None
+        if memory.asked or around != Surroundings() or restricted.decision != decision:
+            context = events.Context(moment.mono, around, memory.asked)
+        return restricted, context
+
+    def _pin_record(self, request: Request, before: Decision, decision: Decision) -> str | None:
+        """The record of a second factor, by id, where it is this holder's and was judged."""
+        if len(request.credentials) == 1 or decision.reason == pin_lockout.LOCKED_OUT:
+            return None
+        second = request.credentials[-1]
+        pin = self._in_force().records.find(second.kind, second.value)
+        return pin.id if pin is not None and pin.holder == before.holder else None
+
+    def _unlock_time(self, decision: Decision) -> timedelta:
+        records = self._in_force().records
+        door = records.tables.doors.get(self.door)
+        if decision.outcome != "grant" or door is None:
+            return door_state.UNLOCK_DEFAULT
+        if decision.holder is None:
+            return door.unlock
+        holder = records.holding(decision.holder).holder
+        return door.extended_unlock if holder.extended_unlock else door.unlock
+
+    def _also(
+        self, event: events.AccessDecided, before: Decision, after: Restricted, moment: Moment
+    ) -> list[Event]:
+        """What else is to be told of a decision."""
+        also: list[Event] = []
+        door, at, trust = self.door, moment.wall, moment.trust
+        if before.duress and before.holder is not None:
+            # Also where nothing opens: somebody is being forced.
+            outcome, holder = event.outcome, before.holder
+            also.append(
+                events.Duress(at=at, trust=trust, door=door, holder=holder, outcome=outcome)
+            )
+        if after.passback and before.holder is not None and after.passage is not None:
+            zone = after.passage.zone
+            also.append(
+                events.Passback(at=at, trust=trust, door=door, holder=before.holder, zone=zone)
+            )
+        for key, value in after.changes.items():
+            if isinstance(value, PinRow) and value.until is not None:
+                whose = None if key == pin_lockout.door_key(door) else before.holder
+                seconds = round((value.until - moment.mono).total_seconds())
+                also.append(
+                    events.PinLockout(at=at, trust=trust, door=door, holder=whose, seconds=seconds)
+                )
+        return also
 
     def _rules(self) -> DoorRules:
-        door = self._in_force().records.tables.doors.get(self.door)
-        forced = self._wiring.unreleased_opening_is_forced
-        if door is None:
-            return DoorRules(self.door, unreleased_opening_is_forced=forced)
-        return DoorRules(
+        wiring = self._wiring
+        rules = DoorRules(
             self.door,
-            unlock=door.unlock,
-            held_open=door.held_open,
-            unreleased_opening_is_forced=forced,
+            unreleased_opening_is_forced=wiring.unreleased_opening_is_forced,
+            relock=wiring.relock,
+            pre_alarm=wiring.pre_alarm,
+            has_contact=wiring.has_contact,
         )
+        door = self._in_force().records.tables.doors.get(self.door)
+        if door is None:
+            return rules
+        return msgspec.structs.replace(rules, unlock=door.unlock, held_open=door.held_open)
 
     def _moment(self) -> Moment:
         return Moment(
@@ -269,12 +422,15 @@ class DoorController:
 
     # --- Doing -----------------------------------------------------------------------------------
 
-    async def _carry_out(self, effects: list[Effect], at: timedelta) -> None:
+    async def _carry_out(self, effects: list[Effect], at: timedelta, *, wait: bool) -> None:
+        """Do what is to be done, in order; where not `wait`, without waiting for the strike."""
         ticket: Ticket | None = None
         for effect in effects:
             match effect:
                 case Record():
                     ticket = self._append(effect.event)
+                case PulseStrike() if not wait:
+                    self._release_aside(effect, ticket, at)
                 case PulseStrike():
                     if not await self._release(effect, ticket, at):
                         return
@@ -282,46 +438,112 @@ class DoorController:
                     self._show(effect)
                 case WakeAt():
                     self._wake(effect.at)
+                case RestStrike() if not wait:
+                    self._tasks.create_task(self._relock(at))
+                case RestStrike():
+                    await self._relock(at)
+                case Settle():
+                    self._memory.apply(
+                        settled(
+                            self._memory,
+                            self.door,
+                            effect.passage,
+                            entered=effect.entered,
+                            seen=effect.seen,
+                        )
+                    )
+                case LeftUnseen():
+                    self._memory.apply(self._left_unseen())
+
+    def _release_aside(self, effect: PulseStrike, ticket: Ticket | None, at: timedelta) -> None:
+        """Pulse the strike in a task of its own, one at a time for each cause.
+
+        While a board is slow to confirm, further presses of the exit button ask for nothing more:
+        the pulse that is under way begins after them.
+        """
+        if effect.cause in self._under_way:
+            return
+        self._under_way.add(effect.cause)
+
+        async def release() -> None:
+            try:
+                await self._release(effect, ticket, at)
+            finally:
+                self._under_way.discard(effect.cause)
+
+        self._tasks.create_task(release(), name=f"{self.door} {effect.cause}")
 
     async def _release(self, effect: PulseStrike, ticket: Ticket | None, at: timedelta) -> bool:
         """Pulse the strike by the right of `ticket`; True when the relay has confirmed it."""
         seq = None if ticket is None else ticket.seq
-        failed = ReleaseFailed(effect.cause, seq, "", effect.side)
+        failed = ReleaseFailed(effect.cause, seq, "", effect.side, effect.grant)
         if effect.wait_for_commit and ticket is None:
             why = "its grant can't be recorded: the journal is full"
             await self._take(msgspec.structs.replace(failed, why=why), at)
             return False
-        late = (
-            effect.wait_for_commit
-            and ticket is not None
-            and not await self._committed_in_time(ticket)
-        )
+        late = False
+        if effect.wait_for_commit and ticket is not None:
+            limit = SPEND_WAIT if effect.spends else COMMIT_WAIT
+            late = not await self._committed_in_time(ticket, limit)
+        if late and effect.spends:
+            why = "what opens is spent, and that isn't on disk yet"
+            await self._take(msgspec.structs.replace(failed, why=why), at)
+            return False
+        if late:
+            # The one trace if the power goes before the disk comes back.
+            log.warning("released before its record is on disk", door=self.door, event_seq=seq)
         try:
-            await self._wiring.pulse(effect.duration)
+            async with self._strike:
+                if effect.cause == "mode" and self.state.renew_at is None:
+                    return False  # the hold has ended while its pulse waited
+                await self._wiring.pulse(effect.duration)
         except DeviceError as error:
             await self._take(msgspec.structs.replace(failed, why=str(error)), at)
             return False
+        if effect.again:
+            return True
         took = self._clock.monotonic() - at
         if late and seq is not None:
             moment = self._moment()
             self._append(
                 events.LateCommit(at=moment.wall, trust=moment.trust, door=self.door, seq=seq)
             )
-        await self._take(Released(effect.cause, seq, effect.duration, took), at)
+        await self._take(Released(effect.cause, seq, effect.duration, took, effect.grant), at)
         return True
 
-    async def _committed_in_time(self, ticket: Ticket) -> bool:
-        """Wait for `ticket` to be on disk, at most COMMIT_WAIT; not at all while the disk hangs."""
+    async def _relock(self, at: timedelta) -> None:
+        try:
+            async with self._strike:
+                if not door_state.is_released(self.state, self._clock.monotonic()):
+                    await self._wiring.rest()
+        except DeviceError as error:
+            await self._take(RelockFailed(str(error)), at)
+
+    def _left_unseen(self) -> Changes:
+        door = self._in_force().records.tables.doors.get(self.door)
+        if door is None:
+            return {}
+        key = unseen_key(door.to_zone)
+        unseen = recall(self._memory, key, Count) or Count(people=0)
+        changes: dict[str, Remembered | None] = {key: Count(people=unseen.people + 1)}
+        if door.max_occupancy is not None:
+            changes.update(occupancy.moved(self._memory, door.to_zone, -1))
+        return changes
+
+    async def _committed_in_time(self, ticket: Ticket, limit: timedelta) -> bool:
+        """Wait for `ticket` to be on disk, at most `limit`; not at all while the disk hangs."""
         earlier, self._last_ticket = self._last_ticket, ticket
         if earlier is not None and not earlier.committed.done():
             # An earlier grant ran out of patience already: nobody waits twice for one stall.
             return ticket.committed.done()
-        return await ticket.committed_within(COMMIT_WAIT)
+        return await ticket.committed_within(limit)
 
     def _append(self, event: Event) -> Ticket | None:
+        state = self._memory.take_unwritten()
         try:
-            return self._journal.append(event)
+            return self._journal.append(event, state)
         except StorageError as error:
+            self._memory.give_back(state)
             log.error("event not kept", door=self.door, why=str(error))
             return None
 
@@ -350,6 +572,11 @@ class DoorController:
         wait_s = max(0.0, (at - self._clock.monotonic()).total_seconds())
         change = PointChanged(TimeReached(), at)
         asyncio.get_running_loop().call_later(wait_s, self.point, change)
+
+
+def unseen_key(zone: str) -> str:
+    """Where those are counted who left a zone by REX, unseen."""
+    return f"unseen/{zone}"
 
 
 def _ms(duration: timedelta) -> float:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal, cast
 
 import structlog
@@ -12,8 +12,18 @@ from gateway.clock import Clock
 from gateway.config.devices import Capability
 from gateway.config.site import DoorTable, SiteConfig
 from gateway.control.door import CardTapped, DoorController, InForce, Journal, PointChanged, Wiring
+from gateway.control.memory import SiteMemory
 from gateway.domain import events
-from gateway.domain.door_state import Contact, ContactSaid, RexPressed, Side, Strike, StrikeSaid
+from gateway.domain.door_mode import Standing, next_wall_change
+from gateway.domain.door_state import (
+    Contact,
+    ContactSaid,
+    Moment,
+    RexPressed,
+    Side,
+    Strike,
+    StrikeSaid,
+)
 from gateway.domain.facts import (
     CredentialPresented,
     DeviceOffline,
@@ -33,6 +43,10 @@ log = structlog.get_logger()
 REST_WAIT = timedelta(seconds=2)
 """All strikes are at rest within 2 s of start, before any reader is live (PROMISES.md P2). A relay
 board that is not there by then doesn't keep the other doors shut."""
+
+MODES_EVERY = timedelta(seconds=2)
+"""How often modes are looked at where nothing else says so: a clock that was set, or has lost its
+source, changes them without an event. Known edges are met exactly, by the scheduler."""
 
 
 _When = Literal["active", "inactive"]
@@ -54,6 +68,7 @@ class SiteController:
         config: SiteConfig,
         *,
         journal: Journal,
+        memory: SiteMemory,
         in_force: Callable[[], InForce],
         clock: Clock,
         rng: random.Random,
@@ -61,6 +76,8 @@ class SiteController:
     ) -> None:
         self._config = config
         self._journal = journal
+        self._in_force = in_force
+        self.memory = memory
         self._clock = clock
         self._rng = rng
         self._on_change = on_change
@@ -74,9 +91,11 @@ class SiteController:
                 door_id,
                 self._wiring(table),
                 journal=journal,
+                memory=memory,
                 in_force=in_force,
                 clock=clock,
                 on_change=on_change,
+                unsecured=self._unsecured,
             )
             for door_id, table in config.doors.items()
         }
@@ -91,6 +110,7 @@ class SiteController:
             if Capability.PULSES_OUTPUTS in device.driver.capabilities
         }
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._look_at_modes(), name="modes")
             for controller in self.doors.values():
                 group.create_task(controller.run(), name=f"door {controller.door}")
             for name in boards:
@@ -108,6 +128,41 @@ class SiteController:
         """Return when every door's lanes have answered (watchdog)."""
         for controller in self.doors.values():
             await controller.self_test()
+
+    async def _look_at_modes(self) -> None:
+        while True:
+            self.look_at_modes()
+            await asyncio.sleep(MODES_EVERY.total_seconds())
+
+    def look_at_modes(self) -> None:
+        """See whether another mode is in force anywhere, and act on it. Never waits."""
+        for controller in self.doors.values():
+            controller.look_at_mode()
+
+    def next_mode_change(self) -> datetime | None:
+        """The next instant at which a schedule, or the records' age, may change a mode."""
+        force = self._in_force()
+        moment = Moment(self._clock.monotonic(), self._clock.now(), int(self._clock.trust()))
+        standing = Standing(moment, self._clock.trust().decides_as_trusted, force.as_of)
+        changes = (next_wall_change(door, force.records, standing) for door in self.doors)
+        return min((each for each in changes if each is not None), default=None)
+
+    @property
+    def door_ids(self) -> tuple[str, ...]:
+        """The doors that this box controls."""
+        return tuple(self.doors)
+
+    def _unsecured(self, door_id: str) -> tuple[str, ...]:
+        """The other doors of a door's interlock that aren't known to be closed and locked."""
+        doors = self._in_force().records.tables.doors
+        name = doors[door_id].interlock
+        return tuple(
+            other
+            for other, door in sorted(doors.items())
+            if other != door_id
+            and door.interlock == name
+            and (other not in self.doors or self.doors[other].may_be_open())
+        )
 
     def readers_online(self, door_id: str) -> dict[str, bool]:
         """The readers of a door, and whether each answers."""
@@ -217,9 +272,11 @@ class SiteController:
             self._on_change(door)
 
     def _record(self, event: events.Event) -> None:
+        state = self.memory.take_unwritten()
         try:
-            self._journal.append(event)
+            self._journal.append(event, state)
         except StorageError as error:
+            self.memory.give_back(state)
             log.error("event not kept", why=str(error))
 
     # --- Effects ---------------------------------------------------------------------------------
@@ -232,7 +289,16 @@ class SiteController:
                 indicators[reader.side] = (*indicators.get(reader.side, ()), driver.indicate)
         return Wiring(
             pulse=self._pulse(table.strike.device, table.strike.output),
+            rest=self._rest(table.strike.device, table.strike.output),
             indicators=indicators,
+            has_contact=table.contact is not None,
+            relock=table.relock,
+            pre_alarm=timedelta(seconds=table.pre_alarm_s),
+            antipassback_forgets=(
+                None
+                if table.antipassback_forgets_min is None
+                else timedelta(minutes=table.antipassback_forgets_min)
+            ),
             unreleased_opening_is_forced=(
                 table.contact is None or table.contact.unreleased_opening == "forced"
             ),
@@ -248,6 +314,16 @@ class SiteController:
             await driver.pulse(output, duration)
 
         return pulse
+
+    def _rest(self, device: str, output: int) -> Callable[[], Awaitable[None]]:
+        driver = cast("PulsesOutput", self._drivers[device])
+
+        async def rest() -> None:
+            if not self.devices[device].online:
+                raise DeviceUnavailable(f"{device}: offline: {self.devices[device].why}")
+            await driver.rest(output)
+
+        return rest
 
 
 class _Points:

@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.domain import events
 from gateway.domain.events import Event
+from gateway.domain.restrictions import Passage
 from gateway.domain.signal import Signal
 
 UNLOCK_DEFAULT = timedelta(seconds=5)
@@ -23,8 +24,18 @@ PIN_WAIT = timedelta(seconds=20)
 OPENING_SLACK = timedelta(seconds=1)
 """A leaf pulled in the last instant of a release reports open after its contact's debounce."""
 
-RELEASE_LEAD = timedelta(seconds=1)
-"""The longest from a decision to the relay's confirmation: commit wait and device time limit."""
+RELEASE_LEAD = timedelta(seconds=3)
+"""The longest from a decision to the relay's confirmation: 0.9 s for a commit that must be waited
+for (control.door.SPEND_WAIT) and 2 s for the board (drivers.modbus_relay.CALL_S_MAX)."""
+
+HOLD_PULSE = timedelta(seconds=6)
+"""A door is held open by pulses of this length: a dead gateway has it locked again by then."""
+HOLD_RENEW = timedelta(seconds=2)
+"""How soon a hold's pulse is renewed: in less than half its time, so one may fail."""
+BUZZ_EVERY = timedelta(seconds=2)
+"""How often the reader's buzzer asks for a door to be closed, until the alarm is raised."""
+PASSAGES_MAX = 16
+"""People let through before the leaf has moved once; the oldest are taken to have passed."""
 
 
 class Contact(StrEnum):
@@ -51,7 +62,11 @@ class Alarm(StrEnum):
 
 
 Side = Literal["in", "out"]
-Cause = Literal["grant", "rex"]
+Cause = Literal["grant", "rex", "mode"]
+Relock = Literal["on_open", "at_end"]
+Mode = Literal["controlled", "unlocked", "blocked", "lockdown", "evacuation"]
+OPEN_MODES: frozenset[Mode] = frozenset({"unlocked", "evacuation"})
+"""Modes in which the door stands unlocked."""
 
 
 class DoorRules(msgspec.Struct, frozen=True):
@@ -62,6 +77,10 @@ class DoorRules(msgspec.Struct, frozen=True):
     held_open: timedelta = HELD_OPEN_DEFAULT
     unreleased_opening_is_forced: bool = True
     """False where people leave through it by a handle that no switch reports."""
+    relock: Relock = "at_end"
+    pre_alarm: timedelta = timedelta(seconds=10)
+    """How long before `held_open` the reader's buzzer begins; at most half of it."""
+    has_contact: bool = True
 
 
 class PinWanted(msgspec.Struct, frozen=True):
@@ -82,18 +101,45 @@ class Release(msgspec.Struct, frozen=True):
 
     cause: Cause
     seq: int | None
+    """None until the relay has confirmed it."""
     until: timedelta
+    ends: timedelta
+    """When the pulse that was asked for ends: a shorter one that follows must not cut it."""
+    before: "Release | None" = None
+    """What was confirmed already, for when this one fails."""
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """Somebody was let through, and the leaf has not moved yet."""
+
+    grant: int
+    passage: Passage
+    until: timedelta
+    at_open_door: bool = False
+    """The door stood open already: nothing can show whether they went through."""
+    seq: int | None = None
 
 
 class DoorState(msgspec.Struct, frozen=True):
     """All that a door remembers. A new one knows nothing: its devices have not spoken yet."""
 
     contact: Contact = Contact.UNKNOWN
+    was_closed: bool = False
+    """Whether the contact said closed before it was lost."""
     strike: Strike = Strike.UNKNOWN
     release: Release | None = None
     held_open_at: timedelta | None = None
     alarms: frozenset[Alarm] = frozenset()
     pin_wanted: PinWanted | None = None
+    mode: Mode = "controlled"
+    warn_at: timedelta | None = None
+    renew_at: timedelta | None = None
+    """When a hold's pulse is to be renewed; None where the door isn't held open."""
+    hold_seq: int | None = None
+    """The mode's own event, once the first pulse of a hold was confirmed."""
+    hold_failed: bool = False
+    grants: int = 0
+    pending: tuple[Pending, ...] = ()
 
 
 # --- Facts ---------------------------------------------------------------------------------------
@@ -108,6 +154,18 @@ class Decided(msgspec.Struct, frozen=True):
     """(kind, value) of the first credential, where the outcome is `challenge`."""
     unlock: timedelta = UNLOCK_DEFAULT
     """The strike's time for this holder (`unlock_s`, or `extended_unlock_s`)."""
+    passage: Passage | None = None
+    """Who passes, where it is a grant."""
+    spends: bool = False
+    also: tuple[Event, ...] = ()
+    """Events to be written down with it, before it."""
+
+
+class ModeChanged(msgspec.Struct, frozen=True):
+    """Another mode is in force at the door; `event` says which, by whom and why."""
+
+    mode: Mode
+    event: events.ModeChanged
 
 
 class RexPressed(msgspec.Struct, frozen=True):
@@ -134,6 +192,7 @@ class Released(msgspec.Struct, frozen=True):
     pulse: timedelta
     took: timedelta
     """From the fact's arrival to the confirmation."""
+    grant: int = 0
 
 
 class ReleaseFailed(msgspec.Struct, frozen=True):
@@ -143,13 +202,30 @@ class ReleaseFailed(msgspec.Struct, frozen=True):
     seq: int | None
     why: str
     side: Side | None = None
+    grant: int = 0
+
+
+class RelockFailed(msgspec.Struct, frozen=True):
+    """The strike did not confirm that it went to rest early; its own timer ends the pulse."""
+
+    why: str
 
 
 class TimeReached(msgspec.Struct, frozen=True):
     """A moment that was asked for with `WakeAt` has come."""
 
 
-DoorFact = Decided | RexPressed | ContactSaid | StrikeSaid | Released | ReleaseFailed | TimeReached
+DoorFact = (
+    Decided
+    | RexPressed
+    | ContactSaid
+    | StrikeSaid
+    | ModeChanged
+    | Released
+    | ReleaseFailed
+    | RelockFailed
+    | TimeReached
+)
 
 
 # --- Effects -------------------------------------------------------------------------------------
@@ -172,6 +248,27 @@ class PulseStrike(msgspec.Struct, frozen=True):
     side: Side | None = None
     wait_for_commit: bool = True
     """REX never waits: nobody is kept in by a slow disk."""
+    spends: bool = False
+    """What opens is spent: without its record on disk the strike isn't released at all."""
+    grant: int = 0
+    again: bool = False
+    """The rest of a pulse that was recorded before: its confirmation is no news."""
+
+
+class RestStrike(msgspec.Struct, frozen=True):
+    """Lock now: end whatever pulse runs. Answered with `RelockFailed` where it isn't confirmed."""
+
+
+class Settle(msgspec.Struct, frozen=True):
+    """Remember whether who was let through went through, as far as the contact shows."""
+
+    passage: Passage
+    entered: bool
+    seen: bool
+
+
+class LeftUnseen(msgspec.Struct, frozen=True):
+    """The door was opened from inside by REX: somebody left, nobody knows who."""
 
 
 class Indicate(msgspec.Struct, frozen=True):
@@ -187,7 +284,7 @@ class WakeAt(msgspec.Struct, frozen=True):
     at: timedelta
 
 
-Effect = Record | PulseStrike | Indicate | WakeAt
+Effect = Record | PulseStrike | RestStrike | Indicate | WakeAt | Settle | LeftUnseen
 
 
 class Moment(msgspec.Struct, frozen=True):
@@ -214,12 +311,13 @@ def step(
     """The door after `fact`, and what to do about it, in order. Total: never raises."""
     match fact:
         case Decided():
-            return _decided(state, fact, now)
+            return _decided(rules, state, fact, now)
         case RexPressed():
             event = events.RexPressed(at=now.wall, trust=now.trust, door=rules.door)
-            return _releasing(state, "rex", rules.unlock, now), [
+            duration = _pulse(state, rules.unlock, now)
+            return _releasing(state, "rex", duration, now), [
                 Record(event),
-                PulseStrike(rules.unlock, "rex", wait_for_commit=False),
+                PulseStrike(duration, "rex", wait_for_commit=False),
             ]
         case ContactSaid(contact=Contact.OPEN):
             return _opened(rules, state, now)
@@ -227,34 +325,28 @@ def step(
             return _closed(rules, state, now)
         case ContactSaid():
             # The contact is lost: whether the door stands open is unknown, so no time runs.
-            return _replace(state, contact=Contact.UNKNOWN, held_open_at=None), []
+            was_closed = state.contact is Contact.CLOSED or state.was_closed
+            lost = _replace(
+                state,
+                contact=Contact.UNKNOWN,
+                was_closed=was_closed,
+                held_open_at=None,
+                warn_at=None,
+            )
+            return lost, []
         case StrikeSaid():
             return _replace(state, strike=fact.strike), []
+        case ModeChanged():
+            return _mode_changed(rules, state, fact, now)
         case Released():
-            release = Release(fact.cause, fact.seq, now.mono + fact.pulse + OPENING_SLACK)
-            event_ = events.Unlocked(
-                at=now.wall,
-                trust=now.trust,
-                door=rules.door,
-                cause=fact.cause,
-                seq=fact.seq,
-                pulse_ms=round(fact.pulse / _MS),
-                confirm_ms=round(fact.took / _MS, 3),
-            )
-            return _replace(state, release=release), [Record(event_)]
+            return _released(rules, state, fact, now)
         case ReleaseFailed():
-            failed = events.UnlockFailed(
-                at=now.wall,
-                trust=now.trust,
-                door=rules.door,
-                cause=fact.cause,
-                why=fact.why,
-                seq=fact.seq,
+            return _release_failed(rules, state, fact, now)
+        case RelockFailed():
+            failed = events.RelockFailed(
+                at=now.wall, trust=now.trust, door=rules.door, why=fact.why
             )
-            effects: list[Effect] = [Record(failed)]
-            if fact.side is not None:
-                effects.append(Indicate(fact.side, Signal.FAULT))
-            return _replace(state, release=None), effects
+            return state, [Record(failed)]
         case TimeReached():
             return _time_reached(rules, state, now)
 
@@ -267,70 +359,291 @@ def _replace(struct: S, **changes: object) -> S:
     return msgspec.structs.replace(struct, **changes)
 
 
-def _decided(state: DoorState, fact: Decided, now: Moment) -> tuple[DoorState, list[Effect]]:
+def _decided(
+    rules: DoorRules, state: DoorState, fact: Decided, now: Moment
+) -> tuple[DoorState, list[Effect]]:
     event = fact.event
     side: Side = "out" if event.side == "out" else "in"
-    record = Record(event)
+    records: list[Effect] = [*map(Record, fact.also), Record(event)]
     after = _replace(state, pin_wanted=None)
     if event.outcome == "grant":
-        return _releasing(after, "grant", fact.unlock, now), [
-            record,
-            PulseStrike(fact.unlock, "grant", side),
+        grant = state.grants + 1
+        duration = _pulse(state, fact.unlock, now)
+        after = _replace(_releasing(after, "grant", duration, now), grants=grant)
+        effects: list[Effect] = []
+        if fact.passage is not None and rules.has_contact:
+            after, effects = _expected(rules, after, grant, fact.passage, now)
+        return after, [
+            *records,
+            PulseStrike(duration, "grant", side, spends=fact.spends, grant=grant),
             Indicate(side, Signal.GRANTED),
+            *effects,
         ]
     if event.outcome == "challenge" and fact.challenged is not None:
         kind, value = fact.challenged
         wanted = PinWanted(side, kind, value, now.mono + PIN_WAIT)
         return _replace(after, pin_wanted=wanted), [
-            record,
+            *records,
             Indicate(side, Signal.PIN_WANTED),
             WakeAt(wanted.until),
         ]
-    return after, [record, Indicate(side, Signal.DENIED)]
+    return after, [*records, Indicate(side, _denial_signal(event.reason))]
 
 
-def _releasing(state: DoorState, cause: Cause, unlock: timedelta, now: Moment) -> DoorState:
+_OUT_OF_ORDER = frozenset({"clock_untrusted", "entitlements_stale"})
+_MORE_WANTED = frozenset({"second_person_required"})
+
+
+def _denial_signal(reason: str) -> Signal:
+    """A person is told apart from a gateway that isn't itself: theirs is to call somebody."""
+    if reason in _OUT_OF_ORDER:
+        return Signal.FAULT
+    return Signal.PIN_WANTED if reason in _MORE_WANTED else Signal.DENIED
+
+
+def _expected(
+    rules: DoorRules, state: DoorState, grant: int, passage: Passage, now: Moment
+) -> tuple[DoorState, list[Effect]]:
+    """Wait for whoever was let through to go through."""
+    # Who taps again before the leaf has moved goes through once.
+    again = [each for each in state.pending if _same(each.passage, passage)]
+    others = [each for each in state.pending if each not in again]
+    effects: list[Effect] = []
+    while len(others) >= PASSAGES_MAX:
+        effects += _passed(rules, others.pop(0), now, seen=False)
+    release = state.release
+    until = now.mono if release is None else release.until
+    waits = Pending(grant, passage, until, at_open_door=state.contact is not Contact.CLOSED)
+    return _replace(state, pending=(*others, waits)), [*effects, WakeAt(until)]
+
+
+def same_passage(passage: Passage, side: Side, holder: str | None) -> bool:
+    """Whether `holder` is who `passage` let through on that side."""
+    return passage.side == side and holder is not None and holder in passage.people
+
+
+def _same(one: Passage, other: Passage) -> bool:
+    return bool(other.people) and same_passage(one, other.side, other.people[-1])
+
+
+def _passed(rules: DoorRules, each: Pending, now: Moment, *, seen: bool) -> list[Effect]:
+    entered = events.Entered(
+        at=now.wall,
+        trust=now.trust,
+        door=rules.door,
+        side=each.passage.side,
+        seq=each.seq,
+        holders=each.passage.people,
+        sure=seen,
+    )
+    return [Settle(each.passage, entered=True, seen=seen), Record(entered)]
+
+
+def _releasing(state: DoorState, cause: Cause, pulse: timedelta, now: Moment) -> DoorState:
     # Already before the relay has confirmed: the leaf can be quicker than the confirmation.
-    until = now.mono + RELEASE_LEAD + unlock + OPENING_SLACK
-    return _replace(state, release=Release(cause, None, until))
+    until = now.mono + RELEASE_LEAD + pulse + OPENING_SLACK
+    before = state.release
+    if before is not None and before.seq is None:
+        before = before.before
+    return _replace(state, release=Release(cause, None, until, now.mono + pulse, before))
+
+
+def _pulse(state: DoorState, asked: timedelta, now: Moment) -> timedelta:
+    """How long the strike is to be pulsed: a pulse restarts its time, and must not cut short what
+    somebody else was given, nor a hold.
+    """
+    hold = timedelta() if state.renew_at is None else HOLD_PULSE
+    left = timedelta() if state.release is None else state.release.ends - now.mono
+    return max(asked, hold, left)
+
+
+def _released(
+    rules: DoorRules, state: DoorState, fact: Released, now: Moment
+) -> tuple[DoorState, list[Effect]]:
+    if fact.cause == "mode":
+        if state.renew_at is None:
+            return state, []  # the hold has ended meanwhile
+        again = state.hold_seq is not None
+        state = _replace(state, hold_seq=fact.seq or state.hold_seq or 0, hold_failed=False)
+        if again:
+            return state, []
+    else:
+        until = now.mono + fact.pulse + OPENING_SLACK
+        # The leaf can be quicker than the confirmation: its opening has used the release up.
+        used = state.release is None and rules.relock == "on_open"
+        pending = tuple(
+            _replace(each, seq=fact.seq, until=until) if each.grant == fact.grant else each
+            for each in state.pending
+        )
+        release = None if used else Release(fact.cause, fact.seq, until, now.mono + fact.pulse)
+        state = _replace(state, release=release, pending=pending)
+    event = events.Unlocked(
+        at=now.wall,
+        trust=now.trust,
+        door=rules.door,
+        cause=fact.cause,
+        seq=fact.seq,
+        pulse_ms=round(fact.pulse / _MS),
+        confirm_ms=round(fact.took / _MS, 3),
+    )
+    effects: list[Effect] = [Record(event)]
+    if state.pending and fact.cause == "grant":
+        effects.append(WakeAt(now.mono + fact.pulse + OPENING_SLACK))
+    return state, effects
+
+
+def _release_failed(
+    rules: DoorRules, state: DoorState, fact: ReleaseFailed, now: Moment
+) -> tuple[DoorState, list[Effect]]:
+    if fact.cause == "mode" and (state.hold_failed or state.renew_at is None):
+        return state, []  # said already; the next renewal tries again
+    failed = events.UnlockFailed(
+        at=now.wall,
+        trust=now.trust,
+        door=rules.door,
+        cause=fact.cause,
+        why=fact.why,
+        seq=fact.seq,
+    )
+    if fact.cause == "mode":
+        return _replace(state, hold_failed=True), [Record(failed)]
+    gone = [each for each in state.pending if each.grant == fact.grant and fact.grant]
+    effects: list[Effect] = [Settle(each.passage, entered=False, seen=False) for each in gone]
+    effects.append(Record(failed))
+    if fact.side is not None:
+        effects.append(Indicate(fact.side, Signal.FAULT))
+    left = tuple(each for each in state.pending if each not in gone)
+    release = state.release
+    if release is not None and release.seq is None:
+        release = release.before  # what somebody else was given before still holds
+    return _replace(state, release=release, pending=left), effects
+
+
+def is_released(state: DoorState, now: timedelta) -> bool:
+    """Whether somebody has the right to open the door at this moment."""
+    release = state.release
+    return state.renew_at is not None or (release is not None and now < release.until)
+
+
+def may_be_open(rules: DoorRules, state: DoorState, now: timedelta) -> bool:
+    """Whether the door isn't known to be closed and locked (interlock)."""
+    closed = state.contact is Contact.CLOSED or not rules.has_contact
+    return not closed or state.strike is not Strike.AT_REST or is_released(state, now)
 
 
 def _opened(rules: DoorRules, state: DoorState, now: Moment) -> tuple[DoorState, list[Effect]]:
     if state.contact is Contact.OPEN:
         return state, []
-    held_open_at = now.mono + rules.held_open
-    after = _replace(state, contact=Contact.OPEN, held_open_at=held_open_at)
-    wake = WakeAt(held_open_at)
+    after = _replace(state, contact=Contact.OPEN)
+    after, wakes = _watch_leaf(rules, after, now)
     if state.contact is Contact.UNKNOWN:
         # First seen, or back from a loss: nobody can say when or by what right it was opened.
-        return after, [wake]
+        unseen: list[Effect] = [_opened_by(rules, now, "unseen", None)] if state.was_closed else []
+        return _replace(after, was_closed=False), [*unseen, *wakes]
     release = state.release
+    effects: list[Effect] = []
     if release is not None and now.mono < release.until:
-        event: Event = events.DoorOpened(
-            at=now.wall, trust=now.trust, door=rules.door, cause=release.cause, seq=release.seq
-        )
+        effects.append(_opened_by(rules, now, release.cause, release.seq))
+        people = [person for each in state.pending for person in each.passage.people]
+        alone = len(people) == 1 and release.cause == "grant"
+        for each in state.pending:
+            effects += _passed(rules, each, now, seen=alone)
+        if release.cause == "rex":
+            effects.insert(0, LeftUnseen())
+        after = _replace(after, pending=())
+        if rules.relock == "on_open" and state.renew_at is None:
+            # Whoever comes next needs a right of their own.
+            after = _replace(after, release=None)
+            effects.append(RestStrike())
+    elif state.renew_at is not None:
+        effects.append(_opened_by(rules, now, "mode", state.hold_seq))
     elif rules.unreleased_opening_is_forced:
         after = _replace(after, alarms=after.alarms | {Alarm.FORCED_OPEN})
-        event = events.ForcedOpen(at=now.wall, trust=now.trust, door=rules.door)
+        effects.append(Record(events.ForcedOpen(at=now.wall, trust=now.trust, door=rules.door)))
     else:
-        event = events.DoorOpened(at=now.wall, trust=now.trust, door=rules.door, cause="egress")
-    return after, [Record(event), wake]
+        effects.append(_opened_by(rules, now, "egress", None))
+    return after, [*effects, *wakes]
+
+
+def _opened_by(rules: DoorRules, now: Moment, cause: str, seq: int | None) -> Record:
+    return Record(
+        events.DoorOpened(at=now.wall, trust=now.trust, door=rules.door, cause=cause, seq=seq)
+    )
+
+
+def _watch_leaf(rules: DoorRules, state: DoorState, now: Moment) -> tuple[DoorState, list[Effect]]:
+    """Let the time run that an open door may stand; none runs while its mode holds it open."""
+    if state.renew_at is not None:
+        return state, []
+    held_open_at = now.mono + rules.held_open
+    warn_at = held_open_at - min(rules.pre_alarm, rules.held_open / 2)
+    state = _replace(state, held_open_at=held_open_at, warn_at=warn_at)
+    return state, [WakeAt(warn_at), WakeAt(held_open_at)]
 
 
 def _closed(rules: DoorRules, state: DoorState, now: Moment) -> tuple[DoorState, list[Effect]]:
     if state.contact is Contact.CLOSED:
         return state, []
-    after = _replace(state, contact=Contact.CLOSED, held_open_at=None, alarms=frozenset[Alarm]())
+    after = _replace(
+        state,
+        contact=Contact.CLOSED,
+        was_closed=False,
+        held_open_at=None,
+        warn_at=None,
+        alarms=frozenset[Alarm](),
+    )
     effects: list[Effect] = []
     if state.contact is Contact.OPEN:
         closed = events.DoorClosed(at=now.wall, trust=now.trust, door=rules.door)
         effects.append(Record(closed))
-    for alarm in sorted(state.alarms):
-        restored = events.AlarmRestored(
-            at=now.wall, trust=now.trust, door=rules.door, alarm=alarm.value
+    return after, [*effects, *_restored(rules, state.alarms, now)]
+
+
+def _restored(rules: DoorRules, alarms: frozenset[Alarm], now: Moment) -> list[Effect]:
+    return [
+        Record(
+            events.AlarmRestored(at=now.wall, trust=now.trust, door=rules.door, alarm=alarm.value)
         )
-        effects.append(Record(restored))
-    return after, effects
+        for alarm in sorted(alarms)
+    ]
+
+
+def _mode_changed(
+    rules: DoorRules, state: DoorState, fact: ModeChanged, now: Moment
+) -> tuple[DoorState, list[Effect]]:
+    restored = _restored(rules, state.alarms & {Alarm.HELD_OPEN}, now)
+    effects: list[Effect] = [Record(fact.event)]
+    held, holds = state.renew_at is not None, fact.mode in OPEN_MODES
+    state = _replace(state, mode=fact.mode)
+    if holds:
+        effects = [*restored, *effects]
+        state = _replace(
+            state,
+            renew_at=now.mono + HOLD_RENEW,
+            hold_seq=state.hold_seq if held else None,
+            hold_failed=held and state.hold_failed,
+            held_open_at=None,
+            warn_at=None,
+            alarms=state.alarms - {Alarm.HELD_OPEN},
+        )
+        wait = fact.mode != "evacuation"
+        effects += [
+            WakeAt(now.mono + HOLD_RENEW),
+            PulseStrike(HOLD_PULSE, "mode", wait_for_commit=wait),
+        ]
+    elif held:
+        state = _replace(state, renew_at=None, hold_seq=None, hold_failed=False)
+        if state.contact is Contact.OPEN:
+            state, wakes = _watch_leaf(rules, state, now)
+            effects += wakes
+        release = state.release
+        if release is None or now.mono >= release.until - OPENING_SLACK:
+            effects.append(RestStrike())
+        elif release.seq is not None:
+            # Somebody was let through just now: their time goes on, and no longer.
+            left = release.until - OPENING_SLACK - now.mono
+            effects.append(PulseStrike(left, release.cause, wait_for_commit=False, again=True))
+    return state, effects
 
 
 def _time_reached(
@@ -339,7 +652,51 @@ def _time_reached(
     effects: list[Effect] = []
     if state.pin_wanted is not None and now.mono >= state.pin_wanted.until:
         state = _replace(state, pin_wanted=None)
+    if state.renew_at is not None and now.mono >= state.renew_at:
+        state = _replace(state, renew_at=now.mono + HOLD_RENEW)
+        effects += [
+            WakeAt(now.mono + HOLD_RENEW),
+            PulseStrike(HOLD_PULSE, "mode", wait_for_commit=False),
+        ]
+    over = [each for each in state.pending if now.mono >= each.until]
+    for each in over:
+        if state.contact is Contact.CLOSED and not each.at_open_door:
+            effects.append(Settle(each.passage, entered=False, seen=False))
+            effects.append(Record(_not_entered(rules, each, now)))
+        else:
+            effects += _passed(rules, each, now, seen=False)
+    if over:
+        left = tuple(each for each in state.pending if each not in over)
+        state = _replace(state, pending=left)
     if state.held_open_at is not None and now.mono >= state.held_open_at:
-        state = _replace(state, held_open_at=None, alarms=state.alarms | {Alarm.HELD_OPEN})
+        state = _replace(
+            state, held_open_at=None, warn_at=None, alarms=state.alarms | {Alarm.HELD_OPEN}
+        )
         effects.append(Record(events.HeldOpen(at=now.wall, trust=now.trust, door=rules.door)))
+        effects += _buzz()
+    elif state.warn_at is not None and now.mono >= state.warn_at:
+        first = state.held_open_at is not None and state.warn_at <= (
+            state.held_open_at - min(rules.pre_alarm, rules.held_open / 2)
+        )
+        if first:
+            warning = events.HeldOpenWarning(at=now.wall, trust=now.trust, door=rules.door)
+            effects.append(Record(warning))
+        again = now.mono + BUZZ_EVERY
+        state = _replace(state, warn_at=again)
+        effects += [*_buzz(), WakeAt(again)]
     return state, effects
+
+
+def _buzz() -> list[Effect]:
+    return [Indicate("in", Signal.HELD_OPEN), Indicate("out", Signal.HELD_OPEN)]
+
+
+def _not_entered(rules: DoorRules, each: Pending, now: Moment) -> events.NotEntered:
+    return events.NotEntered(
+        at=now.wall,
+        trust=now.trust,
+        door=rules.door,
+        side=each.passage.side,
+        seq=each.seq,
+        holders=each.passage.people,
+    )

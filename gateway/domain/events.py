@@ -6,10 +6,13 @@ Wall times are UTC with the trust level they were read at; durations are millise
 time, suffixed `_ms`.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import ClassVar
 
 import msgspec
+
+from gateway.domain.after_decision import Surroundings
+from gateway.domain.memory import Remembered
 
 
 class Priority:
@@ -18,6 +21,8 @@ class Priority:
     ROUTINE: ClassVar[int] = 0
     WARNING: ClassVar[int] = 1
     ALARM: ClassVar[int] = 2
+    EMERGENCY: ClassVar[int] = 3
+    """Somebody is in danger, or broke the glass."""
 
 
 class _Event(
@@ -27,6 +32,15 @@ class _Event(
     at: datetime
     trust: int
     """The `TimeTrust` of `at`, 0 to 3."""
+
+
+class Context(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What the rules after the decision depended on, so that it can be decided again."""
+
+    mono: timedelta
+    """The monotonic time that the moments in `memory` compare with."""
+    around: Surroundings = Surroundings()
+    memory: dict[str, Remembered] = {}
 
 
 class AccessDecided(_Event, frozen=True, tag="access"):
@@ -50,6 +64,14 @@ class AccessDecided(_Event, frozen=True, tag="access"):
     """The id of the record of the primary credential, where it is in one."""
     decide_ms: float = 0.0
     """From the fact's arrival (last byte of the credential) to the decision."""
+    mode: str = "controlled"
+    """The door's mode at that moment."""
+    turned_from: str | None = None
+    """The reason of the grant that `reason` turned into a denial."""
+    pin: str | None = None
+    """The id of the record of a PIN presented after something else, where it is this holder's."""
+    context: Context | None = None
+    """Null where no rule after the decision had anything to look at."""
 
 
 class LateCommit(_Event, frozen=True, tag="late_commit"):
@@ -66,7 +88,7 @@ class Unlocked(_Event, frozen=True, tag="unlocked"):
 
     door: str
     cause: str
-    """`grant` or `rex`."""
+    """`grant`, `rex` or `mode`."""
     seq: int | None = None
     """The sequence number of the event that gave the right to."""
     pulse_ms: int = 0
@@ -95,7 +117,8 @@ class DoorOpened(_Event, frozen=True, tag="opened"):
 
     door: str
     cause: str
-    """`grant` or `rex`."""
+    """`grant`, `rex`, `mode`; by a handle that nothing reports, `egress`; while the contact was
+    lost, `unseen`."""
     seq: int | None = None
 
 
@@ -117,6 +140,126 @@ class HeldOpen(_Event, frozen=True, tag="held_open"):
 
     priority: ClassVar[int] = Priority.ALARM
     door: str
+
+
+class HeldOpenWarning(_Event, frozen=True, tag="held_open_warning"):
+    """The door will have stood open for too long in a moment; the reader's buzzer says so."""
+
+    door: str
+
+
+class Entered(_Event, frozen=True, tag="entered"):
+    """Somebody who was let through went through, as far as the contact shows."""
+
+    door: str
+    side: str
+    seq: int | None = None
+    """The sequence number of the grant."""
+    holders: tuple[str, ...] = ()
+    sure: bool = False
+    """The leaf opened for them alone; else they may have stayed, or not gone by themselves."""
+
+
+class NotEntered(_Event, frozen=True, tag="not_entered"):
+    """Somebody was let through and the door was not opened."""
+
+    door: str
+    side: str
+    seq: int | None = None
+    holders: tuple[str, ...] = ()
+
+
+class RelockFailed(_Event, frozen=True, tag="relock_failed"):
+    """The strike did not confirm that it locked early; its own timer ends the release."""
+
+    priority: ClassVar[int] = Priority.WARNING
+    door: str
+    why: str
+
+
+class Duress(_Event, frozen=True, tag="duress"):
+    """A holder used their duress PIN: they are being forced. Nothing at the door shows it."""
+
+    priority: ClassVar[int] = Priority.EMERGENCY
+    door: str
+    holder: str
+    outcome: str
+    """What the door answered: `grant`, `deny`."""
+
+
+class PinLockout(_Event, frozen=True, tag="pin_lockout"):
+    """Too many wrong PINs in a row: PINs are locked out at a door, or of a holder."""
+
+    priority: ClassVar[int] = Priority.ALARM
+    door: str
+    """Where the last one was entered."""
+    seconds: int
+    holder: str | None = None
+    """Null where it is the door that is locked out."""
+
+
+class Passback(_Event, frozen=True, tag="passback"):
+    """A door with soft anti-passback let somebody into a zone that they had not left."""
+
+    priority: ClassVar[int] = Priority.WARNING
+    door: str
+    holder: str
+    zone: str
+
+
+class ModeChanged(_Event, frozen=True, tag="mode_changed"):
+    """Another mode is in force at a door."""
+
+    priority: ClassVar[int] = Priority.WARNING
+    door: str
+    mode: str
+    """`controlled`, `unlocked`, `blocked`, `lockdown` or `evacuation`."""
+    source: str
+    """`schedule`, `hand`, `lockdown` or `evacuation`; `records` where nothing else says more."""
+    by: str | None = None
+    why: str | None = None
+
+
+class Forgiven(_Event, frozen=True, tag="forgiven"):
+    """An operator made the site forget a holder's place and PIN lockout, or a zone's count."""
+
+    priority: ClassVar[int] = Priority.WARNING
+    by: str
+    why: str
+    holder: str | None = None
+    zone: str | None = None
+
+
+class Ordered(_Event, frozen=True, tag="ordered"):
+    """An operator ordered a mode, a lockdown or an evacuation, or its end."""
+
+    priority: ClassVar[int] = Priority.ALARM
+    scope: str
+    """`site`, `zone` or `door`."""
+    id: str
+    """Of the zone or door; empty for the site."""
+    mode: str
+    """The mode ordered; `release` ends what was ordered for this scope before."""
+    by: str
+    why: str
+    seconds: int | None = None
+    """How long it lasts; null: until it is released."""
+
+
+class PinOddsLow(_Event, frozen=True, tag="pin_odds_low"):
+    """Of the possible PINs so many are in force that guessing is worth a try."""
+
+    priority: ClassVar[int] = Priority.WARNING
+    revision: str
+    codes_per_pin: int
+
+
+class PinOddsCritical(_Event, frozen=True, tag="pin_odds_critical"):
+    """So many PINs are in force that a guess is likely to be right."""
+
+    priority: ClassVar[int] = Priority.ALARM
+    revision: str
+    codes_per_pin: int
 
 
 class AlarmRestored(_Event, frozen=True, tag="alarm_restored"):
@@ -221,6 +364,18 @@ Event = (
     | DoorClosed
     | ForcedOpen
     | HeldOpen
+    | HeldOpenWarning
+    | Entered
+    | NotEntered
+    | RelockFailed
+    | Duress
+    | PinLockout
+    | Passback
+    | ModeChanged
+    | Forgiven
+    | Ordered
+    | PinOddsLow
+    | PinOddsCritical
     | AlarmRestored
     | DeviceUp
     | DeviceDown

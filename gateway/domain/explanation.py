@@ -72,14 +72,14 @@ def _opens_at(tap: Tap) -> datetime | None:
     no other instant can be the first. The age of the records stays as it is.
     """
     until = later(tap.at, LOOK_AHEAD)
-    edges = {edge for edge in _edges(tap, until) if tap.at < edge < until}
-    for at in (tap.at, *sorted(edges)):
+    later_edges = {edge for edge in edges(tap, until) if tap.at < edge < until}
+    for at in (tap.at, *sorted(later_edges)):
         if next(verdicts(msgspec.structs.replace(tap, at=at))).outcome != "deny":
             return at
     return None
 
 
-def _edges(tap: Tap, until: datetime) -> Iterator[datetime]:
+def edges(tap: Tap, until: datetime) -> Iterator[datetime]:
     """Every instant at which a step may begin to say something else; others may be among them."""
     records = tap.records
     tables = records.tables

@@ -1,54 +1,159 @@
 """What can turn a grant into a denial after the decision, and never a denial into a grant."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from datetime import datetime
 
 import msgspec
 
-from gateway.domain.decision import Decision, Request
-from gateway.domain.entitlements import Entitlements, ValidRecords
-from gateway.domain.record_faults import LintWarning
-from gateway.domain.records import Credential, Door
+from gateway.domain import (
+    antipassback,
+    interlock,
+    limited_uses,
+    occupancy,
+    pin_lockout,
+    two_person,
+)
+from gateway.domain.after_decision import Case
+from gateway.domain.antipassback import place_key
+from gateway.domain.decision import Decision, Side
+from gateway.domain.memory import Changes, FirstIn, Memory, Place, Remembered, recall
 
-NOT_ENFORCED = "rule_not_enforced"
-"""The records ask for a rule with memory that this release doesn't have: nobody passes on trust."""
-
-
-def turned(records: Entitlements, request: Request, decision: Decision) -> Decision:
-    """The decision after the door's own rules (spec/decision.md, first paragraph).
-
-    Anti-passback `hard`, occupancy, two-person, interlock and `max_uses` need memory that this
-    release does not keep. A grant that one of them might turn is refused rather than given
-    unchecked; a grant `egress` never is.
-    """
-    if decision.outcome != "grant" or decision.reason == "egress":
-        return decision
-    door = records.tables.doors[request.door]
-    presented = (records.find(each.kind, each.value) for each in request.credentials)
-    if not _of_door(door) and not any(map(_of_credential, presented)):
-        return decision
-    return msgspec.structs.replace(decision, outcome="deny", reason=NOT_ENFORCED, via=None)
+BLOCKED = "door_blocked"
 
 
-def not_enforced(records: ValidRecords) -> Iterator[LintWarning]:
-    """Every member of a set that makes `turned` deny, for whoever puts the set in force."""
-    what = "is not enforced by this release: grants are refused (rule_not_enforced)"
-    for door in records.tables.doors.values():
-        for member in _of_door(door):
-            yield LintWarning("door", door.id, member, what)
-    for credential in records.credentials.values():
-        if _of_credential(credential):
-            yield LintWarning("credential", credential.id, "max_uses", what)
+class Passage(msgspec.Struct, frozen=True):
+    """Who was let through a door, and what was remembered of it before anybody saw them pass."""
+
+    side: Side
+    zone: str
+    """The zone entered."""
+    people: tuple[str, ...] = ()
+    """Holders; nobody where who leaves isn't known."""
+    before: tuple[tuple[str, Place | None], ...] = ()
+    """Where each of them was."""
+    counted: tuple[str, int] | None = None
+    """The zone whose people were counted, and by how many they changed."""
 
 
-def _of_door(door: Door) -> tuple[str, ...]:
-    asks = (
-        ("antipassback", door.antipassback == "hard"),
-        ("two_person", door.two_person),
-        ("interlock", door.interlock is not None),
-        ("max_occupancy", door.max_occupancy is not None),
+class Restricted(msgspec.Struct, frozen=True):
+    """The decision after the door's own rules, and what is to be remembered with it."""
+
+    decision: Decision
+    changes: Changes
+    passage: Passage | None = None
+    spends: bool = False
+    """What opens is spent: the lock waits for the disk, however long it takes."""
+    passback: bool = False
+    """A `soft` door let somebody into a zone that they had not left."""
+
+
+def blocked(case: Case) -> str | None:
+    """The door's mode lets nobody in."""
+    return BLOCKED if case.around.blocked else None
+
+
+RULES: tuple[Callable[[Case], str | None], ...] = (
+    blocked,
+    interlock.why_not,
+    antipassback.why_not,
+    limited_uses.why_not,
+    occupancy.why_not,
+    two_person.why_not,
+)
+"""The first that gives a reason turns the grant. Two-person is last: who waits may pass alone."""
+
+
+def restrict(case: Case) -> Restricted:
+    """Apply the rules to a decided request. Pure; a grant `egress` is never turned."""
+    decision = case.decision
+    if decision.reason == "egress" and decision.outcome == "grant":
+        return _stands(case, {})
+    if pin_lockout.why_not(case) is not None:
+        return Restricted(pin_lockout.denial(case), {})
+    changes = dict(pin_lockout.after(case))
+    if decision.outcome != "grant":
+        return Restricted(decision, changes)
+    for why_not in RULES:
+        reason = why_not(case)
+        if reason is not None:
+            if reason == two_person.SECOND_WANTED:
+                changes.update(two_person.waits(case))
+            return Restricted(_denied(decision, reason), changes)
+    return _stands(case, changes)
+
+
+def _denied(decision: Decision, reason: str) -> Decision:
+    return msgspec.structs.replace(decision, outcome="deny", reason=reason, via=None)
+
+
+def _stands(case: Case, changes: dict[str, Remembered | None]) -> Restricted:
+    holder = case.decision.holder
+    people = () if holder is None else (holder,)
+    spends = False
+    if case.decision.reason != "egress":
+        if case.door.two_person and (first := two_person.first_of_two(case)) is not None:
+            if reason := occupancy.why_not(case, 2):
+                return Restricted(_denied(case.decision, reason), changes)
+            people = (first, *people)
+            changes[two_person.first_key(case.door.id)] = None
+        uses = limited_uses.after(case)
+        changes.update(uses)
+        spends = bool(uses)
+        if case.door.unlock_after_first:
+            changes[first_in_key(case.door.id)] = FirstIn(at=case.request.at)
+    passage = Passage(
+        case.request.side,
+        case.entered,
+        people,
+        tuple((each, recall(case.memory, place_key(each), Place)) for each in people),
+        _counts(case, max(1, len(people))),
     )
-    return tuple(member for member, asked in asks if asked)
+    passback = (
+        case.door.antipassback == "soft"
+        and case.decision.reason != "egress"
+        and antipassback.is_passback(case)
+    )
+    changes.update(_passed(case, passage))
+    return Restricted(case.decision, changes, passage, spends, passback)
 
 
-def _of_credential(credential: Credential | None) -> bool:
-    return credential is not None and credential.max_uses is not None
+def first_in_key(door: str) -> str:
+    """Where the first person in is remembered."""
+    return f"first/{door}"
+
+
+def _counts(case: Case, people: int) -> tuple[str, int] | None:
+    if case.door.max_occupancy is None:
+        return None
+    zone = case.door.to_zone
+    if case.request.side == "in":
+        return zone, people
+    return zone, -min(people, occupancy.people_in(case.memory, zone))
+
+
+def _passed(case: Case, passage: Passage) -> dict[str, Remembered | None]:
+    at: datetime = case.request.at
+    changes: dict[str, Remembered | None] = {
+        place_key(holder): Place(zone=passage.zone, door=case.door.id, at=at, since=case.now)
+        for holder in passage.people
+    }
+    if passage.counted is not None:
+        changes.update(occupancy.moved(case.memory, *passage.counted))
+    return changes
+
+
+def settled(memory: Memory, door: str, passage: Passage, *, entered: bool, seen: bool) -> Changes:
+    """What is remembered once it is known whether somebody went through the door."""
+    changes: dict[str, Remembered | None] = {}
+    for holder, before in passage.before:
+        place = recall(memory, place_key(holder), Place)
+        if place is None or (place.door, place.zone) != (door, passage.zone):
+            continue  # they have passed another door since
+        if not entered:
+            changes[place_key(holder)] = before
+        elif seen and not place.seen:
+            changes[place_key(holder)] = msgspec.structs.replace(place, seen=True)
+    if passage.counted is not None and not entered:
+        zone, by = passage.counted
+        changes.update(occupancy.moved(memory, zone, -by))
+    return changes

@@ -10,3 +10,5 @@ class Signal(StrEnum):
     DENIED = "denied"
     PIN_WANTED = "pin_wanted"
     FAULT = "fault"
+    HELD_OPEN = "held_open"
+    """Close the door, please."""

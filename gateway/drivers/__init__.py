@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.config.devices import DriverSpec
-from gateway.drivers import ascii_keypad, barcode_scanner, modbus_relay, osdp, pn532, uhppote
+from gateway.drivers import (
+    ascii_keypad,
+    barcode_scanner,
+    modbus_relay,
+    osdp,
+    pn532,
+    uhppote,
+    wiegand_serial,
+)
 
 REGISTRY: Final[Mapping[str, DriverSpec]] = {
     spec.name: spec
@@ -15,6 +23,7 @@ REGISTRY: Final[Mapping[str, DriverSpec]] = {
         osdp.DRIVER,
         pn532.DRIVER,
         uhppote.DRIVER,
+        wiegand_serial.DRIVER,
     )
 }
 """Every driver by the name that site.toml calls it."""

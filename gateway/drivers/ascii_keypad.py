@@ -39,6 +39,7 @@ INDICATION: Final = {
     Signal.DENIED: b"\x15",  # NAK
     Signal.PIN_WANTED: b"\x05",  # ENQ
     Signal.FAULT: b"\x18",  # CAN
+    Signal.HELD_OPEN: b"\x07",  # BEL
 }
 
 WRITE_S_MAX: Final = 0.5
@@ -174,4 +175,6 @@ DRIVER = DriverSpec(
     capabilities=frozenset({Capability.READS_PINS, Capability.INDICATES}),
     build=AsciiKeypad,
     address=lambda settings: settings.port,
+    title="keypads that send one ASCII character a key",
+    transport="RS-232, USB serial",
 )

@@ -224,4 +224,6 @@ DRIVER = DriverSpec(
     capabilities=frozenset({Capability.READS_CREDENTIALS}),
     build=BarcodeScanner,
     address=lambda settings: settings.port,
+    title="QR and barcode scanners in serial mode",
+    transport="RS-232, TTL serial, USB serial (CDC ACM)",
 )

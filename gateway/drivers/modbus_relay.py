@@ -1,4 +1,4 @@
-"""A relay board with inputs on Modbus TCP, such as Waveshare's Modbus POE ETH Relay.
+"""A relay board with inputs on Modbus: TCP, RTU on RS-485, or RTU through a serial server.
 
     [devices.relays-a]
     driver = "modbus_relay"
@@ -11,29 +11,46 @@
     watchdog = false        # the board itself drops its outputs when nobody speaks to it
     debounce_ms = 30
 
-Outputs are coils 0 and up, inputs are discrete inputs 0 and up. With `timed_pulse` the board itself
-ends each pulse; without, this software does, and a strike on such a board can claim less
-(RelayClass). The board must stand on a line of its own: whoever reaches its port can open the door.
-A coil that is found energised without a pulse is put to rest and reported.
+    [devices.relays-b]
+    driver = "modbus_relay"
+    transport = "rtu"       # or "rtu_over_tcp" with host and port; "tcp" is the default
+    port = "/dev/serial/by-path/pci-0000:00:14.0-usb-0:1.6:1.0-port0"
+    baud_rate = 115200
+    parity = "none"
+    unit = 2                # several boards may name one port, each with its own unit
+    profile = "waveshare_rtu_relay_d"   # a board of PROFILES: then no outputs, inputs, timed_pulse
+
+Outputs are coils and inputs are discrete inputs, from 0 up; a board may have inputs only. With
+`timed_pulse` the board itself ends each pulse; without, this software does, and a strike on such a
+board can claim less (RelayClass). The board must stand on a line of its own: whoever reaches its
+port or its pair of wires can open the door. A coil that is found energised without a pulse is put
+to rest and reported.
+
+Boards on one RTU line share it: one request is in flight at a time, the most urgent first, whoever
+asks. A board that doesn't answer costs the others one time-out each time it is tried again.
 """
 
 import asyncio
 import heapq
 import struct
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
-from pymodbus.client import AsyncModbusTcpClient
+import msgspec
+from pymodbus import FramerType
+from pymodbus.client import AsyncModbusSerialClient, AsyncModbusTcpClient
 from pymodbus.exceptions import ModbusException
+from pymodbus.framer import FramerRTU
 from pymodbus.pdu import ExceptionResponse, ModbusPDU
 from pymodbus.pdu.bit_message import ReadCoilsRequest, ReadDiscreteInputsRequest
 
 from gateway.cancellation import end_if_cancelled
 from gateway.clock import Clock
-from gateway.config.devices import Capability, DeviceSettings, DriverSpec, RelayClass
+from gateway.config.devices import Capability, DeviceSettings, DriverSpec, Means, RelayClass, Trial
 from gateway.domain.facts import (
     DeviceOnline,
     Fact,
@@ -42,6 +59,7 @@ from gateway.domain.facts import (
     UnexpectedOutput,
 )
 from gateway.drivers.base import FactSink
+from gateway.drivers.serial_line import BAUD_RATES, check_port
 from gateway.errors import (
     DeviceError,
     DeviceMisconfigured,
@@ -101,17 +119,124 @@ and the release's own way, so that the strike is never energised for longer than
 RELEASE_RETRY_S: Final = 0.05
 
 
-class ModbusRelaySettings(DeviceSettings, frozen=True, kw_only=True):
-    """[devices.NAME] of a relay board. Whether it times pulses itself has no default."""
+BITS_PER_CHARACTER: Final = 11
+"""A start bit, 8 data bits, parity or a second stop bit, a stop bit (MODBUS over Serial Line V1.02,
+2.5.1)."""
 
-    host: str
-    port: int = 502
-    unit: int = 1
+SILENT_CHARACTERS: Final = 3.5
+SILENT_S_MIN: Final = 0.00175
+"""What two frames must lie apart (V1.02, 2.5.1.1); the minimum is that of 19200 baud and above."""
+
+TURNAROUND_S_MAX: Final = 0.15
+"""How long a board may think before it answers; they take a few milliseconds."""
+
+FRAME_CHARACTERS_MAX: Final = 24
+"""A request and its answer, of any that this driver sends (64 points)."""
+
+
+class BoardProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """What a kind of board is: its points and who ends its pulses."""
+
+    title: str = ""
     outputs: int
     inputs: int
     timed_pulse: bool
     watchdog: bool = False
+    source: str = ""
+
+
+_WAVESHARE: Final = "waveshare.com/wiki, "
+PROFILES: Final[Mapping[str, BoardProfile]] = {
+    "waveshare_rtu_relay": BoardProfile(
+        title="Waveshare Modbus RTU Relay, 8 relays",
+        outputs=8,
+        inputs=0,
+        timed_pulse=True,
+        source=_WAVESHARE + "Modbus RTU Relay (protocol V2)",
+    ),
+    "waveshare_rtu_relay_d": BoardProfile(
+        title="Waveshare Modbus RTU Relay (D), 8 relays and 8 inputs",
+        outputs=8,
+        inputs=8,
+        timed_pulse=True,
+        source=_WAVESHARE + "Modbus RTU Relay (D)",
+    ),
+    "waveshare_poe_eth_relay": BoardProfile(
+        title="Waveshare Modbus POE ETH Relay, 8 relays",
+        outputs=8,
+        inputs=0,
+        timed_pulse=True,
+        source=_WAVESHARE + "Modbus POE ETH Relay",
+    ),
+    "waveshare_rtu_io_8ch": BoardProfile(
+        title="Waveshare Modbus RTU IO 8CH, 8 transistor outputs and 8 inputs",
+        outputs=8,
+        inputs=8,
+        timed_pulse=False,
+        source=_WAVESHARE + "Modbus RTU IO 8CH",
+    ),
+    "moxa_e1214": BoardProfile(
+        title="Moxa ioLogik E1214, 6 relays and 6 inputs",
+        outputs=6,
+        inputs=6,
+        timed_pulse=False,
+        source="ioLogik E1200 Series User's Manual, E1214 Modbus Mapping",
+    ),
+}
+"""Boards by name, as their manuals say; any other is described by its own settings."""
+
+
+class ModbusRelaySettings(DeviceSettings, frozen=True, kw_only=True):
+    """[devices.NAME] of a relay board. Whether it times pulses itself has no default."""
+
+    transport: Literal["tcp", "rtu", "rtu_over_tcp"] = "tcp"
+    host: str | None = None
+    port: int | str = 502
+    baud_rate: int | None = None
+    parity: Literal["none", "even", "odd"] | None = None
+    stop_bits: Literal[1, 2] | None = None
+    unit: int = 1
+    profile: str | None = None
+    outputs: int | None = None
+    inputs: int | None = None
+    timed_pulse: bool | None = None
+    watchdog: bool = False
     debounce_ms: int = 30
+
+    @property
+    def board(self) -> BoardProfile:
+        """What the board is, by its profile or by the settings here."""
+        if self.profile is not None:
+            known = PROFILES[self.profile]
+            return msgspec.structs.replace(known, watchdog=known.watchdog or self.watchdog)
+        return BoardProfile(
+            outputs=self.outputs or 0,
+            inputs=self.inputs or 0,
+            timed_pulse=bool(self.timed_pulse),
+            watchdog=self.watchdog,
+        )
+
+    @property
+    def shared(self) -> bool:
+        """Whether several boards may be on this line."""
+        return self.transport != "tcp"
+
+    @property
+    def speed(self) -> int:
+        """Bits a second; most boards are delivered with 9600, no parity, 1 stop bit."""
+        return self.baud_rate or 9600
+
+    @property
+    def answer_s_max(self) -> float:
+        """How long an answer may take."""
+        if not self.shared:
+            return REQUEST_S_MAX
+        return TURNAROUND_S_MAX + FRAME_CHARACTERS_MAX * BITS_PER_CHARACTER / self.speed
+
+    @property
+    def silent_s(self) -> float:
+        """How long the line must have been silent before a request."""
+        return max(SILENT_S_MIN, SILENT_CHARACTERS * BITS_PER_CHARACTER / self.speed)
 
     def __post_init__(self) -> None:
         """Refuse what no such board can have.
@@ -119,24 +244,52 @@ class ModbusRelaySettings(DeviceSettings, frozen=True, kw_only=True):
         Raises:
             ValueError: msgspec turns it into a fault with its path in the file.
         """
-        if not self.host or any(character.isspace() for character in self.host):
-            raise ValueError("`host` must be an address or a host name")
+        self._check_line()
+        self._check_board()
         for name, value, low, high in (
-            ("port", self.port, 1, 0xFFFF),
-            ("unit", self.unit, 1, 0xFF),
-            ("outputs", self.outputs, 1, POINTS_MAX),
-            ("inputs", self.inputs, 0, POINTS_MAX),
+            ("unit", self.unit, 1, 247 if self.shared else 0xFF),
+            ("outputs", self.board.outputs, 0 if self.board.inputs else 1, POINTS_MAX),
+            ("inputs", self.board.inputs, 0, POINTS_MAX),
             ("debounce_ms", self.debounce_ms, DEBOUNCE_MS_MIN, DEBOUNCE_MS_MAX),
         ):
             if not low <= value <= high:
                 raise ValueError(f"`{name}` must be {low} to {high}")
 
+    def _check_line(self) -> None:
+        if self.transport == "rtu":
+            if self.host is not None:
+                raise ValueError("`host` is for `tcp` and `rtu_over_tcp`, not for a serial port")
+            check_port(str(self.port), self.speed)
+            return
+        if self.host is None:
+            raise ValueError("`host` is missing: the board's address")
+        if not self.host or any(character.isspace() for character in self.host):
+            raise ValueError("`host` must be an address or a host name")
+        if not isinstance(self.port, int) or not 1 <= self.port <= 0xFFFF:
+            raise ValueError("`port` must be 1 to 65535")
+        # A serial server's own line is set in it; the speed here says how long an answer may take.
+        if self.baud_rate is not None and not (self.shared and self.baud_rate in BAUD_RATES):
+            raise ValueError(f"`baud_rate` is for RTU, and one of {sorted(BAUD_RATES)}")
+        for name, given in (("parity", self.parity), ("stop_bits", self.stop_bits)):
+            if given is not None:
+                raise ValueError(f"`{name}` is for a serial port")
+
+    def _check_board(self) -> None:
+        own = {"outputs": self.outputs, "inputs": self.inputs, "timed_pulse": self.timed_pulse}
+        if self.profile is not None and self.profile not in PROFILES:
+            raise ValueError(f"`profile` must be one of {', '.join(PROFILES)}")
+        for name, value in own.items():
+            if self.profile is None and value is None:
+                raise ValueError(f"`{name}` is missing: say what the board is, or its `profile`")
+            if self.profile is not None and value is not None:
+                raise ValueError(f"`{name}` is what the profile says already: leave it out")
+
 
 def relay_class(settings: ModbusRelaySettings) -> RelayClass:
     """The best class that a strike on this board can claim."""
-    if settings.timed_pulse:
-        return RelayClass.R3 if settings.watchdog else RelayClass.R2
-    return RelayClass.R1 if settings.watchdog else RelayClass.R0
+    if settings.board.timed_pulse:
+        return RelayClass.R3 if settings.board.watchdog else RelayClass.R2
+    return RelayClass.R1 if settings.board.watchdog else RelayClass.R0
 
 
 class Request(NamedTuple):
@@ -195,22 +348,22 @@ class ModbusRelayProtocol:
 
     def __init__(self, device_id: str, settings: ModbusRelaySettings) -> None:
         self.device_id = device_id
-        self._settings = settings
+        self._board = settings.board
         debounce = timedelta(milliseconds=settings.debounce_ms)
-        self._inputs = [DebouncedInput(debounce) for _ in range(settings.inputs)]
-        self._until: list[timedelta | None] = [None] * settings.outputs
-        self._reported: list[bool | None] = [None] * settings.outputs
-        self._alarmed = [False] * settings.outputs
+        self._inputs = [DebouncedInput(debounce) for _ in range(settings.board.inputs)]
+        self._until: list[timedelta | None] = [None] * settings.board.outputs
+        self._reported: list[bool | None] = [None] * settings.board.outputs
+        self._alarmed = [False] * settings.board.outputs
 
     @property
     def read_outputs(self) -> Request:
         """Ask for all outputs."""
-        return Request(Function.READ_COILS, 0, self._settings.outputs)
+        return Request(Function.READ_COILS, 0, self._board.outputs)
 
     @property
     def read_inputs(self) -> Request:
         """Ask for all inputs."""
-        return Request(Function.READ_DISCRETE_INPUTS, 0, self._settings.inputs)
+        return Request(Function.READ_DISCRETE_INPUTS, 0, self._board.inputs)
 
     @property
     def settling(self) -> bool:
@@ -241,7 +394,7 @@ class ModbusRelayProtocol:
         no longer than its register holds.
         """
         self._check_output(output)
-        if not self._settings.timed_pulse:
+        if not self._board.timed_pulse:
             self._until[output - 1] = now + min(duration, FLASH_UNITS_MAX * FLASH_UNIT)
             return Request(Function.WRITE_SINGLE_COIL, output - 1, COIL_ON)
         units = min(max(1, duration // FLASH_UNIT), FLASH_UNITS_MAX)
@@ -251,7 +404,7 @@ class ModbusRelayProtocol:
 
     def pulse_confirmed(self, output: int, duration: timedelta, now: timedelta) -> None:
         """The board took the pulse: a timed one ends at the latest `duration` from `now`."""
-        if self._settings.timed_pulse:
+        if self._board.timed_pulse:
             self._until[output - 1] = now + max(duration, FLASH_UNIT)
 
     def rest(self, output: int) -> Request:
@@ -264,14 +417,14 @@ class ModbusRelayProtocol:
         self._until[output - 1] = None
 
     def _check_output(self, output: int) -> None:
-        if not 1 <= output <= self._settings.outputs:
+        if not 1 <= output <= self._board.outputs:
             raise DeviceMisconfigured(
-                f"{self.device_id}: has outputs 1 to {self._settings.outputs}, not {output}"
+                f"{self.device_id}: has outputs 1 to {self._board.outputs}, not {output}"
             )
 
     def next_release(self) -> timedelta | None:
         """When the next pulse must be ended that this software times; None if there is none."""
-        if self._settings.timed_pulse:
+        if self._board.timed_pulse:
             return None
         return min(
             (until - HOST_TIMING_MARGIN for until in self._until if until is not None),
@@ -280,7 +433,7 @@ class ModbusRelayProtocol:
 
     def host_timed(self) -> list[int]:
         """The outputs with a pulse that this software must end."""
-        if self._settings.timed_pulse:
+        if self._board.timed_pulse:
             return []
         return [number for number, until in enumerate(self._until, 1) if until is not None]
 
@@ -300,7 +453,7 @@ class ModbusRelayProtocol:
     def outputs_read(self, bits: Sequence[bool], now: timedelta) -> list[Fact]:
         """Take a reading of all outputs; return what changed."""
         facts: list[Fact] = []
-        for number, energised in enumerate(bits[: self._settings.outputs], 1):
+        for number, energised in enumerate(bits[: self._board.outputs], 1):
             if energised != self._reported[number - 1]:
                 self._reported[number - 1] = energised
                 facts.append(OutputReported(self.device_id, number, energised, now))
@@ -381,6 +534,35 @@ def reply_of(pdu: ModbusPDU) -> Reply:
     return Reply(pdu.function_code, bits=tuple(pdu.bits))
 
 
+def answer_in(data: bytes, sent: tuple[int, Request]) -> bytes:
+    """The RTU frame in `data` that can answer a request to a unit; nothing if there is none yet.
+
+    On RTU an answer names no request, and a late one, one that comes twice or another master's
+    looks like any. So nothing is taken but the frame that this very request must have: its unit
+    and function, a write's echo or a reading of the right size, or an exception, and its CRC.
+    """
+    unit, request = sent
+    head = bytes([unit, request.function])
+    if request.function is Function.WRITE_SINGLE_COIL:
+        wanted = head + struct.pack(">HH", request.address, request.value)
+        size = len(wanted) + 2
+    else:
+        count = -(-request.value // 8)
+        wanted = head + bytes([count])
+        size = len(wanted) + count + 2
+    refused = bytes([unit, request.function | 0x80])
+    for start, length in ((wanted, size), (refused, 5)):
+        at = data.find(start)
+        while at >= 0:
+            frame = data[at : at + length]
+            if len(frame) == length and FramerRTU.compute_CRC(frame[:-2]) == int.from_bytes(
+                frame[-2:], "big"
+            ):
+                return frame
+            at = data.find(start, at + 1)
+    return b""
+
+
 class Priority(IntEnum):
     """Whose request goes out next: a release or a pulse waits for the one in flight at most."""
 
@@ -389,97 +571,311 @@ class Priority(IntEnum):
     POLL = 2
 
 
-class _Line:
-    """One request at a time over one connection, the most urgent first."""
+class _Asked(NamedTuple):
+    """A request that waits for its turn; the most urgent sorts first, then the oldest."""
 
-    def __init__(
-        self, protocol: ModbusRelayProtocol, client: AsyncModbusTcpClient, unit: int
-    ) -> None:
-        self._protocol = protocol
-        self._client = client
-        self._unit = unit
-        self._waiting: list[tuple[Priority, int, Request, asyncio.Future[Reply]]] = []
+    priority: Priority
+    number: int
+    board: "_Board"
+    request: Request
+    answer: asyncio.Future[Reply]
+
+
+class _Bus:
+    """One connection: one request at a time over it, the most urgent first, whichever board asks.
+
+    It is opened with its first board and closed with its last one.
+    """
+
+    def __init__(self, settings: ModbusRelaySettings) -> None:
+        self._settings = settings
+        self._waiting: list[_Asked] = []
         self._asked = 0
         self._wake = asyncio.Event()
-        self._closed = False
+        self._opening = asyncio.Lock()
+        self._client: AsyncModbusTcpClient | AsyncModbusSerialClient | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._sent: tuple[int, Request] | None = None
+        self._heard = 0.0
+        self._late: dict[int, float] = {}
+        self.boards = 0
+        self.ended: asyncio.Future[DeviceError] = asyncio.get_running_loop().create_future()
+        """Why nothing more can be asked here."""
 
-    async def ask(self, request: Request, priority: Priority) -> Reply:
+    def same_line(self, settings: ModbusRelaySettings) -> bool:
+        """Whether a board with these settings can be on this line."""
+        ours, theirs = (
+            (each.transport, each.speed, each.parity or "none", each.stop_bits or 1)
+            for each in (self._settings, settings)
+        )
+        return ours == theirs
+
+    async def open(self, device_id: str) -> None:
+        """Connect, unless it is connected.
+
+        Raises:
+            DeviceUnavailable: it can't be reached.
+        """
+        async with self._opening:
+            if self._client is not None:
+                return
+            client = self._built(device_id)
+            client.register(_WriteSingleCoil)
+            reached = False
+            try:
+                connected = await _connected(client)
+                end_if_cancelled()
+                reached = connected and not self.ended.done()
+            finally:
+                if not reached:
+                    await _hang_up(client)
+            if not reached:
+                raise DeviceUnavailable(f"{device_id}: {_address(self._settings)} can't be reached")
+            self._client = client
+            self._serving = asyncio.create_task(self._serve(client))
+
+    async def close(self) -> None:
+        """Hang up; whoever still waits is told."""
+        if self._serving is not None:
+            self._serving.cancel()
+            await asyncio.wait({self._serving})
+
+    def _built(self, device_id: str) -> AsyncModbusTcpClient | AsyncModbusSerialClient:
+        settings = self._settings
+
+        def connection_changed(connected: bool) -> None:
+            if not connected:
+                self._end(DeviceUnavailable(f"{device_id}: {_address(settings)} hung up"))
+
+        def heard(sending: bool, data: bytes) -> bytes:
+            if sending or not settings.shared:
+                return data
+            self._heard = asyncio.get_running_loop().time()
+            return answer_in(data, self._sent) if self._sent is not None else b""
+
+        # No retries and no reconnection: the supervisor runs the driver again.
+        if settings.transport == "rtu":
+            return AsyncModbusSerialClient(
+                str(settings.port),
+                name=device_id,
+                baudrate=settings.speed,
+                parity=(settings.parity or "none")[0].upper(),
+                stopbits=settings.stop_bits or 1,
+                timeout=settings.answer_s_max,
+                retries=0,
+                reconnect_delay=0,
+                trace_connect=connection_changed,
+                trace_packet=heard,
+            )
+        return AsyncModbusTcpClient(
+            settings.host or "",
+            port=int(settings.port),
+            framer=FramerType.RTU if settings.shared else FramerType.SOCKET,
+            name=device_id,
+            timeout=settings.answer_s_max,
+            retries=0,
+            reconnect_delay=0,
+            trace_connect=connection_changed,
+            trace_packet=heard,
+        )
+
+    def _end(self, why: DeviceError) -> None:
+        if not self.ended.done():
+            self.ended.set_result(why)
+        if self._serving is not None:
+            self._serving.cancel()
+
+    async def ask(self, board: "_Board", request: Request, priority: Priority) -> Reply:
         """Send `request` when it is its turn; return the answer that belongs to it.
 
         Raises:
             DeviceMisconfigured, DeviceProtocolError: the board refused it.
-            DeviceUnavailable: the connection is lost, at the latest after `CALL_S_MAX`.
+            DeviceUnavailable: there is no answer, or no line; at the latest after `CALL_S_MAX`.
         """
-        if self._closed:
-            raise DeviceUnavailable(f"{self._protocol.device_id}: the connection is closed")
+        if self.ended.done():
+            raise DeviceUnavailable(f"{board.protocol.device_id}: the connection is closed")
         answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._asked += 1
-        heapq.heappush(self._waiting, (priority, self._asked, request, answer))
+        heapq.heappush(self._waiting, _Asked(priority, self._asked, board, request, answer))
         self._wake.set()
         return await answer
 
-    async def serve(self) -> None:
-        """Send what is asked until the connection fails; then everybody who waits is told.
-
-        Raises:
-            DeviceUnavailable, DeviceProtocolError: nothing more can be believed on this line.
-        """
-        answer: asyncio.Future[Reply] | None = None
+    async def _serve(self, client: AsyncModbusTcpClient | AsyncModbusSerialClient) -> None:
+        """Send what is asked until the connection fails; then everybody who waits is told."""
+        asked: _Asked | None = None
         try:
-            while True:
+            while not self.ended.done():
                 while not self._waiting:
+                    asked = None
                     self._wake.clear()
                     await self._wake.wait()
-                _, _, request, answer = heapq.heappop(self._waiting)
-                if not answer.done():  # its asker may have been cancelled meanwhile
-                    await self._exchange(request, answer)
+                asked = heapq.heappop(self._waiting)
+                if not asked.answer.done():  # its asker may have been cancelled meanwhile
+                    await self._exchange(client, asked)
         finally:
-            self._closed = True
-            failed = [each for _, _, _, each in self._waiting]
-            for each in failed if answer is None else [answer, *failed]:
-                if not each.done():
-                    each.set_exception(
-                        DeviceUnavailable(f"{self._protocol.device_id}: the connection is lost")
+            self._end(DeviceUnavailable("the connection is closed"))
+            for each in [*self._waiting, *([] if asked is None else [asked])]:
+                if not each.answer.done():
+                    each.answer.set_exception(
+                        DeviceUnavailable(
+                            f"{each.board.protocol.device_id}: the connection is lost"
+                        )
                     )
             self._waiting.clear()
+            await _hang_up(client)
 
-    async def _exchange(self, request: Request, answer: asyncio.Future[Reply]) -> None:
-        sent = pdu_of(request, self._unit)
+    async def _exchange(
+        self, client: AsyncModbusTcpClient | AsyncModbusSerialClient, asked: _Asked
+    ) -> None:
         try:
-            received = await self._client.execute(False, sent)
-            end_if_cancelled()
+            reply = await self._answered(client, asked)
+        except (DeviceUnavailable, DeviceProtocolError) as error:
+            # On TCP nothing later can be believed. On RTU it is this board's trouble only, whose
+            # answer may still come: it is not asked before that has had its time.
+            if not asked.answer.done():
+                asked.answer.set_exception(error)
+            if not self._settings.shared:
+                self._end(error)
+            else:
+                until = asyncio.get_running_loop().time() + self._settings.answer_s_max
+                self._late[asked.board.unit] = until
+                asked.board.end(error)
+        except DeviceMisconfigured as error:
+            if not asked.answer.done():
+                asked.answer.set_exception(error)
+        else:
+            if not asked.answer.done():
+                asked.answer.set_result(reply)
+
+    async def _answered(
+        self, client: AsyncModbusTcpClient | AsyncModbusSerialClient, asked: _Asked
+    ) -> Reply:
+        _, _, board, request, _ = asked
+        if self._settings.shared:
+            await self._silence(board.unit)
+        sent = pdu_of(request, board.unit)
+        who = f"{board.protocol.device_id}: {_text(request)}"
+        self._sent = board.unit, request
+        try:
+            received = await client.execute(False, sent)
         except ModbusException as error:
-            raise DeviceUnavailable(
-                f"{self._protocol.device_id}: {_text(request)}: {error}"
-            ) from error
-        end_if_cancelled()  # pymodbus waits with `wait_for`
+            raise DeviceUnavailable(f"{who}: {error}") from error
+        finally:
+            self._sent = None
+            end_if_cancelled()
         # pymodbus lets an answer without a transaction id pass as anybody's.
         if received.transaction_id != sent.transaction_id or received.dev_id != sent.dev_id:
-            raise DeviceProtocolError(
-                f"{self._protocol.device_id}: {_text(request)}: an answer to another request"
-            )
+            raise DeviceProtocolError(f"{who}: an answer to another request")
         if isinstance(received, ExceptionResponse):
-            if not answer.done():
-                answer.set_exception(self._refusal(request, received))
-            return
+            raise _refusal(who, request, received)
         reply = reply_of(received)
-        self._protocol.check(request, reply)
-        if not answer.done():
-            answer.set_result(reply)
+        board.protocol.check(request, reply)
+        return reply
 
-    def _refusal(self, request: Request, received: ExceptionResponse) -> DeviceError:
-        code = received.exception_code
-        text = f"{self._protocol.device_id}: {_text(request)}: Modbus exception {code:#04x}"
-        if received.function_code & 0x7F != request.function:
-            return DeviceProtocolError(text)
-        return DeviceMisconfigured(text) if code in SETTINGS_REFUSED else DeviceUnavailable(text)
+    async def _silence(self, unit: int) -> None:
+        """Wait until the line has been silent and no late answer of `unit` is to be expected.
+
+        What comes meanwhile is nobody's: an answer that comes twice, another master's.
+        """
+        loop = asyncio.get_running_loop()
+        late = self._late.pop(unit, 0.0) - loop.time()
+        if late > 0:
+            await asyncio.sleep(late)
+        given_up = loop.time() + CALL_S_MAX
+        while (rest := self._heard + self._settings.silent_s - loop.time()) > 0:
+            if loop.time() > given_up:
+                raise DeviceUnavailable(f"{_address(self._settings)}: the line is never silent")
+            await asyncio.sleep(rest)
+
+
+class _Board:
+    """A board on a bus, until it can't be believed any more."""
+
+    def __init__(self, bus: _Bus, protocol: ModbusRelayProtocol, unit: int) -> None:
+        self.protocol = protocol
+        self.unit = unit
+        self._bus = bus
+        self._ended: asyncio.Future[DeviceError] = asyncio.get_running_loop().create_future()
+
+    async def ask(self, request: Request, priority: Priority) -> Reply:
+        """See `_Bus.ask`."""
+        return await self._bus.ask(self, request, priority)
+
+    def end(self, why: DeviceError) -> None:
+        """Give this board up: what it was last told is not known to have been done."""
+        if not self._ended.done():
+            self._ended.set_result(why)
+
+    async def watch(self) -> None:
+        """Wait for the end of the board or of its line. Raises why."""
+        either = {self._ended, self._bus.ended}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        raise (self._ended if self._ended.done() else self._bus.ended).result()
+
+
+def _refusal(who: str, request: Request, received: ExceptionResponse) -> DeviceError:
+    code = received.exception_code
+    text = f"{who}: Modbus exception {code:#04x}"
+    if received.function_code & 0x7F != request.function:
+        return DeviceProtocolError(text)
+    return DeviceMisconfigured(text) if code in SETTINGS_REFUSED else DeviceUnavailable(text)
+
+
+async def _connected(client: AsyncModbusTcpClient | AsyncModbusSerialClient) -> bool:
+    if isinstance(client, AsyncModbusTcpClient):
+        return bool(await client.connect())
+    # A serial port is open at once, but cancelled before it says so pymodbus would forget it.
+    connecting = asyncio.ensure_future(client.connect())
+    try:
+        return bool(await asyncio.shield(connecting))
+    except asyncio.CancelledError:
+        await asyncio.wait({connecting})
+        await _hang_up(client)
+        raise
+
+
+async def _hang_up(client: AsyncModbusTcpClient | AsyncModbusSerialClient) -> None:
+    transport = client.ctx.transport
+    if isinstance(transport, asyncio.WriteTransport):
+        transport.abort()  # a polite close would wait for a peer that is gone
+    client.close()
+    await asyncio.sleep(0)  # the loop closes the socket in its next round
+
+
+# The RTU lines in use. Boards are drivers of their own, that come and go one by one and don't know
+# each other, so what they share is found here: by the loop that runs them, then by its address.
+_BUSES: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Bus]] = WeakKeyDictionary()
+
+
+@asynccontextmanager
+async def _joined(device_id: str, settings: ModbusRelaySettings) -> AsyncIterator[_Bus]:
+    """The open bus of `settings`, for the length of the block."""
+    buses = _BUSES.setdefault(asyncio.get_running_loop(), {}) if settings.shared else {}
+    address = _address(settings)
+    bus = buses.get(address)
+    if bus is None or bus.ended.done():
+        bus = buses[address] = _Bus(settings)
+    if not bus.same_line(settings):
+        raise DeviceMisconfigured(
+            f"{device_id}: {address} is in use with another speed, parity or number of stop bits"
+        )
+    bus.boards += 1
+    try:
+        await bus.open(device_id)
+        yield bus
+    finally:
+        bus.boards -= 1
+        if not bus.boards:
+            if buses.get(address) is bus:
+                del buses[address]
+            await bus.close()
 
 
 class _Session:
     """What goes on between a board and its gateway while the connection lasts."""
 
     def __init__(
-        self, protocol: ModbusRelayProtocol, line: _Line, clock: Clock, emit: FactSink
+        self, protocol: ModbusRelayProtocol, line: _Board, clock: Clock, emit: FactSink
     ) -> None:
         self._protocol = protocol
         self._line = line
@@ -487,31 +883,33 @@ class _Session:
         self._emit = emit
         self._pulsed = asyncio.Event()
 
-    async def start(self, settings: ModbusRelaySettings) -> None:
+    async def start(self, board: BoardProfile) -> None:
         """Put every output to rest before anybody may open a door; then say what is there."""
         protocol = self._protocol
-        for output in range(1, settings.outputs + 1):
+        for output in range(1, board.outputs + 1):
             await self._line.ask(protocol.rest(output), Priority.WRITE)
-        outputs = await self._line.ask(protocol.read_outputs, Priority.READ_BACK)
-        if any(outputs.bits[: settings.outputs]):
-            raise DeviceUnavailable(f"{protocol.device_id}: an output doesn't go to rest")
-        facts = protocol.outputs_read(outputs.bits, self._clock.monotonic())
-        if settings.inputs:
+        facts: list[Fact] = []
+        if board.outputs:
+            outputs = await self._line.ask(protocol.read_outputs, Priority.READ_BACK)
+            if any(outputs.bits[: board.outputs]):
+                raise DeviceUnavailable(f"{protocol.device_id}: an output doesn't go to rest")
+            facts += protocol.outputs_read(outputs.bits, self._clock.monotonic())
+        if board.inputs:
             inputs = await self._line.ask(protocol.read_inputs, Priority.POLL)
             facts += protocol.inputs_read(inputs.bits, self._clock.monotonic())
         self._emit(DeviceOnline(protocol.device_id, self._clock.monotonic()))
         self._tell(facts)
 
-    async def poll(self, settings: ModbusRelaySettings) -> None:
+    async def poll(self, board: BoardProfile) -> None:
         """Read inputs and outputs for ever."""
         protocol = self._protocol
         outputs_due = self._clock.monotonic()
         while True:
             started = self._clock.monotonic()
-            if settings.inputs:
+            if board.inputs:
                 reply = await self._line.ask(protocol.read_inputs, Priority.POLL)
                 self._tell(protocol.inputs_read(reply.bits, self._clock.monotonic()))
-            if started >= outputs_due:
+            if board.outputs and started >= outputs_due:
                 await self._read_outputs(Priority.POLL)
                 await self._force_off()
                 again_s = RELEASE_RETRY_S if protocol.unexpected(started) else OUTPUTS_S
@@ -601,18 +999,18 @@ class ModbusRelay:
 
     async def run(self, emit: FactSink) -> None:
         """See `Driver.run`."""
-        protocol = ModbusRelayProtocol(self.device_id, self._settings)
+        settings = self._settings
+        protocol = ModbusRelayProtocol(self.device_id, settings)
         try:
-            async with self._connected() as (client, lost), asyncio.TaskGroup() as tasks:
-                line = _Line(protocol, client, self._settings.unit)
-                tasks.create_task(line.serve())
-                tasks.create_task(self._watch(lost))
-                session = _Session(protocol, line, self._clock, emit)
-                await session.start(self._settings)
+            async with _joined(self.device_id, settings) as bus, asyncio.TaskGroup() as tasks:
+                board = _Board(bus, protocol, settings.unit)
+                tasks.create_task(board.watch())
+                session = _Session(protocol, board, self._clock, emit)
+                await session.start(settings.board)
                 self._session = session
                 try:
                     tasks.create_task(session.keep_time())
-                    await session.poll(self._settings)
+                    await session.poll(settings.board)
                 finally:
                     self._session = None
                     await session.stop()
@@ -622,45 +1020,6 @@ class ModbusRelay:
             if errors is None:
                 raise
             raise errors.exceptions[0] from None
-
-    @asynccontextmanager
-    async def _connected(
-        self,
-    ) -> AsyncIterator[tuple[AsyncModbusTcpClient, asyncio.Future[None]]]:
-        lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def connection_changed(connected: bool) -> None:
-            if not connected and not lost.done():
-                lost.set_result(None)
-
-        client = AsyncModbusTcpClient(
-            self._settings.host,
-            port=self._settings.port,
-            name=self.device_id,
-            timeout=REQUEST_S_MAX,
-            retries=0,
-            reconnect_delay=0,  # none: the supervisor runs this driver again
-            trace_connect=connection_changed,
-        )
-        client.register(_WriteSingleCoil)
-        try:
-            is_there = await client.connect()
-            end_if_cancelled()
-            if not is_there:
-                raise DeviceUnavailable(
-                    f"{self.device_id}: {_address(self._settings)} can't be reached"
-                )
-            yield client, lost
-        finally:
-            transport = client.ctx.transport
-            if isinstance(transport, asyncio.WriteTransport):
-                transport.abort()  # a polite close would wait for a peer that is gone
-            client.close()
-            await asyncio.sleep(0)  # the loop closes the socket in its next round
-
-    async def _watch(self, lost: asyncio.Future[None]) -> None:
-        await lost
-        raise DeviceUnavailable(f"{self.device_id}: {_address(self._settings)} hung up")
 
     async def pulse(self, output: int, duration: timedelta) -> None:
         """See `PulsesOutput.pulse`."""
@@ -686,7 +1045,7 @@ class ModbusRelay:
 
 
 def _address(settings: ModbusRelaySettings) -> str:
-    return f"{settings.host}:{settings.port}"
+    return str(settings.port) if settings.transport == "rtu" else f"{settings.host}:{settings.port}"
 
 
 DRIVER = DriverSpec(
@@ -695,7 +1054,14 @@ DRIVER = DriverSpec(
     capabilities=frozenset({Capability.REPORTS_INPUTS, Capability.PULSES_OUTPUTS}),
     build=ModbusRelay,
     relay_class=relay_class,
-    outputs=lambda settings: settings.outputs,
-    inputs=lambda settings: settings.inputs,
+    outputs=lambda settings: settings.board.outputs,
+    inputs=lambda settings: settings.board.inputs,
     address=_address,
+    station=lambda settings: settings.unit,
+    title="relay and input boards on Modbus: " + ", ".join(PROFILES) + " and any other",
+    transport="Modbus TCP, RTU on RS-485, RTU over TCP",
+    tried=(
+        Trial(Means.VECTORS, "frames of Waveshare's wiki and of V1.1b3"),
+        Trial(Means.PEER, "libmodbus 3.1.6 as a board, on RTU and TCP"),
+    ),
 )

@@ -112,6 +112,7 @@ PATTERNS: Final = {
     Signal.DENIED: Pattern(RED, RED, 1, 0, 20, beep=1, gap=1, beeps=3),
     Signal.PIN_WANTED: Pattern(AMBER, BLACK, 5, 5, 100),
     Signal.FAULT: Pattern(RED, BLACK, 2, 2, 50, beep=8, gap=1, beeps=1),
+    Signal.HELD_OPEN: Pattern(AMBER, AMBER, 1, 0, 15, beep=5, gap=2, beeps=2),
 }
 """A grant under duress is a grant like any other: there is no pattern to tell it by."""
 

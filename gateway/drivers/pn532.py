@@ -25,7 +25,7 @@ import msgspec
 import structlog
 
 from gateway.clock import Clock
-from gateway.config.devices import Capability, DeviceSettings, DriverSpec
+from gateway.config.devices import Capability, DeviceSettings, DriverSpec, Means, Trial
 from gateway.domain.facts import CredentialPresented, DeviceOnline, Fact
 from gateway.drivers.base import FactSink
 from gateway.errors import DeviceUnavailable
@@ -201,4 +201,10 @@ DRIVER = DriverSpec(
     capabilities=frozenset({Capability.READS_CREDENTIALS}),
     build=Pn532,
     address=lambda settings: settings.port,
+    title="NFC readers with NXP's PN532, UID mode",
+    transport="serial (HSU), USB serial",
+    tried=(
+        Trial(Means.CAPTURE, "answers to three cards, from the LPC1343 code base's PN532 example"),
+        Trial(Means.VECTORS, "frames of NXP UM0701-02"),
+    ),
 )

@@ -3,7 +3,17 @@
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from gateway.ipc.messages import DoorStateReport, Events, ImportDone, Status
+from gateway.ipc.messages import (
+    DoorStateReport,
+    Events,
+    Forgive,
+    ImportDone,
+    Muster,
+    Obeyed,
+    Order,
+    Preview,
+    Status,
+)
 
 
 class CoreApi(Protocol):
@@ -34,6 +44,23 @@ class CoreApi(Protocol):
 
     async def status(self) -> Status:
         """How the gateway is, at this moment."""
+
+    async def order(self, order: Order, by: str) -> Obeyed:
+        """Set or end a mode by the order of `by`.
+
+        Raises:
+            OrderRefused: there is no such door or zone, or a time is missing.
+            StorageError: it can't be recorded.
+        """
+
+    async def forgive(self, forgive: Forgive, by: str) -> Obeyed:
+        """Forget a holder's place and PIN lockout, or a zone's people; raises as `order`."""
+
+    async def muster(self) -> Muster:
+        """Who is in which zone."""
+
+    async def preview(self, door: str, days: int) -> Preview:
+        """When a door's schedule unlocks it. Raises OrderRefused."""
 
     async def import_records(self, records: bytes) -> ImportDone:
         """Put entitlement records (JSON Lines) in force.

@@ -23,12 +23,19 @@ from gateway.ipc.messages import (
     DoorStateReport,
     Events,
     Fetch,
+    Forgive,
     Hello,
     ImportBegin,
     ImportChunk,
     ImportDone,
     ImportEnd,
     ImportRefused,
+    Muster,
+    MusterWanted,
+    Obeyed,
+    Order,
+    Preview,
+    PreviewWanted,
     Problem,
     Proceed,
     Request,
@@ -100,6 +107,22 @@ class CoreClient:
     async def status(self) -> Status:
         """How the gateway is."""
         return await self._ask(StatusWanted(), Status)
+
+    async def order(self, order: Order) -> Obeyed:
+        """Set or end a mode by hand."""
+        return await self._ask(order, Obeyed)
+
+    async def forgive(self, forgive: Forgive) -> Obeyed:
+        """Forget a holder's place and PIN lockout, or a zone's people."""
+        return await self._ask(forgive, Obeyed)
+
+    async def muster(self) -> Muster:
+        """Who is in which zone."""
+        return await self._ask(MusterWanted(), Muster)
+
+    async def preview(self, door: str, days: int = 7) -> Preview:
+        """When a door's schedule unlocks it."""
+        return await self._ask(PreviewWanted(door=door, days=days), Preview)
 
     async def watch_doors(self) -> AsyncGenerator[DoorStateReport, None]:
         """Every door's state now, then each change; a slow consumer skips to the latest."""

@@ -85,6 +85,49 @@ class StatusWanted(_Message, frozen=True, tag="status_wanted"):
     """How the gateway is; answered by `Status`."""
 
 
+Why = Annotated[str, msgspec.Meta(min_length=3, max_length=200)]
+"""A reason, as the person gives it who orders something: journaled as it is."""
+
+Id = Annotated[str, msgspec.Meta(max_length=256)]
+"""The id of a record; empty where the whole site is meant."""
+
+HAND_S_MAX = 24 * 3600
+"""The longest that a mode set by hand lasts: whoever wants more says so again tomorrow."""
+
+
+class Order(_Message, frozen=True, tag="order"):
+    """Set or end a mode by hand; answered by `Obeyed`.
+
+    `controlled`, `unlocked` and `blocked` are for one door and for `seconds`; `lockdown` and
+    `evacuation` stand until `release` of the same scope, also over restarts.
+    """
+
+    scope: Literal["site", "zone", "door"]
+    id: Id
+    mode: Literal["controlled", "unlocked", "blocked", "lockdown", "evacuation", "release"]
+    why: Why
+    seconds: Annotated[int, msgspec.Meta(ge=1, le=HAND_S_MAX)] | None = None
+
+
+class Forgive(_Message, frozen=True, tag="forgive"):
+    """Forget a holder's place and PIN lockout, or who is counted in a zone; answer: `Obeyed`."""
+
+    why: Why
+    holder: Id | None = None
+    zone: Id | None = None
+
+
+class MusterWanted(_Message, frozen=True, tag="muster_wanted"):
+    """Who is in which zone; answered by `Muster`."""
+
+
+class PreviewWanted(_Message, frozen=True, tag="preview_wanted"):
+    """When a door's schedule unlocks and locks it, from now on; answered by `Preview`."""
+
+    door: Id
+    days: Annotated[int, msgspec.Meta(ge=1, le=366)] = 7
+
+
 class ImportBegin(_Message, frozen=True, tag="import_begin"):
     """A set of entitlement records of `size` bytes follows; answered by `Proceed`."""
 
@@ -110,6 +153,10 @@ RequestBody = (
     | Acknowledge
     | WatchDoors
     | StatusWanted
+    | Order
+    | Forgive
+    | MusterWanted
+    | PreviewWanted
     | ImportBegin
     | ImportChunk
     | ImportEnd
@@ -162,7 +209,7 @@ class DoorStateReport(_Message, frozen=True, tag="door_state"):
 
     door: str
     mode: str
-    """`normal`, `lockdown` and whatever else `gateway.domain.door_state` knows."""
+    """`controlled`, `unlocked`, `blocked`, `lockdown` or `evacuation`."""
     locked: bool | None
     """Whether the strike is at rest; null where its device does not answer."""
     contact: Literal["open", "closed", "unknown"]
@@ -172,6 +219,8 @@ class DoorStateReport(_Message, frozen=True, tag="door_state"):
     alarms: list[str] = []
     """`forced_open`, `held_open` and alike, those that are not restored yet."""
     readers_online: dict[str, bool] = {}
+    mode_source: str = "records"
+    """By whose word: `evacuation`, `lockdown`, `hand`, `schedule` or `records`."""
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,6 +260,54 @@ class Status(_Message, frozen=True, tag="status"):
     devices: dict[str, DeviceStatus]
     doors: dict[str, DoorStateReport]
     journal: JournalStatus
+    problems: list[str]
+    """What somebody should look at, a line each; none where all is well."""
+
+
+class Obeyed(_Message, frozen=True, tag="obeyed"):
+    """It is in force and on disk."""
+
+    modes: dict[str, str] = {}
+    """The mode of every door now."""
+    forgotten: int = 0
+
+
+class Whereabouts(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one holder was last let in."""
+
+    holder: str
+    door: str
+    at: datetime
+    seen: bool
+    """Whether the door contact saw them, and nobody else, go through."""
+
+
+class ZoneMuster(msgspec.Struct, frozen=True, kw_only=True):
+    """Who was let into a zone and has not been let out of it since."""
+
+    zone: str
+    people: list[Whereabouts]
+    left_unseen: int
+    """How often somebody left by REX, who may be any of them."""
+    counted: int | None = None
+    """How many a door with an occupancy limit counts inside."""
+
+
+class Muster(_Message, frozen=True, tag="muster"):
+    """Everybody who is known to be somewhere; who came by an open door is in no list."""
+
+    at: datetime
+    zones: list[ZoneMuster]
+
+
+class Preview(_Message, frozen=True, tag="preview"):
+    """When a door's unlock schedule opens (true) and closes it."""
+
+    door: str
+    mode: str
+    changes: list[tuple[datetime, bool]]
+    after_first: bool
+    """Each time only after the first person was let in."""
 
 
 class Proceed(_Message, frozen=True, tag="proceed"):
@@ -244,6 +341,9 @@ AnswerBody = (
     | Acknowledged
     | DoorStateReport
     | Status
+    | Obeyed
+    | Muster
+    | Preview
     | Proceed
     | ImportDone
     | ImportRefused

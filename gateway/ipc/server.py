@@ -24,11 +24,15 @@ from gateway.ipc.messages import (
     Cancel,
     Events,
     Fetch,
+    Forgive,
     Hello,
     ImportBegin,
     ImportChunk,
     ImportEnd,
     ImportRefused,
+    MusterWanted,
+    Order,
+    PreviewWanted,
     Problem,
     Proceed,
     Request,
@@ -131,6 +135,14 @@ class CoreServer:
                         connection.send(request.number, state)
             case StatusWanted():
                 connection.send(request.number, await self._api.status())
+            case Order() as order:
+                connection.send(request.number, await self._api.order(order, connection.peer))
+            case Forgive() as forgive:
+                connection.send(request.number, await self._api.forgive(forgive, connection.peer))
+            case MusterWanted():
+                connection.send(request.number, await self._api.muster())
+            case PreviewWanted(door=door, days=days):
+                connection.send(request.number, await self._api.preview(door, days))
             case ImportBegin() | ImportChunk() | ImportEnd() as step:
                 connection.send(request.number, await self._import(connection, step))
             case Hello() | Cancel():
@@ -196,6 +208,11 @@ class _Connection(asyncio.Protocol):
         self._uid = -1
         self.import_lock = asyncio.Lock()
         self.upload: _Upload | None = None
+
+    @property
+    def peer(self) -> str:
+        """Who is at the other end, by the kernel's word."""
+        return f"uid {self._uid}"
 
     # --- asyncio.Protocol -------------------------------------------------------------------------
 

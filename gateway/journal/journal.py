@@ -75,6 +75,12 @@ class Backlog(NamedTuple):
     """Events still in memory, not committed."""
 
 
+StateChanges = Mapping[str, bytes | None]
+"""What an event changes of the site's state, by key; None forgets."""
+
+_NOTHING: StateChanges = {}
+
+
 class RawEvent(NamedTuple):
     """A committed event as bytes, for forwarding without decoding."""
 
@@ -123,6 +129,7 @@ class _Row(NamedTuple):
 class _Waiting(NamedTuple):
     row: _Row
     committed: asyncio.Future[None]
+    state: "StateChanges"
 
 
 class _Position(NamedTuple):
@@ -133,6 +140,7 @@ class _Position(NamedTuple):
     chain: bytes
     acknowledged: int
     purged: int
+    state: dict[str, bytes] | None
 
 
 _Values = Sequence[object] | Mapping[str, object]
@@ -158,7 +166,7 @@ class Journal:
         self._clock = clock
         self._tasks = asyncio.TaskGroup()
         self._database: aiosqlite.Connection | None = None
-        self._position = _Position("", 0, b"", 0, 0)
+        self._position = _Position("", 0, b"", 0, 0, None)
         self._rows = _Chainer(self._position)
         self._committed = 0
         self._acknowledged = 0
@@ -173,6 +181,7 @@ class Journal:
         self._failure = ""
         self._lost = 0
         self._lost_last: tuple[datetime, int, str] | None = None
+        self._state: dict[str, bytes] | None = None
 
     async def __aenter__(self) -> Self:
         """Open the file.
@@ -229,8 +238,10 @@ class Journal:
 
     # --- Appending --------------------------------------------------------------------------------
 
-    def append(self, event: events.Event) -> Ticket:
+    def append(self, event: events.Event, state: StateChanges = _NOTHING) -> Ticket:
         """Number an event and put it in line for the next commit. Returns at once.
+
+        `state` is written in the same transaction: on disk are both, or neither.
 
         Raises:
             JournalFull: the event was not kept; a `JournalGap` will count it.
@@ -245,7 +256,29 @@ class Journal:
                 f"{self._path}: {len(self._queue)} events wait for the disk: {self._failure}"
             )
         self._note_gap()
-        return self._put(event, events.encode(event))
+        return self._put(event, events.encode(event), state)
+
+    async def keep(self, take: Callable[[], StateChanges]) -> None:
+        """Write state that no event brings along. `take` is asked between two commits, so that
+        what it gives is younger than what any event before it brought.
+
+        Raises:
+            StorageError: the journal was closed before it was on disk.
+        """
+        taken: list[StateChanges] = []
+
+        async def write(database: aiosqlite.Connection) -> None:
+            if not taken:
+                taken.append(take())
+            await _write_state(database, taken)
+            await database.commit()
+
+        await self._do(write)
+
+    @property
+    def state(self) -> Mapping[str, bytes] | None:
+        """The site's state as it lay on disk when the file was opened; None until it could be."""
+        return self._state
 
     @property
     def stream(self) -> str:
@@ -270,10 +303,10 @@ class Journal:
         """Why it isn't healthy; empty when it is."""
         return self._failure
 
-    def _put(self, event: events.Event, body: bytes) -> Ticket:
+    def _put(self, event: events.Event, body: bytes, state: StateChanges = _NOTHING) -> Ticket:
         row = self._rows.row(event, body)
         committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(row, committed))
+        self._queue.append(_Waiting(row, committed, state))
         self._work.set()
         return Ticket(row.seq, committed)
 
@@ -496,6 +529,7 @@ class Journal:
         group = list(itertools.islice(self._queue, GROUP_EVENTS_MAX))
         if group:
             await _insert(database, [waiting.row for waiting in group])
+            await _write_state(database, (waiting.state for waiting in group))
             await database.commit()
             self._settle(group[-1].row.seq)
         self._note_gap()
@@ -552,6 +586,7 @@ class Journal:
             rows = _Chainer(position)
             saved = [rows.again(waiting.row) for waiting in self._queue]
             await _insert(self._opened(), saved)
+            await _write_state(self._opened(), (waiting.state for waiting in self._queue))
             await self._opened().commit()
             self._queue.clear()
             raise JournalBegunAgain(
@@ -562,6 +597,7 @@ class Journal:
         self._settle(position.last)
 
     def _stand_at(self, position: _Position) -> None:
+        self._state = position.state
         self._position, self._committed = position, position.last
         self._acknowledged, self._purged = position.acknowledged, position.purged
         self._rows = _Chainer(position)
@@ -638,6 +674,7 @@ class Journal:
             "INSERT INTO salvaged VALUES (?, ?, ?, ?)",
             ((found.stream, row.seq, row.at, row.body) for row in found.rows),
         )
+        await database.executemany("INSERT OR IGNORE INTO state VALUES (?, ?)", found.state.items())
         rows = _Chainer(position)
         restart = events.JournalRestarted(
             at=self._clock.now(),
@@ -655,7 +692,9 @@ class Journal:
             salvaged=len(found.rows),
             sent_again=rows.seq - position.last - 1,
         )
-        return position._replace(last=rows.seq, chain=rows.chain)
+        return position._replace(
+            last=rows.seq, chain=rows.chain, state={**found.state, **(position.state or {})}
+        )
 
 
 class _Chainer:
@@ -697,6 +736,21 @@ async def _insert(database: aiosqlite.Connection, rows: Iterable[_Row]) -> None:
     )
 
 
+async def _write_state(database: aiosqlite.Connection, changes: Iterable[StateChanges]) -> None:
+    last: dict[str, bytes | None] = {}
+    for each in changes:
+        last.update(each)
+    if not last:
+        return
+    await database.executemany(
+        "INSERT INTO state VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        [(key, value) for key, value in last.items() if value is not None],
+    )
+    await database.executemany(
+        "DELETE FROM state WHERE key = ?", [(key,) for key, value in last.items() if value is None]
+    )
+
+
 async def _read_position(database: aiosqlite.Connection, path: Path) -> _Position:
     """Where the file stands. Raises DatabaseCorrupt where its parts don't fit together."""
     facts = list(
@@ -729,7 +783,9 @@ async def _read_position(database: aiosqlite.Connection, path: Path) -> _Positio
         chain = expected
     if not isinstance(chain, bytes) or len(chain) != CHAIN_BYTES:
         raise DatabaseCorrupt(f"{path}: damaged: no chain at {last}")
-    return _Position(stream, last, chain, acknowledged, purged)
+    stored = await database.execute_fetchall("SELECT key, value FROM state")
+    state: dict[str, bytes] = {key: value for key, value in stored}  # noqa: C416 - rows, no pairs
+    return _Position(stream, last, chain, acknowledged, purged, state)
 
 
 async def _not_taken_over(database: aiosqlite.Connection, path: Path) -> list[Path]:

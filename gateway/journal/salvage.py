@@ -35,6 +35,8 @@ class Salvage(NamedTuple):
     acknowledged: int
     """Its watermark; 0 where that doesn't read, so that everything is sent again."""
     rows: list[SalvagedRow]
+    state: dict[str, bytes]
+    """The site's state, as far as it reads: a lockout or lockdown outlives a damaged page."""
 
     def unsent(self) -> Iterator[tuple[events.Event, bytes]]:
         """The rows above the watermark that decode, each with its event and the body to send.
@@ -59,11 +61,12 @@ class Salvage(NamedTuple):
 def salvage(path: Path) -> Salvage:
     """Read every event that can still be read. Never raises for damage."""
     stream, acknowledged, rows = "unknown", 0, dict[int, SalvagedRow]()
+    state: dict[str, bytes] = {}
     try:
         # Read-only: what was set aside stays as it is, its log included.
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
     except sqlite3.Error:
-        return Salvage(stream, acknowledged, [])
+        return Salvage(stream, acknowledged, [], state)
     connection.text_factory = lambda raw: raw.decode(errors="replace")
     try:
         found = _one(connection, "SELECT value FROM meta WHERE key = 'stream'")
@@ -73,10 +76,11 @@ def salvage(path: Path) -> Salvage:
         if isinstance(found, int) and found > 0:
             acknowledged = found
         _read(connection, rows)
+        _read_state(connection, state)
     finally:
         connection.close()
         path.with_name(path.name + "-shm").unlink(missing_ok=True)
-    return Salvage(stream, acknowledged, [rows[seq] for seq in sorted(rows)])
+    return Salvage(stream, acknowledged, [rows[seq] for seq in sorted(rows)], state)
 
 
 def _one(connection: sqlite3.Connection, query: str) -> object:
@@ -85,6 +89,14 @@ def _one(connection: sqlite3.Connection, query: str) -> object:
     except SqliteErrors:
         return None
     return row[0] if row else None
+
+
+def _read_state(connection: sqlite3.Connection, into: dict[str, bytes]) -> None:
+    try:
+        rows = connection.execute("SELECT key, value FROM state")
+        into.update((k, v) for k, v in rows if isinstance(k, str) and isinstance(v, bytes))
+    except SqliteErrors:
+        return  # what was read until then is kept
 
 
 def _read(connection: sqlite3.Connection, into: dict[int, SalvagedRow]) -> None:

@@ -12,6 +12,7 @@ import structlog
 from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
+from gateway.cancellation import in_own_task
 from gateway.clock import Clock
 from gateway.errors import IpcError
 from gateway.ipc.client import CoreClient, connect
@@ -75,7 +76,6 @@ class _Link:
         self._session: Session | None = None
         self._sessions = 0
         self._core_there = False
-        self._stopping = False
         self._doors: dict[str, DoorStateReport] = {}
         self._doors_stale: dict[str, None] = {}
         self._acks = Counter[str]()
@@ -88,34 +88,30 @@ class _Link:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._core_side())
             group.create_task(self._broker_side())
-            try:
-                await asyncio.get_running_loop().create_future()
-            finally:
-                # Before Python 3.13 a TaskGroup that fails while it is cancelled raises its
-                # failures only: without this a side that handles those would go on for ever.
-                self._stopping = True
 
     # --- The core ---------------------------------------------------------------------------------
 
     async def _core_side(self) -> None:
         while True:
             try:
-                async with connect(self._socket_path, role="link") as core:
-                    await self._learn_journal(core)
-                    self._core_is_there(there=True)
-                    async with asyncio.TaskGroup() as group:
-                        group.create_task(self._send_events(core))
-                        group.create_task(self._relay_acks(core))
-                        group.create_task(self._follow_doors(core))
-                        group.create_task(self._tell_health(core))
+                await in_own_task(self._one_core())
             except* IpcError as failed:
                 why = failed.exceptions[0]
                 self._core_outage.failed(type(why).__name__, str(why))
             finally:
                 self._core_is_there(there=False)
-            if self._stopping:
-                return
             await asyncio.sleep(self._pace.core_retry_s)
+
+    async def _one_core(self) -> None:
+        """Serve one life of the core, to its end."""
+        async with connect(self._socket_path, role="link") as core:
+            await self._learn_journal(core)
+            self._core_is_there(there=True)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._send_events(core))
+                group.create_task(self._relay_acks(core))
+                group.create_task(self._follow_doors(core))
+                group.create_task(self._tell_health(core))
 
     def _core_is_there(self, *, there: bool) -> None:
         if there:
@@ -217,7 +213,7 @@ class _Link:
             begun = self._clock.monotonic()
             change_version = False
             try:
-                await self._one_session()
+                await in_own_task(self._one_session())
             except* (BrokerUnavailable, TlsUnusable) as failed:
                 why = failed.exceptions[0]
                 change_version = isinstance(why, BrokerUnavailable) and why.other_version
@@ -226,8 +222,6 @@ class _Link:
                 else:
                     kind = why.kind if isinstance(why, BrokerUnavailable) else "tls"
                     self._outage.failed(kind, str(why))
-            if self._stopping:
-                return
             if change_version:
                 self._version = _other(self._version)
             other_tried = change_version and not other_tried

@@ -14,24 +14,42 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 import gateway
-from gateway.cache import Cache
-from gateway.clock import SystemClock, TimeTrust, kernel_says_synchronised
+from gateway.cache import Applied, Cache
+from gateway.clock import SystemClock, TimeTrust, boot_id, kernel_says_synchronised
 from gateway.config.devices import RelayClass
 from gateway.config.site import SiteConfig
 from gateway.control.door import InForce
+from gateway.control.memory import SiteMemory
+from gateway.control.muster import muster
+from gateway.control.orders import Orders
 from gateway.control.site import SiteController
 from gateway.domain import events
+from gateway.domain.door_mode import LOOK_AHEAD, opens_by_schedule
 from gateway.domain.door_state import Strike
 from gateway.domain.entitlements import NO_RECORDS
+from gateway.domain.instants import later
+from gateway.domain.pin_odds import ALARM_BELOW, WARNING_BELOW
 from gateway.domain.record_faults import LintWarning
-from gateway.errors import ConfigError, Fault, GatewayError, RecordsRefused, StorageError
+from gateway.errors import (
+    ConfigError,
+    Fault,
+    GatewayError,
+    OrderRefused,
+    RecordsRefused,
+    StorageError,
+)
 from gateway.ipc.doors import DoorStates
 from gateway.ipc.messages import (
     DeviceStatus,
     DoorStateReport,
     Events,
+    Forgive,
     ImportDone,
     JournalStatus,
+    Muster,
+    Obeyed,
+    Order,
+    Preview,
     Status,
 )
 from gateway.ipc.server import CoreServer
@@ -44,6 +62,11 @@ log = structlog.get_logger()
 
 FLOOR_EVERY = timedelta(minutes=1)
 """How often the high-water mark of time is written: at most this much is lost with the power."""
+FLOOR_STEP_MAX = timedelta(days=400)
+"""A clock that is further ahead of the floor than any site was ever off is wrong, whoever vouches
+for it: it may decide, but must not become a floor, which never falls again."""
+TIMERS_EVERY = timedelta(minutes=1)
+"""How often running lockouts are written: a reboot lengthens one by at most this much."""
 SELF_TEST_LIMIT = timedelta(seconds=5)
 """A decision path that doesn't answer within this is dead, however alive the loop is."""
 SELF_TEST_EVERY = timedelta(seconds=10)
@@ -61,6 +84,7 @@ class Core:
         self._config = config
         self._rng = rng
         self._doors = DoorStates()
+        self._jobs = AsyncIOScheduler()
         self._started: timedelta
 
     async def run(self) -> None:
@@ -89,13 +113,24 @@ class Core:
             async with Journal(self._state.journal, self._clock) as self._journal:
                 self._cache = Cache(self._state.path, Path(config.state.credential_key))
                 await self._cache.open()
+                self._memory = SiteMemory(
+                    lambda: self._journal.state, boot=boot_id(), clock=self._clock
+                )
                 self._site = SiteController(
                     config,
                     journal=self._journal,
+                    memory=self._memory,
                     in_force=self._in_force,
                     clock=self._clock,
                     rng=self._rng,
                     on_change=self._report,
+                )
+                self._orders = Orders(
+                    self._site,
+                    journal=self._journal,
+                    memory=self._memory,
+                    in_force=self._in_force,
+                    clock=self._clock,
                 )
                 yield
 
@@ -143,6 +178,14 @@ class Core:
             return InForce(NO_RECORDS, None, None)
         return InForce(current, self._cache.revision, self._cache.as_of)
 
+    def _doors_in_no_record(self) -> list[str]:
+        doors = self._in_force().records.tables.doors
+        return [
+            f"door {door_id}: is in no record: nobody is let in"
+            for door_id in self._config.doors
+            if door_id not in doors
+        ]
+
     def _record_start(self) -> None:
         force = self._in_force()
         if self._cache.rebuilt is not None:
@@ -163,9 +206,8 @@ class Core:
         if force.revision is None:
             log.warning("no entitlements yet: every credential is denied until an import")
             return
-        for door_id in self._config.doors:
-            if door_id not in force.records.tables.doors:
-                log.warning("door is in no record: nobody is let in", door=door_id)
+        for missing in self._doors_in_no_record():
+            log.warning(missing)
 
     # --- Time ------------------------------------------------------------------------------------
 
@@ -173,11 +215,26 @@ class Core:
         """The members `at` and `trust` of an event."""
         return {"at": self._clock.now(), "trust": int(self._clock.trust())}
 
+    async def _keep_timers(self) -> None:
+        """Write again what has time left: a power cut makes it begin anew from there."""
+        self._memory.apply(self._memory.running())
+        try:
+            await self._journal.keep(self._memory.take_unwritten)
+        except StorageError as error:
+            log.error("timers not kept", why=str(error))
+
     async def _keep_floor(self) -> None:
         # Only a time that somebody vouches for may become a floor: it never falls again.
         if self._clock.trust() < TimeTrust.T2:
             return
-        now = self._clock.now()
+        now, floor = self._clock.now(), self._state.floor
+        if floor is not None and now - floor > FLOOR_STEP_MAX:
+            log.error(
+                "the clock is implausibly far ahead: the floor of time is not raised",
+                clock=now.isoformat(),
+                floor=floor.isoformat(),
+            )
+            return
         self._clock.raise_floor(now)
         try:
             await asyncio.to_thread(self._state.raise_floor, now)
@@ -186,13 +243,34 @@ class Core:
 
     def _scheduler(self) -> AsyncIOScheduler:
         """What has a wall-clock time; a decision never waits for it."""
-        scheduler = AsyncIOScheduler()
+        scheduler = self._jobs
         scheduler.add_job(self._keep_floor, "interval", seconds=FLOOR_EVERY.total_seconds())
+        scheduler.add_job(self._keep_timers, "interval", seconds=TIMERS_EVERY.total_seconds())
         scheduler.add_job(
             self._retire, "cron", hour=RETENTION_AT_HOUR, coalesce=True, misfire_grace_time=3600
         )
         scheduler.start()
+        self._wake_for_modes()
         return scheduler
+
+    def _wake_for_modes(self) -> None:
+        """Have doors look at their modes exactly when a schedule opens or closes.
+
+        It only wakes them: which mode is in force is always worked out anew, and they look every
+        few seconds anyway, as the clock may be set.
+        """
+        self._site.look_at_modes()
+        change = self._site.next_mode_change()
+        if change is None:
+            change = self._clock.now() + LOOK_AHEAD / 2
+        self._jobs.add_job(
+            self._wake_for_modes,
+            "date",
+            run_date=change,
+            id="modes",
+            replace_existing=True,
+            misfire_grace_time=None,
+        )
 
     async def _retire(self) -> None:
         """Delete what is acknowledged and past the policy's retention."""
@@ -262,7 +340,35 @@ class Core:
             },
             doors=self._doors.latest(),
             journal=JournalStatus(healthy=not failure, why=failure or None),
+            problems=self._problems(),
         )
+
+    def _problems(self) -> list[str]:
+        """What somebody should look at, a line each."""
+        force, trust = self._in_force(), self._clock.trust()
+        found = []
+        if force.revision is None:
+            found.append("no entitlements: every credential is denied until an import")
+        else:
+            found += self._doors_in_no_record()
+        if not trust.decides_as_trusted:
+            floor = self._state.floor
+            behind = floor is not None and self._clock.now() <= floor
+            why = "is behind the floor of time" if behind else "is vouched for by nobody"
+            found.append(f"the clock {why} (T{int(trust)}): schedules and bookings may not count")
+        if self._journal.failure:
+            found.append(f"the journal does not write: {self._journal.failure}")
+        found += [
+            f"device {name}: offline: {device.why}"
+            for name, device in self._site.devices.items()
+            if not device.online
+        ]
+        found += [
+            f"door {name}: {alarm.replace('_', ' ')}"
+            for name, door in self._doors.latest().items()
+            for alarm in door.alarms
+        ]
+        return found
 
     async def import_records(self, records: bytes) -> ImportDone:
         """See `CoreApi.import_records`."""
@@ -287,21 +393,67 @@ class Core:
                 counts=applied.counts,
             )
         )
+        self._tell_pin_odds(applied)
+        if self._jobs.running:
+            self._wake_for_modes()
         for door_id in self._config.doors:
             self._report(door_id)
         return ImportDone(
             revision=applied.revision,
             counts=applied.counts,
-            warnings=_told(applied.warnings),
+            warnings=[*self._doors_in_no_record(), *_told(applied.warnings)],
         )
+
+    async def order(self, order: Order, by: str) -> Obeyed:
+        """See `CoreApi.order`."""
+        await self._orders.order(
+            order.scope, order.id, order.mode, by=by, why=order.why, seconds=order.seconds
+        )
+        return Obeyed(modes=self._modes())
+
+    async def forgive(self, forgive: Forgive, by: str) -> Obeyed:
+        """See `CoreApi.forgive`."""
+        forgotten = await self._orders.forgive(forgive.holder, forgive.zone, by=by, why=forgive.why)
+        return Obeyed(modes=self._modes(), forgotten=forgotten)
+
+    def _modes(self) -> dict[str, str]:
+        return {door_id: door.mode().mode for door_id, door in self._site.doors.items()}
+
+    async def muster(self) -> Muster:
+        """See `CoreApi.muster`."""
+        return Muster(at=self._clock.now(), zones=muster(self._memory))
+
+    async def preview(self, door: str, days: int) -> Preview:
+        """See `CoreApi.preview`."""
+        records = self._in_force().records
+        record = records.tables.doors.get(door)
+        if record is None or door not in self._site.doors:
+            raise OrderRefused(f"no door {door!r}; there are: {', '.join(self._site.doors)}")
+        now = self._clock.now()
+        return Preview(
+            door=door,
+            mode=self._site.doors[door].mode().mode,
+            changes=list(opens_by_schedule(record, records, now, later(now, timedelta(days=days)))),
+            after_first=record.unlock_after_first,
+        )
+
+    def _tell_pin_odds(self, applied: Applied) -> None:
+        odds = applied.codes_per_pin
+        if odds is None or odds >= WARNING_BELOW:
+            return
+        low = events.PinOddsCritical if odds < ALARM_BELOW else events.PinOddsLow
+        log.warning("PINs are easy to guess", codes_per_pin=odds)
+        self._journal.append(low(**self._now(), revision=applied.revision, codes_per_pin=odds))
 
     def _report(self, door_id: str) -> None:
         state = self._site.doors[door_id].state
+        mode = self._site.doors[door_id].mode()
         locked = None if state.strike is Strike.UNKNOWN else state.strike is Strike.AT_REST
         self._doors.report(
             DoorStateReport(
                 door=door_id,
-                mode="controlled",
+                mode=mode.mode,
+                mode_source=mode.source,
                 locked=locked,
                 contact=state.contact.value,
                 alarms=sorted(alarm.value for alarm in state.alarms),

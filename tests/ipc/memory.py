@@ -6,14 +6,19 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from gateway.domain.events import DoorClosed, encode
-from gateway.errors import RecordFault, RecordsRefused
+from gateway.errors import OrderRefused, RecordFault, RecordsRefused
 from gateway.ipc.doors import DoorStates
 from gateway.ipc.messages import (
     DeviceStatus,
     DoorStateReport,
     Events,
+    Forgive,
     ImportDone,
     JournalStatus,
+    Muster,
+    Obeyed,
+    Order,
+    Preview,
     Status,
 )
 
@@ -28,6 +33,7 @@ class MemoryCore:
         self.bodies: list[bytes] = []
         self.acknowledged = 0
         self.doors = DoorStates()
+        self.orders: list[tuple[Order | Forgive, str]] = []
         self.imported: list[bytes] = []
         self._grown: set[asyncio.Event] = set()
         self._status_gate: asyncio.Event | None = None
@@ -91,7 +97,24 @@ class MemoryCore:
             devices={"relays-a": DeviceStatus(online=False, why="silent")},
             doors=self.doors.latest(),
             journal=JournalStatus(healthy=True),
+            problems=[],
         )
+
+    async def order(self, order: Order, by: str) -> Obeyed:
+        if order.id == "nowhere":
+            raise OrderRefused("no door 'nowhere'")
+        self.orders.append((order, by))
+        return Obeyed(modes={"street": order.mode})
+
+    async def forgive(self, forgive: Forgive, by: str) -> Obeyed:
+        self.orders.append((forgive, by))
+        return Obeyed(forgotten=1)
+
+    async def muster(self) -> Muster:
+        return Muster(at=NOON, zones=[])
+
+    async def preview(self, door: str, days: int) -> Preview:
+        return Preview(door=door, mode="controlled", changes=[], after_first=False)
 
     async def import_records(self, records: bytes) -> ImportDone:
         if records.startswith(b"bad"):

@@ -23,10 +23,14 @@ from gateway.ipc.messages import (
     Cancel,
     Events,
     Fetch,
+    Forgive,
     Hello,
     ImportBegin,
     ImportChunk,
     ImportEnd,
+    MusterWanted,
+    Order,
+    PreviewWanted,
     Problem,
     Request,
     RequestBody,
@@ -115,6 +119,36 @@ def opened(path: Path, raws: ExitStack) -> RawClient:
 def raws() -> Iterator[ExitStack]:
     with ExitStack() as stack:
         yield stack
+
+
+# --- Orders ---------------------------------------------------------------------------------------
+
+
+async def test_an_order_is_carried_out_in_the_name_of_the_peers_uid(path: Path) -> None:
+    core = MemoryCore()
+    async with serving(path, core), connect(path, role="door") as client:
+        order = Order(scope="site", id="", mode="lockdown", why="drill")
+        assert (await client.order(order)).modes == {"street": "lockdown"}
+        assert (await client.forgive(Forgive(holder="h", why="lost"))).forgotten == 1
+        assert [by for _, by in core.orders] == [f"uid {os.geteuid()}"] * 2
+        assert (await client.muster()).zones == []
+        assert (await client.preview("street")).mode == "controlled"
+        with pytest.raises(IpcError, match="no door"):
+            await client.order(Order(scope="door", id="nowhere", mode="lockdown", why="drill"))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        Order(scope="site", id="", mode="evacuation", why="drill"),
+        Forgive(holder="h", why="lost"),
+        MusterWanted(),
+        PreviewWanted(door="street"),
+    ],
+)
+def test_the_link_can_order_nothing(body: Order | Forgive | MusterWanted | PreviewWanted) -> None:
+    assert not Rights.LINK.allows(body)
+    assert Rights.ALL.allows(body)
 
 
 # --- Events ---------------------------------------------------------------------------------------

@@ -295,3 +295,19 @@ async def test_memory_stays_flat_while_a_backlog_is_read(tmp_path: Path) -> None
         tracemalloc.stop()
         assert seq == 9_000
         assert peak < 4_000_000
+
+
+async def test_what_the_site_must_remember_outlives_a_damaged_journal(tmp_path: Path) -> None:
+    async with journal_at(tmp_path) as journal:
+        journal.append(closed(1), {"lockdown/site/": b"x"})
+        for n in range(2, 200):
+            journal.append(closed(n))
+    file = tmp_path / "journal.db"
+    content = bytearray(file.read_bytes())
+    at = content.index(b'"door":"door-150"') // 4096 * 4096
+    content[at : at + 4096] = os.urandom(4096)
+    file.write_bytes(content)
+    async with journal_at(tmp_path) as journal:
+        assert journal.state == {"lockdown/site/": b"x"}
+    async with journal_at(tmp_path) as journal:
+        assert journal.state == {"lockdown/site/": b"x"}

@@ -2,6 +2,7 @@ import asyncio
 import os
 import sqlite3
 import stat
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -193,7 +194,7 @@ async def test_a_newer_file_is_used_if_it_says_so_and_refused_if_not(tmp_path: P
     async with journal_at(tmp_path) as journal:
         assert journal.append(closed(2)).seq == 2
     database = sqlite3.connect(tmp_path / "journal.db")
-    database.execute("UPDATE meta SET value='2' WHERE key='minimum_reader'")
+    database.execute("UPDATE meta SET value='3' WHERE key='minimum_reader'")
     database.commit()
     database.close()
     with pytest.raises(DatabaseTooNew, match="install the newer release"):
@@ -228,3 +229,51 @@ async def test_events_that_the_disk_refuses_wait_and_what_exceeds_memory_is_coun
         assert isinstance(tail[0], events.JournalGap)
         assert (tail[0].lost, tail[0].at) == (3, EPOCH)
         assert tail[1:] == [closed(2)]
+
+
+async def test_state_is_on_disk_with_its_event_and_only_with_it(tmp_path: Path) -> None:
+    async with journal_at(tmp_path) as journal:
+        assert journal.state == {}
+        journal.append(closed(1), {"a": b"1", "b": b"1"})
+        journal.append(closed(2), {"a": b"2"})
+        assert await journal.append(closed(3), {"b": None}).committed_within(SOON)
+    async with journal_at(tmp_path) as journal:
+        assert journal.state == {"a": b"2"}
+
+
+@pytest.mark.parametrize("wait", [True, False])
+async def test_a_kill_leaves_the_event_and_its_state_or_neither(tmp_path: Path, wait: bool) -> None:
+    program = f"""
+import asyncio, os
+from datetime import timedelta
+from pathlib import Path
+from gateway.journal import Journal
+from tests.journal.conftest import StillClock, closed
+async def main():
+    async with Journal(Path({str(tmp_path / "journal.db")!r}), StillClock()) as journal:
+        ticket = journal.append(closed(1), {{"uses/c": b"1"}})
+        if {wait}:
+            await ticket.committed_within(timedelta(seconds=5))
+        else:
+            await asyncio.sleep(0)
+        os.kill(os.getpid(), 9)
+asyncio.run(main())
+"""
+    killed = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
+    assert await killed.wait() == -9
+    async with journal_at(tmp_path) as journal:
+        there = journal.last_committed == 1
+        assert there or not wait
+        assert journal.state == ({"uses/c": b"1"} if there else {})
+
+
+async def test_state_without_an_event_is_taken_between_two_commits(tmp_path: Path) -> None:
+    unwritten = {"a": b"old"}
+    async with journal_at(tmp_path) as journal:
+        keeping = asyncio.create_task(journal.keep(lambda: unwritten))
+        await asyncio.sleep(0)
+        journal.append(closed(1), {"b": b"1"})
+        unwritten["a"] = b"new"
+        await keeping
+    async with journal_at(tmp_path) as journal:
+        assert journal.state == {"a": b"new", "b": b"1"}

@@ -1,0 +1,80 @@
+"""Recorded events from a file: a journal's database, or what `journal tail --json` printed."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from gateway.domain import events
+from gateway.domain.entitlements import ValidRecords
+from gateway.domain.record_faults import parse_records
+from gateway.errors import GatewayError
+
+_SQLITE_MAGIC = b"SQLite format 3\0"
+
+
+class Recorded(NamedTuple):
+    """One event and its number."""
+
+    seq: int
+    event: events.Event
+
+
+class _Line(msgspec.Struct):
+    seq: int
+    event: msgspec.Raw
+
+
+def recorded(path: Path) -> Iterator[Recorded]:
+    """The events in a file, in order; what a later release wrote is left out.
+
+    Raises:
+        GatewayError: it can't be read.
+    """
+    try:
+        with path.open("rb") as file:
+            is_database = file.read(len(_SQLITE_MAGIC)) == _SQLITE_MAGIC
+        rows = _of_database(path) if is_database else _of_lines(path)
+        for seq, body in rows:
+            try:
+                yield Recorded(seq, events.decode(body))
+            except msgspec.DecodeError:
+                continue
+    except sqlite3.Error as error:
+        raise GatewayError(
+            f"{path}: {error}: a running core has its journal alone; "
+            "give a copy, or the output of `door-gateway journal tail -n 1000000 --json`"
+        ) from error
+    except OSError as error:
+        raise GatewayError(f"{path}: can't be read: {error.strerror}") from error
+
+
+def records_of(path: Path) -> ValidRecords:
+    """The records in a file. Raises RecordsRefused, GatewayError."""
+    try:
+        with path.open("rb") as file:
+            return parse_records(line.removesuffix(b"\n") for line in file).records
+    except OSError as error:
+        raise GatewayError(f"{path}: can't be read: {error.strerror}") from error
+
+
+def _of_database(path: Path) -> Iterator[tuple[int, bytes]]:
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        yield from connection.execute("SELECT seq, body FROM event ORDER BY seq")
+    finally:
+        connection.close()
+
+
+def _of_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                found = msgspec.json.decode(line, type=_Line)
+            except msgspec.DecodeError as error:
+                raise GatewayError(f"{path}: line {number} is no event: {error}") from error
+            yield found.seq, bytes(found.event)

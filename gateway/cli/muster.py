@@ -1,0 +1,47 @@
+"""`door-gateway muster`: who is in which zone."""
+
+import argparse
+import asyncio
+
+from gateway.cli import EXIT_OK, Command
+from gateway.cli.common import add_config, add_json, load_config, print_json, socket_of
+from gateway.ipc.client import connect
+from gateway.ipc.messages import Muster
+
+_DESCRIPTION = """\
+List who was last let into which zone: for an evacuation, or to find somebody. A `?` marks whoever
+the door contact did not see go through alone. Who came through an open door, or left by a handle,
+is in no list; how many left by the exit button is said."""
+
+_EXAMPLE = """\
+example:
+  door-gateway muster --json | jq '.zones[] | {zone, people: (.people | length)}'"""
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.description, parser.epilog = _DESCRIPTION, _EXAMPLE
+    add_config(parser)
+    add_json(parser)
+
+
+def _run(options: argparse.Namespace) -> int:
+    muster = asyncio.run(_ask(options))
+    if options.json:
+        print_json(muster)
+        return EXIT_OK
+    for zone in muster.zones:
+        counted = "" if zone.counted is None else f", {zone.counted} counted"
+        unseen = f", {zone.left_unseen} left unseen" if zone.left_unseen else ""
+        print(f"{zone.zone}: {len(zone.people)} known{counted}{unseen}")
+        for person in zone.people:
+            sure = " " if person.seen else "?"
+            print(f"  {sure} {person.holder:<24} {person.at:%Y-%m-%d %H:%M} UTC  by {person.door}")
+    return EXIT_OK
+
+
+async def _ask(options: argparse.Namespace) -> Muster:
+    async with connect(socket_of(load_config(options)), role="muster") as core:
+        return await core.muster()
+
+
+COMMAND = Command(_configure, _run)

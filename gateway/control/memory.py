@@ -1,0 +1,99 @@
+"""Keeps what the site must remember: in memory for the rules, on disk with the events."""
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+
+import msgspec
+import structlog
+
+from gateway.clock import Clock
+from gateway.domain.memory import Changes, Remembered, restore, store
+
+log = structlog.get_logger()
+
+
+class SiteMemory:
+    """Implements `gateway.domain.memory.Memory`.
+
+    `stored` gives what lay on disk at the start, or None until the disk could be read; `boot`
+    names this boot of the machine.
+    """
+
+    def __init__(
+        self, stored: Callable[[], Mapping[str, bytes] | None], *, boot: str, clock: Clock
+    ) -> None:
+        self._stored = stored
+        self._boot = boot
+        self._clock = clock
+        self._values: dict[str, Remembered] = {}
+        self._unwritten: dict[str, bytes | None] = {}
+        self._loaded = False
+
+    def get(self, key: str) -> Remembered | None:
+        """See `Memory.get`."""
+        if not self._loaded:
+            self._load()
+        return self._values.get(key)
+
+    def items(self, prefix: str) -> Iterator[tuple[str, Remembered]]:
+        """What is remembered under keys that begin so, each with the rest of its key."""
+        self.get("")
+        for key, value in list(self._values.items()):
+            if key.startswith(prefix):
+                yield key.removeprefix(prefix), value
+
+    def apply(self, changes: Changes) -> None:
+        """Remember `changes`; they go to disk with the next event that is recorded."""
+        self.get("")
+        now = self._clock.monotonic()
+        for key, value in changes.items():
+            if value is None:
+                self._values.pop(key, None)
+                self._unwritten[key] = None
+            else:
+                self._values[key] = value
+                self._unwritten[key] = store(value, self._boot, now)
+
+    def take_unwritten(self) -> dict[str, bytes | None]:
+        """What is to be written with the event that is about to be appended."""
+        taken, self._unwritten = self._unwritten, {}
+        return taken
+
+    def give_back(self, taken: dict[str, bytes | None]) -> None:
+        """That event was not kept: the next one has to take it along."""
+        self._unwritten = {**taken, **self._unwritten}
+
+    def running(self) -> Changes:
+        """What has time left: written again now and then, so that little is counted anew."""
+        now = self._clock.monotonic()
+        return {
+            key: value
+            for key, value in self._values.items()
+            if (until := getattr(value, "until", None)) is not None and until > now
+        }
+
+    def _load(self) -> None:
+        stored = self._stored()
+        if stored is None:
+            return
+        self._loaded = True
+        now: timedelta = self._clock.monotonic()
+        for key, raw in stored.items():
+            if key in self._unwritten:
+                continue
+            try:
+                self._values[key] = restore(raw, self._boot, now)
+            except (msgspec.DecodeError, OverflowError) as error:
+                log.error("not remembered any more", key=key, why=str(error))
+
+
+class Overlaid:
+    """A memory with changes that nobody has made yet."""
+
+    def __init__(self, below: SiteMemory, changes: Changes) -> None:
+        self._below = below
+        self._changes = changes
+
+    def get(self, key: str) -> Remembered | None:
+        """See `Memory.get`."""
+        return self._changes[key] if key in self._changes else self._below.get(key)

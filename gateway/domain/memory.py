@@ -1,0 +1,173 @@
+"""What a site remembers besides its records: one small value a key, durable with its event.
+
+Rules read it through `Memory` and answer with changes, so that deciding stays pure. Every moment in
+a value is monotonic and of this boot: over a restart of the machine it is taken as far away as it
+was when the value was last written, so that no clock step can shorten or lengthen it.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Literal, Protocol, TypeVar
+
+import msgspec
+
+
+class _Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    def shifted(self, by: timedelta) -> "Remembered":
+        """The value with its monotonic moments moved by `by`."""
+        moved = {
+            name: getattr(self, name) + by
+            for name in ("until", "since")
+            if getattr(self, name, None) is not None
+        }
+        return msgspec.structs.replace(self, **moved)  # type: ignore[return-value]
+
+
+class PinRow(_Value, frozen=True, tag="pin"):
+    """Wrong PINs in a row, at a door or of a holder, and the lockout they led to."""
+
+    failures: int = 0
+    lockouts: int = 0
+    """Lockouts since the last right PIN: each is twice as long as the one before."""
+    until: timedelta | None = None
+
+
+class Uses(_Value, frozen=True, tag="uses"):
+    """How often a credential with `max_uses` has opened something."""
+
+    count: int
+
+
+class Place(_Value, frozen=True, tag="place"):
+    """Where a holder was last let in."""
+
+    zone: str
+    door: str
+    at: datetime
+    since: timedelta
+    seen: bool = False
+    """Whether the door contact saw them, and nobody else, go through."""
+
+
+class Count(_Value, frozen=True, tag="count"):
+    """How many people are in a zone, counted at the doors that limit it."""
+
+    people: int
+
+
+class FirstIn(_Value, frozen=True, tag="first_in"):
+    """When somebody was last let in at a door that unlocks after the first person."""
+
+    at: datetime
+
+
+class Ordered(_Value, frozen=True, tag="ordered"):
+    """A mode that somebody set by hand, a lockdown or an evacuation."""
+
+    mode: Literal["controlled", "unlocked", "blocked", "lockdown", "evacuation"]
+    by: str
+    why: str
+    at: datetime
+    until: timedelta | None = None
+    """None: until it is released."""
+
+    def shifted(self, by: timedelta) -> "Remembered":
+        """What keeps people out goes on; a door unlocked by hand is locked after a reboot."""
+        if self.mode == "unlocked":
+            return msgspec.structs.replace(self, until=timedelta(0))
+        return super().shifted(by)
+
+
+class FirstOfTwo(_Value, frozen=True, tag="first_of_two"):
+    """Who waits at a door for the second person, and how long they are waited for."""
+
+    holder: str
+    until: timedelta
+
+    def shifted(self, by: timedelta) -> "Remembered":
+        """Nobody waits over a restart of the machine."""
+        del by
+        return msgspec.structs.replace(self, until=timedelta(0))
+
+
+class BreakGlassCounter(_Value, frozen=True, tag="break_glass"):
+    """The next HOTP counter of one break-glass secret: every lower one is spent."""
+
+    next: int
+
+
+class BreakGlassWindow(_Value, frozen=True, tag="break_glass_window"):
+    """The codes of a role are good until then; afterwards not before they are renewed."""
+
+    until: timedelta
+
+
+Remembered = (
+    PinRow
+    | Uses
+    | Place
+    | Count
+    | FirstIn
+    | Ordered
+    | FirstOfTwo
+    | BreakGlassCounter
+    | BreakGlassWindow
+)
+Changes = Mapping[str, Remembered | None]
+"""New values by key; None forgets."""
+
+V = TypeVar("V", bound=_Value)
+
+
+class Memory(Protocol):
+    """What is remembered, to read."""
+
+    def get(self, key: str) -> Remembered | None:
+        """The value under `key`, if there is one."""
+
+
+def recall(memory: Memory, key: str, kind: type[V]) -> V | None:
+    """The value under `key`, if it is of this kind."""
+    found = memory.get(key)
+    return found if isinstance(found, kind) else None
+
+
+class Stored(msgspec.Struct, frozen=True, gc=False):
+    """A value as it lies on disk, with the boot and the moment at which it was written."""
+
+    boot: str
+    mono: timedelta
+    value: Remembered
+
+
+def store(value: Remembered, boot: str, now: timedelta) -> bytes:
+    """The bytes of a value."""
+    return _encoder.encode(Stored(boot, now, value))
+
+
+def restore(raw: bytes, boot: str, now: timedelta) -> Remembered:
+    """The value that `raw` holds, its moments brought to this boot. Raises msgspec.DecodeError."""
+    stored = _decoder.decode(raw)
+    if stored.boot == boot:
+        return stored.value
+    # Counted anew from what was left when it was written.
+    return stored.value.shifted(now - stored.mono)
+
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Stored] = msgspec.json.Decoder(Stored)
+
+
+class Watched:
+    """A memory that remembers what it was asked for: what a decision depended on."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._get: Callable[[str], Remembered | None] = memory.get
+        self.asked: dict[str, Remembered] = {}
+
+    def get(self, key: str) -> Remembered | None:
+        """See `Memory.get`."""
+        found = self._get(key)
+        if found is not None:
+            self.asked[key] = found
+        return found

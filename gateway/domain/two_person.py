@@ -1,0 +1,38 @@
+"""Two different holders, one after the other, before a door with `two_person` opens."""
+
+from datetime import timedelta
+
+from gateway.domain.after_decision import Case
+from gateway.domain.memory import Changes, FirstOfTwo, recall
+
+SECOND_WANTED = "second_person_required"
+WITHIN = timedelta(seconds=30)
+"""Both stand at the door; whoever taps later than this after the first begins anew."""
+
+
+def first_key(door: str) -> str:
+    """Where the first of two is remembered."""
+    return f"two/{door}"
+
+
+def first_of_two(case: Case) -> str | None:
+    """The other holder who waits at the door, if there is one."""
+    waiting = recall(case.memory, first_key(case.door.id), FirstOfTwo)
+    if waiting is None or case.now >= waiting.until or waiting.holder == case.decision.holder:
+        return None
+    return waiting.holder
+
+
+def why_not(case: Case) -> str | None:
+    """There is no other holder waiting."""
+    if not case.door.two_person:
+        return None
+    return SECOND_WANTED if first_of_two(case) is None else None
+
+
+def waits(case: Case) -> Changes:
+    """Remember the first."""
+    if case.decision.holder is None:
+        return {}
+    waiting = FirstOfTwo(holder=case.decision.holder, until=case.now + WITHIN)
+    return {first_key(case.door.id): waiting}
