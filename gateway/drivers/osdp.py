@@ -694,6 +694,7 @@ class Osdp:
         self._protocol = OsdpProtocol(device_id, settings)
         self._online: tuple[_Line, Up] | None = None
         self._tells_local = True
+        self._started = False
 
     async def run(self, emit: FactSink) -> None:
         """See `Driver.run`."""
@@ -760,6 +761,11 @@ class Osdp:
     async def _key(self) -> bytes:
         try:
             self._store.make()
+            if not self._started:
+                # Left over from before a restart or a power cut: monotonic time may be another's,
+                # and the installer has gone home.
+                self._store.close_window(self.device_id)
+                self._started = True
             left = self._store.window(self.device_id, self._clock.monotonic())
             if left is not None:
                 await self._install(left)
