@@ -2,15 +2,19 @@
 
 import asyncio
 import ipaddress
+import os
 import re
+import secrets
 import time
 import tomllib
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+import tomli_w
 
 from hwsim.ascii_keypad import AsciiKeypad
 from hwsim.barcode_scanner import BarcodeScanner
@@ -34,6 +38,9 @@ _SIZES = {
     "waveshare_poe_eth_relay": (8, 0),
     "moxa_e1214": (6, 6),
 }
+
+_THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
+_SOCKET_PATH_MAX = 100  # of 108 bytes (unix(7)); the gateway asks for so much room
 
 Device = SerialDevice | RelayBoard | UhppoteDoor
 Points = RelayBoard | OsdpReader | UhppoteDoor
@@ -314,6 +321,43 @@ class Site:
             else:
                 table["port"] = str(device.line.path)
         return config
+
+    def runnable_config(self) -> dict[str, Any]:
+        """The rewritten config of a site that runs on this machine, with all it keeps in `run_dir`.
+
+        Time is the host's, and a broker elsewhere is left out: it would not be this site's.
+
+        Raises:
+            SiteError: the path of the gateway's socket would be longer than a socket's may be.
+        """
+        config = self.rewritten_config()
+        here = self._run_dir.absolute()
+        config["state"] = {
+            "dir": str(here / "state"),
+            "socket": str(here / "core.sock"),
+            "credential_key": str(here / "credential.key"),
+        }
+        if len(config["state"]["socket"]) > _SOCKET_PATH_MAX:
+            raise SiteError(f"{here}: too long for the path of a socket; give a shorter --run-dir")
+        config["clock"] = {"trust": "host"}
+        if config.get("mqtt", {}).get("host") not in _THIS_MACHINE:
+            config.pop("mqtt", None)
+        for table in config.get("devices", {}).values():
+            if table.get("driver") == "osdp":
+                table["keys"] = str(here / "osdp-keys")
+        return config
+
+    def write_config(self, path: Path) -> None:
+        """Write `runnable_config` to `path`, and beside the state the key that it names.
+
+        A key that is there already stays: without it, nothing of before could be read.
+        """
+        config = self.runnable_config()
+        with suppress(FileExistsError):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with os.fdopen(os.open(config["state"]["credential_key"], flags, 0o600), "wb") as key:
+                key.write(secrets.token_bytes(32))
+        path.write_text(tomli_w.dumps(config), encoding="utf-8")
 
     # --- cards and keys -----------------------------------------------------------------------
 

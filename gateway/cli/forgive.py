@@ -9,8 +9,9 @@ from gateway.ipc.client import connect
 from gateway.ipc.messages import Forgive, Obeyed
 
 _DESCRIPTION = """\
-Forget a holder's place (anti-passback) and PIN lockout, or everybody who is counted in a zone. It
-is journaled with who did it and why. Exits 1 where there was nothing to forget."""
+Forget a holder's place (anti-passback) and PIN lockout, or everybody who is counted in a zone, or
+that a break-glass role's hours are over. It is journaled with who did it and why. Exits 1 where
+there was nothing to forget."""
 
 _EXAMPLE = """\
 example:
@@ -22,6 +23,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = _DESCRIPTION, _EXAMPLE
     parser.add_argument("holder", nargs="?", metavar="HOLDER", help="the holder's id")
     parser.add_argument("--zone", metavar="ZONE", help="a zone's id, instead of a holder's")
+    parser.add_argument("--break-glass", metavar="ROLE", help="renew a role's hours, instead")
     parser.add_argument("--reason", required=True)
     add_config(parser)
     add_json(parser)
@@ -37,7 +39,9 @@ def _run(options: argparse.Namespace) -> int:
 
 
 async def _send(options: argparse.Namespace) -> Obeyed:
-    wanted = Forgive(holder=options.holder, zone=options.zone, why=options.reason)
+    wanted = Forgive(
+        holder=options.holder, zone=options.zone, role=options.break_glass, why=options.reason
+    )
     async with connect(socket_of(load_config(options)), role="forgive") as core:
         return await core.forgive(wanted)
 

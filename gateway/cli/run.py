@@ -21,7 +21,10 @@ log = structlog.get_logger()
 _DESCRIPTION = """\
 Run the gateway of a site: the core, which decides and drives the doors, and the link, which
 reports to the broker, each as a process of its own, started again when it ends. On a site's box
-systemd does this (door-gateway-core.service, door-gateway-link.service). Ends at SIGTERM."""
+systemd does this (door-gateway-core.service, door-gateway-link.service). Ends at SIGTERM.
+
+Prints its logs only, to standard error: lines for people on a terminal, else a JSON object a line.
+See what happens at the doors with `door-gateway journal tail --follow`."""
 
 _EXAMPLE = """\
 example:

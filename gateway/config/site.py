@@ -1,6 +1,9 @@
 """What an installer writes down about a site, and the checks that need no device."""
 
+import ipaddress
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -61,8 +64,6 @@ class StateTable(_Table, frozen=True):
     dir: AbsolutePath
     socket: SocketPath
     credential_key: AbsolutePath
-    link_user: Name | None = None
-    """The system user that the link runs as, where it isn't the core's own."""
 
 
 class ClockTable(_Table, frozen=True):
@@ -152,6 +153,18 @@ class DoorTable(_Table, frozen=True):
     """Timed anti-passback: how long a holder counts as inside; without it, until they leave."""
 
 
+class BreakGlassTable(_Table, frozen=True):
+    """[break_glass.ROLE]: single-use codes for an emergency. Nothing here has a default."""
+
+    secrets: tuple[AbsolutePath, ...]
+    """Files (systemd credentials) with one person's secret each, in base32; never the secret."""
+    doors: tuple[Name, ...]
+    window_h: Annotated[int, msgspec.Meta(ge=1, le=8, description="whole hours, 1 to 8")]
+    """How long the role's codes are good from the first that is used, until they are renewed."""
+    quorum: Annotated[int, msgspec.Meta(ge=1, le=2, description="1 or 2")]
+    """How many people's codes it takes."""
+
+
 class SiteConfig(msgspec.Struct, frozen=True):
     """A whole site, checked. `warnings` are worth an installer's look and stop nothing."""
 
@@ -162,6 +175,7 @@ class SiteConfig(msgspec.Struct, frozen=True):
     devices: Mapping[str, DeviceTable]
     doors: Mapping[str, DoorTable]
     warnings: tuple[Fault, ...] = ()
+    break_glass: Mapping[str, BreakGlassTable] = {}
 
 
 def load(path: Path, drivers: Mapping[str, DriverSpec]) -> SiteConfig:
@@ -172,7 +186,9 @@ def load(path: Path, drivers: Mapping[str, DriverSpec]) -> SiteConfig:
     """
     file = str(path)
     try:
-        with path.open("rb") as stream:
+        with os.fdopen(_opened(path), "rb") as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise ConfigError(file, [Fault("-", "can't be read: it is no regular file")])
             data = stream.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise ConfigError(file, [Fault("-", f"can't be read: {error.strerror}")]) from error
@@ -189,18 +205,26 @@ def load(path: Path, drivers: Mapping[str, DriverSpec]) -> SiteConfig:
     return check(raw, drivers, file)
 
 
+def _opened(path: Path) -> int:
+    # A FIFO that nobody writes to must get an answer, not make the reader wait for ever.
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
 def check(raw: dict[str, object], drivers: Mapping[str, DriverSpec], file: str) -> SiteConfig:
     """Check a decoded site file; see `load`."""
     faults: list[Fault] = []
-    known = ("version", "site", "state", "clock", "mqtt", "devices", "doors")
+    known = ("version", "site", "state", "clock", "mqtt", "devices", "doors", "break_glass")
     faults += [
         Fault(join("", name), f"unknown key; known here are: {', '.join(known)}")
         for name in raw
         if name not in known
     ]
-    faults += [Fault(name, "is missing") for name in known if name != "mqtt" and name not in raw]
-    if raw.get("version", 1) != 1:
-        faults.append(Fault("version", f"is {raw['version']!r}; this release reads 1"))
+    faults += [
+        Fault(name, "is missing") for name in known if name not in _OPTIONAL and name not in raw
+    ]
+    version = raw.get("version", 1)
+    if type(version) is not int or version != 1:  # true and 1.0 are equal to 1
+        faults.append(Fault("version", f"is {version!r}; this release reads 1"))
     site = _section(raw, "site", SiteTable, faults)
     state = _section(raw, "state", StateTable, faults)
     clock = _section(raw, "clock", ClockTable, faults)
@@ -217,6 +241,13 @@ def check(raw: dict[str, object], drivers: Mapping[str, DriverSpec], file: str) 
         faults += _life_safety(join("doors", door_id), door)
         faults += _wiring(join("doors", door_id), door, devices)
     faults += _shared_points(doors)
+    break_glass = {
+        role: table
+        for role, each in _entries(raw, "break_glass", faults).items()
+        if (table := convert_table(each, BreakGlassTable, join("break_glass", role), faults))
+    }
+    for role, table in break_glass.items():
+        faults += _break_glass(join("break_glass", role), table, raw, doors, devices)
     if raw.get("doors") == {}:
         faults.append(Fault("doors", "names no door: there is nothing to control"))
     if mqtt is not None and mqtt.tls is None and mqtt.host not in _THIS_MACHINE:
@@ -229,7 +260,7 @@ def check(raw: dict[str, object], drivers: Mapping[str, DriverSpec], file: str) 
         )
     if faults or site is None or state is None or clock is None:
         raise ConfigError(file, faults)
-    warnings = [*_unused(sound, doors)]
+    warnings = [*_unused(sound, doors), *_host_names(sound)]
     if mqtt is None:
         warnings.append(Fault("mqtt", "is missing: events stay on this box"))
     return SiteConfig(
@@ -240,9 +271,11 @@ def check(raw: dict[str, object], drivers: Mapping[str, DriverSpec], file: str) 
         devices=sound,
         doors=doors,
         warnings=tuple(warnings),
+        break_glass=break_glass,
     )
 
 
+_OPTIONAL = ("mqtt", "break_glass")
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
@@ -291,6 +324,33 @@ def _devices(
         if settings is not None:
             devices[name] = DeviceTable(driver=spec, settings=settings)
     return devices
+
+
+def _break_glass(
+    where: str,
+    table: BreakGlassTable,
+    raw: Mapping[str, object],
+    doors: Mapping[str, DoorTable],
+    devices: Mapping[str, DeviceTable | None],
+) -> Iterator[Fault]:
+    there = raw.get("doors")
+    for index, name in enumerate(table.doors):
+        at = f"{where}.doors[{index}]"
+        if not isinstance(there, dict) or name not in there:
+            yield Fault(at, f"no door {name!r}")
+            continue
+        readers = doors[name].readers if name in doors else ()
+        found = [devices.get(reader.device) for reader in readers]
+        if name in doors and not any(
+            each is None or Capability.READS_PINS in each.driver.capabilities for each in found
+        ):
+            yield Fault(at, f"door {name!r} has no keypad to enter a code at")
+    if len(set(table.secrets)) < max(table.quorum, 1):
+        yield Fault(
+            f"{where}.secrets", f"a quorum of {table.quorum} needs as many people's secrets"
+        )
+    if len(set(table.secrets)) != len(table.secrets):
+        yield Fault(f"{where}.secrets", "names a file twice: each person has a secret of their own")
 
 
 def _addresses(devices: Mapping[str, DeviceTable]) -> Iterator[Fault]:
@@ -442,3 +502,18 @@ def _unused(devices: Mapping[str, DeviceTable], doors: Mapping[str, DoorTable]) 
     for name in devices:
         if name not in used:
             yield Fault(join("devices", name), "is at no door")
+
+
+def _host_names(devices: Mapping[str, DeviceTable]) -> Iterator[Fault]:
+    for name, device in devices.items():
+        host = getattr(device.settings, "host", None)
+        if host is None:
+            continue
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            yield Fault(
+                join(join("devices", name), "host"),
+                f"{host!r} is a name: the core as systemd runs it can ask nobody for its address, "
+                "and at this site no door should wait for somebody who can. Give the address",
+            )

@@ -13,6 +13,7 @@ from gateway.clock import Clock, TimeTrust
 from gateway.control.memory import Overlaid, SiteMemory
 from gateway.domain import door_state, events, occupancy, pin_lockout
 from gateway.domain.after_decision import Case, Surroundings
+from gateway.domain.break_glass import Role, broken
 from gateway.domain.decision import Decision, PresentedCredential, Request, decide
 from gateway.domain.door_mode import InForceMode, Standing, mode_of
 from gateway.domain.door_state import (
@@ -23,6 +24,7 @@ from gateway.domain.door_state import (
     DoorRules,
     DoorState,
     Effect,
+    GlassBroken,
     Indicate,
     LeftUnseen,
     ModeChanged,
@@ -143,6 +145,7 @@ class DoorController:
         clock: Clock,
         on_change: Callable[[str], None],
         unsecured: Callable[[str], tuple[str, ...]] = lambda _door: (),
+        break_glass: tuple[Role, ...] = (),
     ) -> None:
         self.door = door
         self.state = DoorState()
@@ -150,6 +153,7 @@ class DoorController:
         self._journal = journal
         self._memory = memory
         self._unsecured = unsecured
+        self._break_glass = break_glass
         self._in_force = in_force
         self._clock = clock
         self._on_change = on_change
@@ -258,7 +262,37 @@ class DoorController:
             )
             await self._take(ModeChanged(mode.mode, event), moment.mono)
 
+    def _broken(self, tap: CardTapped) -> GlassBroken | None:
+        """Whether a PIN is a break-glass code; if so, it is spent by this."""
+        if tap.kind != "pin" or not self._break_glass:
+            return None
+        moment = self._moment()
+        if pin_lockout.is_door_locked(self._memory, self.door, moment.mono):
+            return None  # one and the same denial, whatever the PIN
+        if self._in_force().records.find(tap.kind, tap.value) is not None:
+            return None
+        found = broken(self._break_glass, self.door, tap.value, self._memory, moment.mono)
+        if found is None:
+            return None
+        self._memory.apply(found.changes)
+        return GlassBroken(
+            events.BreakGlass(
+                at=moment.wall,
+                trust=moment.trust,
+                door=self.door,
+                side=tap.side,
+                device=tap.device,
+                role=found.role,
+                secret=found.secret,
+                outcome=found.outcome,
+            )
+        )
+
     async def _tapped(self, tap: CardTapped) -> None:
+        glass = self._broken(tap)
+        if glass is not None:
+            await self._take(glass, tap.at)
+            return
         decided, changes = self._decide(tap)
         self._memory.apply(changes)
         await self._take(decided, tap.at)

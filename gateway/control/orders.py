@@ -11,6 +11,7 @@ from gateway.control.door import InForce, Journal, Ticket, unseen_key
 from gateway.control.memory import SiteMemory
 from gateway.domain import events
 from gateway.domain.antipassback import place_key
+from gateway.domain.break_glass import window_key
 from gateway.domain.door_mode import Scope, evacuation_key, hand_key, lockdown_key
 from gateway.domain.memory import Changes, Ordered, Place, Remembered
 from gateway.domain.occupancy import count_key
@@ -79,15 +80,24 @@ class Orders:
         log.warning("ordered", scope=scope, id=name, mode=mode, by=by)
         await self._do(changes, event, at_once=mode in _AT_ONCE)
 
-    async def forgive(self, holder: str | None, zone: str | None, *, by: str, why: str) -> int:
-        """Forget a holder's place and PIN lockout, or the people of a zone; how many values.
+    async def forgive(
+        self,
+        holder: str | None,
+        zone: str | None = None,
+        role: str | None = None,
+        *,
+        by: str,
+        why: str,
+    ) -> int:
+        """Forget a holder's place and PIN lockout, the people of a zone, or that a break-glass
+        role's hours are over; how many values.
 
         Raises:
-            OrderRefused: neither or both are named.
+            OrderRefused: not exactly one is named.
             StorageError: it can't be recorded; nothing is forgotten.
         """
-        if (holder is None) == (zone is None):
-            raise OrderRefused("name a holder or a zone")
+        if sum(each is not None for each in (holder, zone, role)) != 1:
+            raise OrderRefused("name a holder, a zone or a break-glass role")
         keys = []
         if holder is not None:
             keys = [place_key(holder), holder_key(holder)]
@@ -98,6 +108,8 @@ class Orders:
                 for who, place in self._memory.items("place/")
                 if isinstance(place, Place) and place.zone == zone
             ]
+        if role is not None:
+            keys = [window_key(role)]
         changes: dict[str, Remembered | None] = {
             key: None for key in keys if self._memory.get(key) is not None
         }
@@ -106,6 +118,7 @@ class Orders:
             trust=int(self._clock.trust()),
             holder=holder,
             zone=zone,
+            role=role,
             by=by,
             why=why,
         )

@@ -14,6 +14,7 @@ from gateway.config.site import DoorTable, SiteConfig
 from gateway.control.door import CardTapped, DoorController, InForce, Journal, PointChanged, Wiring
 from gateway.control.memory import SiteMemory
 from gateway.domain import events
+from gateway.domain.break_glass import Role
 from gateway.domain.door_mode import Standing, next_wall_change
 from gateway.domain.door_state import (
     Contact,
@@ -73,6 +74,7 @@ class SiteController:
         clock: Clock,
         rng: random.Random,
         on_change: Callable[[str], None] = lambda _door: None,
+        break_glass: tuple[Role, ...] = (),
     ) -> None:
         self._config = config
         self._journal = journal
@@ -96,6 +98,7 @@ class SiteController:
                 clock=clock,
                 on_change=on_change,
                 unsecured=self._unsecured,
+                break_glass=tuple(role for role in break_glass if door_id in role.doors),
             )
             for door_id, table in config.doors.items()
         }

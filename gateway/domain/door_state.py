@@ -62,7 +62,7 @@ class Alarm(StrEnum):
 
 
 Side = Literal["in", "out"]
-Cause = Literal["grant", "rex", "mode"]
+Cause = Literal["grant", "rex", "mode", "break_glass"]
 Relock = Literal["on_open", "at_end"]
 Mode = Literal["controlled", "unlocked", "blocked", "lockdown", "evacuation"]
 OPEN_MODES: frozenset[Mode] = frozenset({"unlocked", "evacuation"})
@@ -161,6 +161,12 @@ class Decided(msgspec.Struct, frozen=True):
     """Events to be written down with it, before it."""
 
 
+class GlassBroken(msgspec.Struct, frozen=True):
+    """A break-glass code was entered; `event` says what came of it."""
+
+    event: events.BreakGlass
+
+
 class ModeChanged(msgspec.Struct, frozen=True):
     """Another mode is in force at the door; `event` says which, by whom and why."""
 
@@ -220,6 +226,7 @@ DoorFact = (
     | RexPressed
     | ContactSaid
     | StrikeSaid
+    | GlassBroken
     | ModeChanged
     | Released
     | ReleaseFailed
@@ -336,6 +343,8 @@ def step(
             return lost, []
         case StrikeSaid():
             return _replace(state, strike=fact.strike), []
+        case GlassBroken():
+            return _glass_broken(rules, state, fact, now)
         case ModeChanged():
             return _mode_changed(rules, state, fact, now)
         case Released():
@@ -388,6 +397,22 @@ def _decided(
             WakeAt(wanted.until),
         ]
     return after, [*records, Indicate(side, _denial_signal(event.reason))]
+
+
+def _glass_broken(
+    rules: DoorRules, state: DoorState, fact: GlassBroken, now: Moment
+) -> tuple[DoorState, list[Effect]]:
+    event = fact.event
+    side: Side = "out" if event.side == "out" else "in"
+    if event.outcome != "opened":
+        shown = Signal.DENIED if event.outcome == "over" else Signal.PIN_WANTED
+        return state, [Record(event), Indicate(side, shown)]
+    duration = _pulse(state, rules.unlock, now)
+    return _releasing(state, "break_glass", duration, now), [
+        Record(event),
+        PulseStrike(duration, "break_glass", side, spends=True),
+        Indicate(side, Signal.GRANTED),
+    ]
 
 
 _OUT_OF_ORDER = frozenset({"clock_untrusted", "entitlements_stale"})

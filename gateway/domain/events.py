@@ -221,13 +221,16 @@ class ModeChanged(_Event, frozen=True, tag="mode_changed"):
 
 
 class Forgiven(_Event, frozen=True, tag="forgiven"):
-    """An operator made the site forget a holder's place and PIN lockout, or a zone's count."""
+    """An operator made the site forget a holder's place and PIN lockout, or a zone's count, or
+    renewed the hours of a break-glass role.
+    """
 
     priority: ClassVar[int] = Priority.WARNING
     by: str
     why: str
     holder: str | None = None
     zone: str | None = None
+    role: str | None = None
 
 
 class Ordered(_Event, frozen=True, tag="ordered"):
@@ -244,6 +247,20 @@ class Ordered(_Event, frozen=True, tag="ordered"):
     why: str
     seconds: int | None = None
     """How long it lasts; null: until it is released."""
+
+
+class BreakGlass(_Event, frozen=True, tag="break_glass"):
+    """A break-glass code was used: without network, records or membership."""
+
+    priority: ClassVar[int] = Priority.EMERGENCY
+    door: str
+    side: str
+    device: str
+    role: str
+    secret: int
+    """Whose it is: which of the role's secrets, from 1."""
+    outcome: str
+    """`opened`, `second_required` (a quorum of two) or `over` (the role's hours have passed)."""
 
 
 class PinOddsLow(_Event, frozen=True, tag="pin_odds_low"):
@@ -374,6 +391,7 @@ Event = (
     | ModeChanged
     | Forgiven
     | Ordered
+    | BreakGlass
     | PinOddsLow
     | PinOddsCritical
     | AlarmRestored

@@ -7,10 +7,12 @@ from gateway.config.devices import DriverSpec
 from gateway.drivers import (
     ascii_keypad,
     barcode_scanner,
+    gpio,
     modbus_relay,
     osdp,
     pn532,
     uhppote,
+    wiegand_gpio,
     wiegand_serial,
 )
 
@@ -19,10 +21,12 @@ REGISTRY: Final[Mapping[str, DriverSpec]] = {
     for spec in (
         ascii_keypad.DRIVER,
         barcode_scanner.DRIVER,
+        gpio.DRIVER,
         modbus_relay.DRIVER,
         osdp.DRIVER,
         pn532.DRIVER,
         uhppote.DRIVER,
+        wiegand_gpio.DRIVER,
         wiegand_serial.DRIVER,
     )
 }

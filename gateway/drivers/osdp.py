@@ -36,7 +36,7 @@ import msgspec
 import structlog
 
 from gateway.clock import Clock
-from gateway.config.devices import Capability, DeviceSettings, DriverSpec, RelayClass
+from gateway.config.devices import Capability, DeviceSettings, DriverSpec, RelayClass, refuse
 from gateway.domain.card_format import FORMATS, decode
 from gateway.domain.facts import (
     CredentialPresented,
@@ -50,7 +50,7 @@ from gateway.domain.facts import (
 from gateway.drivers.base import FactSink, Signal
 from gateway.drivers.osdp_keys import KeyStore
 from gateway.drivers.osdp_worker import PORT, TIMER_COUNT_MAX
-from gateway.drivers.pin_entry import PinEntry, check_inter_digit_timeout
+from gateway.drivers.pin_entry import PinEntry, inter_digit_timeout_faults
 from gateway.errors import (
     DeviceError,
     DeviceMisconfigured,
@@ -142,24 +142,27 @@ class OsdpSettings(DeviceSettings, frozen=True, kw_only=True):
         Raises:
             ValueError: msgspec turns it into a fault with its path in the file.
         """
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
         if not PORT.fullmatch(self.port):
-            raise ValueError("`port` must be the absolute path of a serial port")
+            yield "`port` must be the absolute path of a serial port"
         if not 0 <= self.address <= ADDRESS_MAX:
-            raise ValueError(f"`address` must be 0 to {ADDRESS_MAX}")
+            yield f"`address` must be 0 to {ADDRESS_MAX}"
         if self.baud_rate not in self.BAUD_RATES:
-            raise ValueError(f"`baud_rate` must be one of {sorted(self.BAUD_RATES)}")
+            yield f"`baud_rate` must be one of {sorted(self.BAUD_RATES)}"
         for each in self.formats:
             if each not in self.FORMATS:
-                raise ValueError(
-                    f"`formats`: there is no {each!r}, but {UID!r} and what "
+                yield (
+                    f"`formats` has {each!r}; there are {UID!r} and what "
                     "`door-gateway card formats` lists"
                 )
         for name, value in (("inputs", self.inputs), ("outputs", self.outputs)):
             if not 0 <= value <= POINTS_MAX:
-                raise ValueError(f"`{name}` must be 0 to {POINTS_MAX}")
+                yield f"`{name}` must be 0 to {POINTS_MAX}"
         if not self.keys.startswith("/"):
-            raise ValueError("`keys` must be the absolute path of a directory")
-        check_inter_digit_timeout(self.inter_digit_timeout_s)
+            yield "`keys` must be the absolute path of a directory"
+        yield from inter_digit_timeout_faults(self.inter_digit_timeout_s)
 
 
 # --- What the line's process says -----------------------------------------------------------------

@@ -1,6 +1,6 @@
 """What Wiegand readers send, whatever brings it here: bits to cards, bursts to keys."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Final, Literal
 
@@ -24,17 +24,13 @@ REFUSALS_TOLD: Final = timedelta(minutes=1)
 """How often the log says how many frames were refused: a flood must not fill it."""
 
 
-def check_formats(formats: Sequence[str]) -> None:
-    """Refuse a list of enabled formats that names none, or one that there is not.
-
-    Raises:
-        ValueError: msgspec turns it into a fault with its path in the file.
-    """
+def format_faults(formats: Sequence[str]) -> Iterator[str]:
+    """What is wrong with a list of enabled formats, as `refuse` takes it."""
     if not formats:
-        raise ValueError("`formats` must name the formats of your cards, such as H10301")
+        yield "`formats` must name the formats of your cards, such as H10301"
     for name in formats:
         if name not in FORMATS:
-            raise ValueError(
+            yield (
                 f"`formats` names {name!r}, which is not one of {', '.join(FORMATS)} "
                 "(door-gateway card formats)"
             )

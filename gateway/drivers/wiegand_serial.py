@@ -20,17 +20,18 @@ itself: it is online once its port is open.
 
 import asyncio
 import re
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Final, Literal
 
 from gateway.clock import Clock
-from gateway.config.devices import Capability, DeviceSettings, DriverSpec, Means, Trial
+from gateway.config.devices import Capability, DeviceSettings, DriverSpec, Means, Trial, refuse
 from gateway.domain.card_format import FORMATS, CardFormat
 from gateway.domain.facts import CredentialPresented, DeviceOnline
 from gateway.drivers.base import FactSink
-from gateway.drivers.pin_entry import check_inter_digit_timeout
-from gateway.drivers.serial_line import check_port, listening
-from gateway.drivers.wiegand import Keypad, WiegandReader, check_formats
+from gateway.drivers.pin_entry import inter_digit_timeout_faults
+from gateway.drivers.serial_line import listening, port_faults
+from gateway.drivers.wiegand import Keypad, WiegandReader, format_faults
 from gateway.errors import DeviceUnavailable
 
 LINE_BYTES_MAX: Final = 16
@@ -64,17 +65,21 @@ class WiegandSerialSettings(DeviceSettings, frozen=True, kw_only=True):
         Raises:
             ValueError: msgspec turns it into a fault with its path in the file.
         """
-        check_port(self.port, self.baud_rate)
-        check_formats(self.formats)
-        check_inter_digit_timeout(self.inter_digit_timeout_s)
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
+        yield from port_faults(self.port, self.baud_rate)
+        yield from inter_digit_timeout_faults(self.inter_digit_timeout_s)
+        formats = list(format_faults(self.formats))
+        yield from formats
         lengths = (26,) if self.converter == "wie232" else (26, 34)
+        if formats:
+            return
         if len(self.formats) != 1 or not _is_wrapped(FORMATS[self.formats[0]], lengths):
-            raise ValueError(
+            yield (
                 f"`formats` must be one format of {' or '.join(map(str, lengths))} bits with a "
                 f"parity bit at each end: a {self.converter} says neither length nor parity"
             )
-        if self.keypad != "none" and self.converter == "wie232":
-            raise ValueError("`keypad` must be none: a wie232 passes no keys on")
 
 
 def _is_wrapped(layout: CardFormat, lengths: tuple[int, ...]) -> bool:

@@ -110,11 +110,14 @@ class Order(_Message, frozen=True, tag="order"):
 
 
 class Forgive(_Message, frozen=True, tag="forgive"):
-    """Forget a holder's place and PIN lockout, or who is counted in a zone; answer: `Obeyed`."""
+    """Forget a holder's place and PIN lockout, or who is counted in a zone, or renew the hours of
+    a break-glass role; answered by `Obeyed`.
+    """
 
     why: Why
     holder: Id | None = None
     zone: Id | None = None
+    role: Id | None = None
 
 
 class MusterWanted(_Message, frozen=True, tag="muster_wanted"):

@@ -1,10 +1,12 @@
 """The core process: devices, entitlements, decisions and the journal; the only one with locks."""
 
 import asyncio
+import base64
+import os
 import pwd
 import random
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +17,8 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 import gateway
 from gateway.cache import Applied, Cache
-from gateway.clock import SystemClock, TimeTrust, boot_id, kernel_says_synchronised
+from gateway.cache.key import key_file
+from gateway.clock import SystemClock, TimeTrust, boot_id, voucher
 from gateway.config.devices import RelayClass
 from gateway.config.site import SiteConfig
 from gateway.control.door import InForce
@@ -24,6 +27,7 @@ from gateway.control.muster import muster
 from gateway.control.orders import Orders
 from gateway.control.site import SiteController
 from gateway.domain import events
+from gateway.domain.break_glass import SECRET_BYTES_MIN, Role
 from gateway.domain.door_mode import LOOK_AHEAD, opens_by_schedule
 from gateway.domain.door_state import Strike
 from gateway.domain.entitlements import NO_RECORDS
@@ -108,10 +112,13 @@ class Core:
         """Own the state directory, with journal and cache open."""
         config = self._config
         with StateDir(Path(config.state.dir)) as self._state:
-            self._clock = SystemClock(floor=self._state.floor, vouched=_voucher(config.clock.trust))
+            self._clock = SystemClock(
+                floor=self._state.floor, vouched=voucher(config.clock.trust), told=_tell_trust
+            )
             self._started = self._clock.monotonic()
             async with Journal(self._state.journal, self._clock) as self._journal:
-                self._cache = Cache(self._state.path, Path(config.state.credential_key))
+                key = key_file(Path(config.state.credential_key), os.environ)
+                self._cache = Cache(self._state.path, key)
                 await self._cache.open()
                 self._memory = SiteMemory(
                     lambda: self._journal.state, boot=boot_id(), clock=self._clock
@@ -124,6 +131,7 @@ class Core:
                     clock=self._clock,
                     rng=self._rng,
                     on_change=self._report,
+                    break_glass=_roles(config),
                 )
                 self._orders = Orders(
                     self._site,
@@ -136,7 +144,7 @@ class Core:
 
     async def _work(self) -> None:
         """Everything at once, until asked to stop."""
-        server = CoreServer(Path(self._config.state.socket), self, link_uid=_uid_of(self._config))
+        server = CoreServer(Path(self._config.state.socket), self)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -413,7 +421,9 @@ class Core:
 
     async def forgive(self, forgive: Forgive, by: str) -> Obeyed:
         """See `CoreApi.forgive`."""
-        forgotten = await self._orders.forgive(forgive.holder, forgive.zone, by=by, why=forgive.why)
+        forgotten = await self._orders.forgive(
+            forgive.holder, forgive.zone, forgive.role, by=by, why=forgive.why
+        )
         return Obeyed(modes=self._modes(), forgotten=forgotten)
 
     def _modes(self) -> dict[str, str]:
@@ -475,20 +485,58 @@ def _told(warnings: Sequence[LintWarning]) -> list[str]:
     return lines if more <= 0 else [*lines[:WARNINGS_MAX], f"and {more} more"]
 
 
-def _voucher(trust: str) -> Callable[[], bool]:
-    return kernel_says_synchronised if trust == "kernel" else lambda: True
+def _tell_trust(trust: TimeTrust) -> None:
+    if trust.decides_as_trusted:
+        log.info("the clock is trusted", trust=int(trust))
+    else:
+        log.warning("the clock is not trusted: nobody vouches for it now", trust=int(trust))
 
 
-def _uid_of(config: SiteConfig) -> int | None:
-    name = config.state.link_user
-    if name is None:
-        return None
+def _roles(config: SiteConfig) -> tuple[Role, ...]:
+    """Who may break the glass. Raises ConfigError where a secret can't be used."""
+    faults: list[Fault] = []
+    roles = []
+    for name, table in config.break_glass.items():
+        secrets = []
+        for index, file in enumerate(table.secrets):
+            where = f"break_glass.{name}.secrets[{index}]"
+            try:
+                text = "".join(Path(file).read_text(encoding="ascii").split()).upper()
+                secret = base64.b32decode(text + "=" * (-len(text) % 8))
+            except (OSError, ValueError) as error:
+                why = error.strerror if isinstance(error, OSError) else "is not base32"
+                faults.append(Fault(where, f"{file}: {why}"))
+                continue
+            if len(secret) < SECRET_BYTES_MIN:
+                few = f"{file}: has fewer than {SECRET_BYTES_MIN} bytes"
+                faults.append(Fault(where, few))
+            secrets.append(secret)
+        window = timedelta(hours=table.window_h)
+        roles.append(Role(name, frozenset(table.doors), tuple(secrets), window, table.quorum))
+    if faults:
+        raise ConfigError("site.toml", faults)
+    return tuple(roles)
+
+
+def _must_be_ours(directory: Path) -> None:
     try:
-        return pwd.getpwnam(name).pw_uid
+        owner = directory.stat().st_uid
+    except OSError:
+        return  # what stands in the way is said when it is opened
+    if owner != os.geteuid():
+        name = _name_of(owner)
+        raise StorageError(
+            f"{directory} belongs to {name}, and no core answers: start it, or run as that user:"
+            f" sudo -u {name} door-gateway import ..."
+        )
+
+
+def _name_of(uid: int) -> str:
+    """The user's name, or what sudo(8) takes for a uid without one."""
+    try:
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        raise ConfigError(
-            "site.toml", [Fault("state.link_user", f"no user {name!r} on this machine")]
-        ) from None
+        return f"'#{uid}'"
 
 
 async def import_offline(config: SiteConfig, records: bytes) -> ImportDone:
@@ -496,7 +544,9 @@ async def import_offline(config: SiteConfig, records: bytes) -> ImportDone:
 
     Raises:
         StateDirInUse: a core runs after all.
+        StorageError: the state directory is another user's, who couldn't read what is written here.
         RecordsRefused: the set has faults; what was in force stays.
     """
+    _must_be_ours(Path(config.state.dir))
     core = Core(config, rng=random.Random())  # noqa: S311 - jitter
     return await core.apply_alone(records)

@@ -1,6 +1,7 @@
 """A site's file: the example is right, and every kind of mistake is named where it is."""
 
 import copy
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from gateway.errors import ConfigError
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "site.toml"
 RAW: dict[str, Any] = tomllib.loads(EXAMPLE.read_text(encoding="utf-8"))
+
+
+GLASS = {"secrets": ["/run/w"], "doors": ["street"], "window_h": 8, "quorum": 1}
 
 
 def faults(raw: dict[str, Any]) -> list[tuple[str, str]]:
@@ -75,6 +79,19 @@ def test_the_documented_example_has_no_fault_and_no_warning() -> None:
         ("devices/relays-a/color", 1, "devices.relays-a.color", "unknown key"),
         ("devices/relays-b/host", "192.168.70.10", "devices.relays-b", "already the line"),
         ("doors", {}, "doors", "no door"),
+        ("doors/street/relock", "never", "doors.street.relock", "never"),
+        ("doors/street/pre_alarm_s", -1, "doors.street.pre_alarm_s", "0 to 3600"),
+        (
+            "doors/street/antipassback_forgets_min",
+            0,
+            "doors.street.antipassback_forgets_min",
+            "a week",
+        ),
+        ("break_glass", {"w": {}}, "break_glass.w.secrets", "is missing"),
+        ("break_glass", {"w": GLASS | {"window_h": 9}}, "break_glass.w.window_h", "1 to 8"),
+        ("break_glass", {"w": GLASS | {"quorum": 2}}, "break_glass.w.secrets", "a quorum of 2"),
+        ("break_glass", {"w": GLASS | {"doors": ["attic"]}}, "break_glass.w.doors[0]", "no door"),
+        ("break_glass", {"w": GLASS | {"doors": ["suite"]}}, "break_glass.w.doors[0]", "keypad"),
         ("doors/street/lock", ..., "doors.street.lock", "is missing"),
         ("doors/street/lock", "magnetic", "doors.street.lock", "magnetic"),
         ("doors/street/free_egress", ..., "doors.street.free_egress", "is missing"),
@@ -119,6 +136,36 @@ def test_mistakes_in_different_places_are_named_together() -> None:
         "doors.lounge.strike.output",
         "clock.trust",
     }
+
+
+def test_every_fault_of_a_device_is_named_at_its_own_member() -> None:
+    raw = changed("devices/relays-a/unit", 300)
+    raw["devices"]["relays-a"] |= {"port": 0, "outputs": 9999, "debounce_ms": 0, "watchdgo": True}
+    raw["devices"]["street-keypad"] |= {"baud_rate": 9601, "inter_digit_timeout_s": 0.1}
+    relays, keypad = "devices.relays-a", "devices.street-keypad"
+    assert {where for where, _ in faults(raw)} >= {
+        *(f"{relays}.{each}" for each in ("unit", "port", "outputs", "debounce_ms", "watchdgo")),
+        *(f"{keypad}.{each}" for each in ("baud_rate", "inter_digit_timeout_s")),
+    }
+
+
+@pytest.mark.parametrize("version", [True, 1.0, "1", 2])
+def test_only_the_number_1_is_version_1(version: object) -> None:
+    assert [where for where, _ in faults(changed("version", version))] == ["version"]
+
+
+def test_a_relay_board_by_name_is_a_warning() -> None:
+    config = check(changed("devices/relays-a/host", "relays-a.lan"), REGISTRY, "site.toml")
+    assert [warning.where for warning in config.warnings] == ["devices.relays-a.host"]
+
+
+@pytest.mark.timeout(10)
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for path in (fifo, Path("/dev/null"), tmp_path):
+        with pytest.raises(ConfigError, match="can't be read: "):
+            load(path, REGISTRY)
 
 
 def test_a_faulty_device_is_not_called_missing_where_a_door_refers_to_it() -> None:
@@ -183,3 +230,15 @@ def test_no_value_anywhere_breaks_the_check(path: str, value: Any) -> None:
     for where, what in faults(changed(path, value)):
         assert where
         assert what
+
+
+def test_a_door_relocks_on_opening_only_where_a_contact_says_that_it_is_open() -> None:
+    raw = changed("doors/street/relock", "on_open")
+    assert not faults(raw)
+    del raw["doors"]["street"]["contact"]
+    assert [where for where, _ in faults(raw)] == ["doors.street.relock"]
+
+
+def test_break_glass_roles_are_taken_whole() -> None:
+    site = check(changed("break_glass", {"w": GLASS}), REGISTRY, "site.toml")
+    assert site.break_glass["w"].doors == ("street",)

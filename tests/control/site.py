@@ -12,6 +12,7 @@ from gateway.control.memory import SiteMemory
 from gateway.control.orders import Orders
 from gateway.control.site import MODES_EVERY
 from gateway.domain import events
+from gateway.domain.break_glass import Role
 from gateway.domain.door_state import (
     Contact,
     ContactSaid,
@@ -89,7 +90,12 @@ class Club:
     """The site under test."""
 
     def __init__(
-        self, paper: Paper, boot: str, in_force: Entitlements, wiring: dict[str, Any]
+        self,
+        paper: Paper,
+        boot: str,
+        in_force: Entitlements,
+        wiring: dict[str, Any],
+        break_glass: tuple[Role, ...],
     ) -> None:
         self.clock = VirtualClock()
         self.paper = paper
@@ -107,6 +113,7 @@ class Club:
                 clock=self.clock,
                 on_change=lambda _door: None,
                 unsecured=self._unsecured,
+                break_glass=break_glass,
             )
             for name, front in self.fronts.items()
         }
@@ -214,10 +221,11 @@ async def club(
     *,
     paper: Paper | None = None,
     boot: str = "boot-1",
+    break_glass: tuple[Role, ...] = (),
     **wiring: Any,
 ) -> AsyncIterator[Club]:
     """The site, running; give it an earlier one's `paper` to begin where that one ended."""
-    made = Club(paper or Paper(), boot, in_force or records(), wiring)
+    made = Club(paper or Paper(), boot, in_force or records(), wiring, break_glass)
     tasks = [asyncio.create_task(door.run()) for door in made.doors.values()]
     tasks.append(asyncio.create_task(made.ticking()))
     await asyncio.sleep(0)

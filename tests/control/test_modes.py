@@ -423,3 +423,15 @@ def test_a_lost_clock_shows_a_fault_and_not_a_denial() -> None:
             assert c.fronts["front"].shown == [Signal.FAULT]
 
     played(journey())
+
+
+def test_a_relay_that_goes_away_as_the_door_opens_cannot_confirm_the_relock() -> None:
+    async def journey() -> None:
+        async with club(relock="on_open") as c:
+            await c.says(SAM)
+            c.fronts["front"].offline = "relays: gone"
+            await c.contact(Contact.OPEN)
+            (failed,) = c.found(events.RelockFailed)
+            assert failed.why == "relays: gone"
+
+    played(journey())
