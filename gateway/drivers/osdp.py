@@ -222,12 +222,20 @@ class Card(_OfReader, frozen=True, tag="card"):
     ns: int
     bits: str
 
+    def __repr__(self) -> str:
+        """Without the bits: a credential is never printed."""
+        return f"Card(address={self.address}, bits_count={len(self.bits)})"
+
 
 class Keys(_OfReader, frozen=True, tag="keys"):
     """Keys of the keypad, in hexadecimal."""
 
     ns: int
     keys: str
+
+    def __repr__(self) -> str:
+        """Without the keys: they are somebody's PIN."""
+        return f"Keys(address={self.address})"
 
 
 class Local(_OfReader, frozen=True, tag="local"):

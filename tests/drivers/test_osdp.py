@@ -258,6 +258,11 @@ def test_keys_are_entered_by_the_rules_of_every_keypad() -> None:
     assert "2468" not in repr(fact)
 
 
+def test_cards_and_keys_are_in_no_repr() -> None:
+    assert "1010" not in repr(Card(0, 1, "1010"))
+    assert "3132" not in repr(Keys(0, 1, "3132"))
+
+
 def test_states_are_told_when_they_change() -> None:
     told = protocol()
     assert told.receive(Inputs(0, 1000, (0, 1))) == [
