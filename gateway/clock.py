@@ -22,7 +22,7 @@ class TimeTrust(IntEnum):
 
     @property
     def decides_as_trusted(self) -> bool:
-        """Whether a decision made now carries `clock: trusted` (spec/decision.md, Request)."""
+        """Whether a decision made now carries `clock: trusted` (docs/spec/decision.md, Request)."""
         return self >= TimeTrust.T2
 
 
@@ -46,12 +46,19 @@ def monotonic() -> timedelta:
     return timedelta(microseconds=time.monotonic_ns() // 1000)
 
 
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
 def boot_id() -> str:
-    """Names this boot of the machine: moments of another one's monotonic clock mean nothing."""
+    """Names this boot of the machine: moments of another one's monotonic clock mean nothing.
+
+    Where `/proc/sys` is hidden (`ProcSubset=pid`) the core's unit tells it.
+    """
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return _BOOT_ID.read_text(encoding="ascii").strip().replace("-", "")
     except OSError:
-        return uuid.uuid4().hex  # as if the machine had just booted
+        told = os.environ.get("DOOR_GATEWAY_BOOT_ID")
+        return told or uuid.uuid4().hex  # as if the machine had just booted
 
 
 class SystemClock:

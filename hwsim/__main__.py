@@ -55,7 +55,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         type=Path,
         help="write the site.toml to run the gateway on: the devices are the simulated ones; state,"
         " socket and a new credential key are below RUN_DIR; the clock is the host's; a broker that"
-        " isn't on this machine is left out",
+        " isn't on this machine and break-glass codes are left out",
     )
     parser.add_argument("--control", type=Path, help="path of the control socket")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")

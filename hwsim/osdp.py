@@ -603,6 +603,7 @@ SIGNALS = {
     (1, 1): "denied",
     (3, 0): "pin_wanted",
     (1, 0): "fault",
+    (3, 3): "held_open",
 }
 
 

@@ -330,7 +330,8 @@ class Site:
     def runnable_config(self) -> dict[str, Any]:
         """The rewritten config of a site that runs on this machine, with all it keeps in `run_dir`.
 
-        Time is the host's, and a broker elsewhere is left out: it would not be this site's.
+        Time is the host's. A broker elsewhere is left out, for it would not be this site's, and so
+        are break-glass codes, whose secrets are files of the site's own box.
 
         Raises:
             SiteError: the path of the gateway's socket would be longer than a socket's may be.
@@ -347,6 +348,7 @@ class Site:
         config["clock"] = {"trust": "host"}
         if config.get("mqtt", {}).get("host") not in _THIS_MACHINE:
             config.pop("mqtt", None)
+        config.pop("break_glass", None)
         for table in config.get("devices", {}).values():
             if table.get("driver") == "osdp":
                 table["keys"] = str(here / "osdp-keys")

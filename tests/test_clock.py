@@ -1,6 +1,7 @@
 """Who vouches for the clock, and what asking costs."""
 
 import ctypes
+import re
 import timeit
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -124,6 +125,18 @@ def test_asking_the_kernel_starts_no_process() -> None:
     found = cost_us(clock.kernel_says_synchronised)
     print(f"adjtimex: {found:.1f} us")
     assert found < TRUST_US_MAX
+
+
+def test_the_boot_is_known_where_proc_sys_is_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = clock.boot_id()
+    assert re.fullmatch(r"[0-9a-f]{32}", shown)
+    monkeypatch.setattr(clock, "_BOOT_ID", tmp_path / "hidden")
+    monkeypatch.setenv("DOOR_GATEWAY_BOOT_ID", shown)  # systemd.unit(5): %b has no dashes
+    assert clock.boot_id() == shown
+    monkeypatch.delenv("DOOR_GATEWAY_BOOT_ID")
+    assert clock.boot_id() != clock.boot_id()
 
 
 def cost_us(call: Callable[[], object]) -> float:

@@ -35,8 +35,8 @@ _CANNOT_START = 2
 the key or another owner. Later it may be a full disk, and doors must come back when it isn't."""
 
 _CORE_WAIT_MAX = timedelta(milliseconds=500)
-"""Doors decide again within 3 s of the core's death (PROMISES.md P19), however often it has died:
-its own start takes most of that."""
+"""Doors decide again within 3 s of the core's death (docs/promises.md P19), however often it has
+died: its own start takes most of that."""
 
 _STOP_S_MAX = 8.0
 """A part that hasn't stopped by then is killed: below the 10 s that a service manager waits."""

@@ -53,10 +53,10 @@ from gateway.errors import DeviceError, StorageError
 log = structlog.get_logger()
 
 COMMIT_WAIT = timedelta(milliseconds=250)
-"""The longest a grant waits for its record to be on disk (PROMISES.md, order of a grant)."""
+"""The longest a grant waits for its record to be on disk (docs/promises.md, order of a grant)."""
 SPEND_WAIT = timedelta(milliseconds=900)
 """The longest a grant waits that spends something. It never opens without its record on disk, and
-the person gets an answer within a second (PROMISES.md P3)."""
+the person gets an answer within a second (docs/promises.md P3)."""
 TAPS_WAITING_MAX = 8
 """A person taps once or twice a second: what is beyond is a flood, and is dropped and counted."""
 TAP_AGE_MAX = timedelta(seconds=2)

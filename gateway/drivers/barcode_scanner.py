@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 CODE_CHARACTERS_MIN: Final = 8
 CODE_CHARACTERS_MAX: Final = 128
-"""What a `qr` credential may be (spec/entitlements.md)."""
+"""What a `qr` credential may be (docs/spec/entitlements.md)."""
 
 PRINTABLE: Final = frozenset(range(0x20, 0x7F))
 """A code with any other byte in it is thrown away whole."""

@@ -230,12 +230,20 @@ class Card(_OfReader, frozen=True, tag="card"):
     ns: int
     bits: str
 
+    def __repr__(self) -> str:
+        """Without the bits: a credential is never printed."""
+        return f"Card(address={self.address}, bits_count={len(self.bits)})"
+
 
 class Keys(_OfReader, frozen=True, tag="keys"):
     """Keys of the keypad, in hexadecimal."""
 
     ns: int
     keys: str
+
+    def __repr__(self) -> str:
+        """Without the keys: they are somebody's PIN."""
+        return f"Keys(address={self.address})"
 
 
 class Local(_OfReader, frozen=True, tag="local"):
@@ -705,6 +713,7 @@ class Osdp:
         self._protocol = OsdpProtocol(device_id, settings)
         self._online: tuple[_Line, Up] | None = None
         self._tells_local = True
+        self._started = False
 
     async def run(self, emit: FactSink) -> None:
         """See `Driver.run`."""
@@ -771,6 +780,11 @@ class Osdp:
     async def _key(self) -> bytes:
         try:
             self._store.make()
+            if not self._started:
+                # Left over from before a restart or a power cut: monotonic time may be another's,
+                # and the installer has gone home.
+                self._store.close_window(self.device_id)
+                self._started = True
             left = self._store.window(self.device_id, self._clock.monotonic())
             if left is not None:
                 await self._install(left)

@@ -6,7 +6,7 @@ import os
 import pwd
 import random
 import signal
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -98,7 +98,7 @@ class Core:
             StateDirInUse: another core owns the state directory.
             GatewayError: something that it can't start without can't be used.
         """
-        async with self._opened():
+        async with self._opened(_tell_trust):
             self._record_start()
             try:
                 await self._work()
@@ -108,12 +108,12 @@ class Core:
             await self._keep_floor()
 
     @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[None]:
+    async def _opened(self, told: Callable[[TimeTrust], None] | None = None) -> AsyncIterator[None]:
         """Own the state directory, with journal and cache open."""
         config = self._config
         with StateDir(Path(config.state.dir)) as self._state:
             self._clock = SystemClock(
-                floor=self._state.floor, vouched=voucher(config.clock.trust), told=_tell_trust
+                floor=self._state.floor, vouched=voucher(config.clock.trust), told=told
             )
             self._started = self._clock.monotonic()
             async with Journal(self._state.journal, self._clock) as self._journal:

@@ -234,6 +234,16 @@ def settings(**changed: Any) -> WiegandSerialSettings:
     return msgspec.convert(table, WiegandSerialSettings)
 
 
+def test_a_converter_that_passes_no_keys_on_has_no_keypad_and_all_faults_are_told() -> None:
+    with pytest.raises(msgspec.ValidationError) as refused:
+        settings(keypad="4bit", formats=["H10301", "H99999"], baud_rate=9601)
+    assert [line.split()[0] for line in str(refused.value).splitlines()] == [
+        "`baud_rate`",
+        "`keypad`",
+        "`formats`",
+    ]
+
+
 def told(protocol: ConverterProtocol, data: bytes, now: timedelta = SECOND) -> list[str]:
     return [fact.value for fact in protocol.receive(data, now)]
 

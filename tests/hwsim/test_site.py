@@ -447,13 +447,14 @@ async def test_a_watcher_gets_what_comes_after_it_began() -> None:
 
 
 async def test_a_broker_of_this_machine_and_a_key_that_is_there_are_kept(tmp_path: Path) -> None:
-    config = {**CONFIG, "mqtt": {"host": "localhost", "port": 1883}}
+    config = {**CONFIG, "mqtt": {"host": "localhost", "port": 1883}, "break_glass": {"fire": {}}}
     async with running_site(config, tmp_path) as site:
         site.write_config(tmp_path / "a.toml")
         key = (tmp_path / "credential.key").read_bytes()
         site.write_config(tmp_path / "b.toml")
     assert (tmp_path / "credential.key").read_bytes() == key
     assert tomllib.loads((tmp_path / "a.toml").read_text())["mqtt"] == config["mqtt"]
+    assert "break_glass" not in site.runnable_config()
 
 
 def test_a_run_directory_too_long_for_a_socket_is_said(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
@@ -342,18 +343,19 @@ ANOTHER = 65533
 """Neither root nor anybody's of this test."""
 
 
-def let_others_in(directory: Path) -> None:
-    for each in (directory, *directory.parents):
-        if each.stat().st_uid == os.geteuid() and str(each).startswith("/tmp/"):
-            each.chmod(0o755)
+@pytest.fixture
+def common() -> Iterator[Path]:
+    """A directory that others may enter; pytest's own are root's alone."""
+    with tempfile.TemporaryDirectory(prefix="door-gateway-") as made:
+        directory = Path(made)
+        directory.chmod(0o755)
+        yield directory
 
 
 @pytest.mark.process
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-async def test_a_process_of_another_user_gets_what_its_group_may(
-    path: Path, tmp_path: Path
-) -> None:
-    let_others_in(tmp_path)
+async def test_a_process_of_another_user_gets_what_its_group_may(common: Path) -> None:
+    path = common / "run" / "core.sock"
     core = MemoryCore()
     async with serving(path, core):
         path.parent.chmod(0o755)
@@ -417,11 +419,10 @@ asyncio.run(main())
 
 @pytest.mark.process
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can write a mapping of several users")
-async def test_root_the_own_user_and_the_own_group_outlive_private_users(tmp_path: Path) -> None:
+async def test_root_the_own_user_and_the_own_group_outlive_private_users(common: Path) -> None:
     own = 64001
-    let_others_in(tmp_path)
-    os.chown(tmp_path, own, own)
-    path = tmp_path / "run" / "core.sock"
+    os.chown(common, own, own)
+    path = common / "run" / "core.sock"
     server = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",

@@ -20,6 +20,7 @@ from pathlib import Path
 
 _ALLOW = 0x7FFF0000  # SCMP_ACT_ALLOW, seccomp.h
 _EPERM = 0x00050000 | errno.EPERM  # SCMP_ACT_ERRNO
+_PR_SET_MDWE, _REFUSE_EXEC_GAIN = 65, 1  # linux/prctl.h
 _UNKNOWN_CALL = -1  # __NR_SCMP_ERROR
 _SWITCHES = {  # what systemd.exec(5) says that each denies
     "ProtectClock": "@clock",
@@ -71,6 +72,9 @@ def allowed(unit: str) -> frozenset[str]:
 
 def confine(unit: str) -> None:
     """Put this process, and all that it will start, behind the filter. Raises OSError."""
+    if "\nMemoryDenyWriteExecute=yes\n" in unit:
+        # The kernel's own form of what systemd filters; kernels before 6.3 don't have it.
+        ctypes.CDLL(None).prctl(_PR_SET_MDWE, _REFUSE_EXEC_GAIN, 0, 0, 0)
     library = ctypes.CDLL(ctypes.util.find_library("seccomp"))
     library.seccomp_init.restype = ctypes.c_void_p
     library.seccomp_init.argtypes = (ctypes.c_uint32,)

@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -130,15 +131,22 @@ def test_the_child_that_compiles_goes_after_the_doors() -> None:
     assert asked(LINK, program).strip() == "0"
 
 
+@pytest.fixture
+def common() -> Iterator[Path]:
+    """A directory that others may enter; pytest's own are root's alone."""
+    with tempfile.TemporaryDirectory(prefix="door-gateway-") as made:
+        directory = Path(made)
+        directory.chmod(0o755)
+        yield directory
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-async def test_a_link_of_another_user_reports_behind_the_filter(tmp_path: Path) -> None:
+async def test_a_link_of_another_user_reports_behind_the_filter(common: Path) -> None:
     async with (
-        any_broker(tmp_path / "broker") as broker,
-        standing_rig(tmp_path, broker_port=broker.port) as rig,
+        any_broker(common / "broker") as broker,
+        standing_rig(common, broker_port=broker.port) as rig,
         Cloud("127.0.0.1", broker.port) as cloud,
     ):
-        for directory in (tmp_path, *tmp_path.parents[:2]):
-            directory.chmod(0o755)
         rig.config.chmod(0o644)
         core = await behind(CORE, rig, "core")
         await rig.ready(core)
@@ -201,13 +209,19 @@ async def test_nothing_is_imported_into_the_state_of_another_user(bare: Rig) -> 
         assert f"sudo -u {name} door-gateway import" in refused.err
         assert {path: path.stat().st_mtime_ns for path in bare.state.rglob("*")} == before
     os.chown(bare.state, os.geteuid(), -1)
-    await bare.imported()
+    assert (await bare.cli(*command, "--json")).json["ok"]
 
 
-async def test_a_clock_that_nobody_vouches_for_is_logged_once(bare: Rig) -> None:
+async def test_the_trust_in_the_clock_is_logged_once(bare: Rig) -> None:
+    config = bare.config.read_text()
+    assert 'trust = "host"' in config
+    bare.config.write_text(config.replace('trust = "host"', 'trust = "kernel"'))
     core = await behind(CORE, bare, "core")
     await bare.ready(core)
     await bare.imported()
-    await bare.opens("front")
+    for _ in range(3):
+        await bare.tap("front-reader", STRANGER)
     assert await core.stop() == 0
-    assert core.log.read_text().count("the clock is trusted") == 1
+    # Which of the two depends on the machine that the test runs on.
+    said = core.log.read_text()
+    assert said.count("the clock is trusted") + said.count("the clock is not trusted") == 1

@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
 
 COULD_NOT = 2
 START_S_MAX = 10.0
-"""PROMISES.md P19, with whatever lies in the state directory."""
+"""docs/promises.md P19, with whatever lies in the state directory."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
