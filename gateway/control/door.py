@@ -371,7 +371,7 @@ class DoorController:
                     settled(self._memory, self.door, each.passage, entered=False, seen=False)
                 )
         around = Surroundings(
-            blocked=mode.mode == "blocked",
+            blocked=mode.blocked,
             unsecured=() if door.interlock is None else self._unsecured(self.door),
             antipassback_forgets=self._wiring.antipassback_forgets,
         )
