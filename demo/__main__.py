@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import os
-import secrets
 import signal
 import statistics
 import sys
@@ -80,6 +79,7 @@ class Stage:
         self.edge = asyncio.Event()
         self.released: set[str] = set()
         self.last_seq = 0
+        self.away: set[str] = set()
 
     async def follow_journal(self) -> None:
         """Read the journal as `door-gateway journal tail --follow` does."""
@@ -90,7 +90,7 @@ class Stage:
                 event = events.decode(body)
                 if isinstance(event, events.AccessDecided):
                     self.decided.put_nowait(event)
-                elif line := told(event):
+                elif line := self.told(event):
                     print(f"{self.clock(event.at)}  {paint(line, YELLOW)}")
 
     async def follow_hardware(self) -> None:
@@ -102,6 +102,16 @@ class Stage:
                 if isinstance(what, seen.CardSent | seen.KeysSent | seen.Strike):
                     self.edges.append(what)
                     self.edge.set()
+
+    def told(self, event: events.Event) -> str | None:
+        """A line for what is not a tap, or None; that a device is there, only where it was away."""
+        if isinstance(event, events.DeviceDown):
+            self.away.add(event.device)
+        if isinstance(event, events.DeviceUp):
+            if event.device not in self.away:
+                return None
+            self.away.remove(event.device)
+        return told(event)
 
     def clock(self, at: datetime) -> str:
         return paint(at.astimezone(self.zone).strftime("%H:%M:%S"), GREY)
@@ -132,7 +142,12 @@ class Stage:
             answer = await self._answer()
         # A strike that is still released gets more time, and makes no edge to measure.
         ms = None if already else await self._latency(answer, tap.door, start)
-        self._line(tap, answer, ms)
+        still_open = already and answer.outcome == "grant"
+        self._line(
+            tap, answer, "still open" if still_open else f"{ms:.1f} ms" if ms is not None else ""
+        )
+        if ms is not None:
+            self.tally.latencies_ms.append(ms)
         if answer.outcome == "grant" and tap.walk:
             await self.simulator.push(tap.door)
 
@@ -155,12 +170,11 @@ class Stage:
                 self.edge.clear()
                 await self.edge.wait()
 
-    def _line(self, tap: Tap, answer: events.AccessDecided, ms: float | None) -> None:
+    def _line(self, tap: Tap, answer: events.AccessDecided, took: str) -> None:
         person = self.people.get(answer.holder or "")
         who = f"{person.name}, {person.persona}" if person else "somebody"
         colour = {"grant": GREEN, "challenge": YELLOW}.get(answer.outcome, RED)
         verdict = paint(f"{answer.outcome:<9}", colour)
-        took = f"{ms:6.1f} ms" if ms is not None else ""
         via = paint(f"  {answer.via}" if answer.via else "", GREY)
         kinds = "+".join(answer.kinds)
         print(
@@ -168,8 +182,6 @@ class Stage:
             f"{answer.reason:<22} {took:>10}{via}"
         )
         self.tally.answers[f"{answer.outcome} {answer.reason}"] += 1
-        if ms is not None:
-            self.tally.latencies_ms.append(ms)
         if (answer.outcome, answer.reason) != tap.expect:
             self.tally.surprises.append(
                 f"{who} at {tap.door}: {answer.outcome} {answer.reason}, "
@@ -199,6 +211,8 @@ def told(event: events.Event) -> str | None:
             return f"{event.door}: {event.alarm.replace('_', ' ')} is over"
         case events.DeviceDown():
             return f"{event.device}: offline"
+        case events.DeviceUp():
+            return f"{event.device}: back"
         case events.EntitlementsApplied():
             count = sum(event.counts.values())
             return f"entitlements: revision {event.revision[:12]} in force, {count} records"
@@ -242,15 +256,9 @@ async def gateway(*arguments: str) -> str:
     return out.decode()
 
 
-def write_config(path: Path, run_dir: Path, broker_port: int) -> None:
-    """The documented example, on simulated devices and a broker of this machine."""
+def add_broker(path: Path, broker_port: int) -> None:
+    """Let the gateway report to a broker of this machine."""
     config: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    config["state"] = {
-        "dir": str(run_dir / "state"),
-        "socket": str(run_dir / "core.sock"),
-        "credential_key": str(run_dir / "credential.key"),
-    }
-    config["clock"] = {"trust": "host"}
     config["mqtt"] = {"host": "127.0.0.1", "port": broker_port}
     path.write_text(tomli_w.dumps(config), encoding="utf-8")
 
@@ -272,8 +280,6 @@ async def demo(*, stay: bool, run_dir: Path) -> int:
     now = datetime.now(UTC)
     zone = morning_zone(now)
     config, control = run_dir / "site.toml", run_dir / "hardware.sock"
-    (run_dir / "credential.key").write_bytes(secrets.token_bytes(32))
-    (run_dir / "credential.key").chmod(0o600)
     entitlements = run_dir / "records.jsonl"
     entitlements.write_text(
         "".join(json.dumps(record) + "\n" for record in records(now, zone)), encoding="utf-8"
@@ -289,7 +295,7 @@ async def demo(*, stay: bool, run_dir: Path) -> int:
             )
         )
         simulator = await stack.enter_async_context(connect_simulator(control))
-        write_config(config, run_dir, broker.port)
+        add_broker(config, broker.port)
         await gateway("config", "check", str(config))
         log = run_dir / "gateway.log"
         daemon = await stack.enter_async_context(
@@ -404,6 +410,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--stay", action="store_true", help="leave the site running")
     options = parser.parse_args()
+    os.umask(0o077)  # records, logs and state are for nobody else on this machine
     with tempfile.TemporaryDirectory(prefix="door-gateway-demo-") as directory:
         try:
             return asyncio.run(demo(stay=options.stay, run_dir=Path(directory)))

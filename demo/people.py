@@ -1,7 +1,11 @@
-"""The demo's site: who is a member of it, what they bought, and what they carry."""
+"""The demo's site: who is a member of it, what they bought, and what they carry.
 
+`python -m demo.people > records.jsonl` writes the entitlement records of config/site.toml's doors.
+"""
+
+import json
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 MORNING_HOUR = 9
@@ -209,3 +213,13 @@ def _exception(
         "reason": reason,
         "issued_by": "demo",
     }
+
+
+def main() -> None:
+    now = datetime.now(UTC)
+    for record in records(now, morning_zone(now)):
+        print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()

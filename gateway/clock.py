@@ -1,14 +1,15 @@
 """The time as this gateway may believe it: wall time, monotonic time and a trust level."""
 
 import ctypes
-import ctypes.util
+import errno
+import os
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 class TimeTrust(IntEnum):
@@ -21,7 +22,7 @@ class TimeTrust(IntEnum):
 
     @property
     def decides_as_trusted(self) -> bool:
-        """Whether a decision made now carries `clock: trusted` (spec/decision.md, Request)."""
+        """Whether a decision made now carries `clock: trusted` (docs/spec/decision.md, Request)."""
         return self >= TimeTrust.T2
 
 
@@ -45,24 +46,40 @@ def monotonic() -> timedelta:
     return timedelta(microseconds=time.monotonic_ns() // 1000)
 
 
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
 def boot_id() -> str:
-    """Names this boot of the machine: moments of another one's monotonic clock mean nothing."""
+    """Names this boot of the machine: moments of another one's monotonic clock mean nothing.
+
+    Where `/proc/sys` is hidden (`ProcSubset=pid`) the core's unit tells it.
+    """
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return _BOOT_ID.read_text(encoding="ascii").strip().replace("-", "")
     except OSError:
-        return uuid.uuid4().hex  # as if the machine had just booted
+        told = os.environ.get("DOOR_GATEWAY_BOOT_ID")
+        return told or uuid.uuid4().hex  # as if the machine had just booted
 
 
 class SystemClock:
     """The machine's clock above a floor.
 
     `vouched` says whether the source of time that the config accepts vouches for it right now:
-    without that, or while wall time is below the floor, trust is at most T1.
+    without that, or while wall time is below the floor, trust is at most T1. `told` hears of the
+    first trust and of every change, from within the `trust()` that finds it.
     """
 
-    def __init__(self, *, floor: datetime | None, vouched: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        *,
+        floor: datetime | None,
+        vouched: Callable[[], bool],
+        told: Callable[[TimeTrust], None] | None = None,
+    ) -> None:
         self._floor = floor
         self._vouched = vouched
+        self._told = told
+        self._last: TimeTrust | None = None
 
     def now(self) -> datetime:
         """See `Clock.now`."""
@@ -75,6 +92,14 @@ class SystemClock:
 
     def trust(self) -> TimeTrust:
         """See `Clock.trust`."""
+        trust = self._trust()
+        if trust is not self._last:
+            self._last = trust
+            if self._told is not None:
+                self._told(trust)
+        return trust
+
+    def _trust(self) -> TimeTrust:
         below = self._floor is not None and self.now() <= self._floor
         if self._vouched() and not below:
             return TimeTrust.T2
@@ -93,10 +118,62 @@ class _Timex(ctypes.Structure):
 
 
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised
+_MAY_NOT_ASK = (errno.EPERM, errno.EACCES, errno.ENOSYS)
+# Bound once: looking for the library runs ldconfig, and trust is asked for at every decision.
+_libc = ctypes.CDLL(None, use_errno=True)
+
+MARKS = (
+    Path("/run/systemd/timesync/synchronized"),  # systemd-timesyncd.service(8), Files
+    Path("/run/door-gateway-clock/synchronized"),  # systemd/door-gateway-clock.service, for chrony
+)
+"""Files that are there once a time daemon has set the clock since the machine's start."""
+
+ANSWER_KEPT = timedelta(seconds=1)
+"""How long an answer holds: trust may be this late, and asking for it costs a decision nothing."""
 
 
-def kernel_says_synchronised() -> bool:
-    """Whether the kernel's clock is disciplined by a time daemon right now (adjtimex(2))."""
-    libc = ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
-    state = libc.adjtimex(ctypes.byref(_Timex(modes=0)))
-    return state not in (-1, _TIME_ERROR)
+def kernel_says_synchronised() -> bool | None:
+    """Whether a time daemon disciplines the kernel's clock right now (adjtimex(2)).
+
+    None: this process may not ask. A sandbox that forbids to set the clock forbids this as well.
+    """
+    state = _libc.adjtimex(ctypes.byref(_Timex(modes=0)))
+    if state == -1:
+        return None if ctypes.get_errno() in _MAY_NOT_ASK else False
+    return bool(state != _TIME_ERROR)
+
+
+class TimeDaemon:
+    """Call it to hear whether a time daemon vouches for the clock: the kernel's word, or else a
+    mark that a daemon has left.
+    """
+
+    def __init__(
+        self,
+        *,
+        kernel: Callable[[], bool | None] = kernel_says_synchronised,
+        marks: Sequence[Path] = MARKS,
+        monotonic: Callable[[], timedelta] = monotonic,
+    ) -> None:
+        self._kernel = kernel
+        self._marks = tuple(marks)
+        self._monotonic = monotonic
+        self._answer = False
+        self._until: timedelta | None = None
+
+    def __call__(self) -> bool:
+        """The answer, at most `ANSWER_KEPT` old."""
+        now = self._monotonic()
+        if self._until is None or now >= self._until:
+            self._answer = self._ask()
+            self._until = now + ANSWER_KEPT
+        return self._answer
+
+    def _ask(self) -> bool:
+        said = self._kernel()
+        return any(os.access(mark, os.F_OK) for mark in self._marks) if said is None else said
+
+
+def voucher(trust: Literal["kernel", "host"]) -> Callable[[], bool]:
+    """Who vouches for wall time, as `[clock] trust` says it."""
+    return TimeDaemon() if trust == "kernel" else lambda: True

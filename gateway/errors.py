@@ -50,7 +50,7 @@ class ConfigError(GatewayError):
 
 
 class RecordFault(NamedTuple):
-    """One fault of an entitlement set (spec/entitlements.md); "-" for what doesn't apply."""
+    """One fault of an entitlement set (docs/spec/entitlements.md); "-" for what doesn't apply."""
 
     type: str
     id: str
@@ -67,7 +67,7 @@ class RecordsRefused(GatewayError):
 
 
 class RequestError(GatewayError):
-    """A decision was asked for in another form than spec/decision.md's."""
+    """A decision was asked for in another form than docs/spec/decision.md's."""
 
 
 class OrderRefused(GatewayError):

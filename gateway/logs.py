@@ -4,6 +4,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, MutableMapping
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import structlog
@@ -11,12 +12,23 @@ import structlog
 _SECRET_KEYS = re.compile(r"(?i)(value|pin|uid|card|code|secret|password|key|name_of_holder)$")
 """Fields that could hold a credential are masked whatever they hold."""
 _NOT_SECRET = frozenset({"event_code", "exit_code", "returncode"})
-_SECRET_TEXT = re.compile(
-    r"(?<![0-9A-Za-z.-])(?<![0-9]:)(?:[0-9A-F]{8}|[0-9A-F]{14}|[0-9A-F]{20}|04[0-9A-F]{128}|[0-9]{4,8}"
-    r"|[A-Za-z0-9]+:(?:[0-9]+|-):[0-9]+|[0-9A-F]{6}:[0-9A-F]{2,64})(?![0-9A-Za-z-])"
+_SHAPES = (
+    r"(?:[0-9A-Fa-f]{8}|[0-9A-Fa-f]{14}|[0-9A-Fa-f]{20}|04[0-9A-Fa-f]{128}|[0-9]{4,8}"
+    r"|[A-Za-z0-9]+:(?:[0-9]+|-):[0-9]+|[0-9A-Fa-f]{6}:[0-9A-Fa-f]{2,64})(?![0-9A-Za-z-])"
 )
-"""Texts in the shape of a card number or a PIN (spec/entitlements.md, Credential kinds). What
-follows an address and a colon is a port."""
+_BEFORE = r"(?<![0-9A-Za-z.-])(?<![0-9]:)(?<!\bpid )"
+_SECRET_TEXT = re.compile(_BEFORE + _SHAPES)
+"""Texts in the shape of a card number or a PIN (docs/spec/entitlements.md, Credential kinds), in
+either case. What follows an address and a colon is a port, and what follows `pid` a process."""
+_SECRET_TRACE = re.compile(_BEFORE + r'(?<!", line )' + _SHAPES)
+"""The same in a traceback, whose line numbers an engineer needs."""
+_TRACES = frozenset({"exception", "stack"})
+_NOT_OURS = frozenset({"timestamp", "level", "_record", "_from_structlog"})
+"""What structlog puts in itself; it takes the last two out again as objects."""
+_SYSTEM_UID_MAX = 99_999
+"""A `uid` that is a number up to here is a user of the system; a card's is text."""
+_DEPTH_MAX = 8
+"""Containers within containers: what lies deeper is one text: circles end."""
 MASK = "▮▮▮▮"
 
 
@@ -59,12 +71,37 @@ def configure(*, level: str = "info", console: bool | None = None) -> None:
 def mask(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> Mapping[str, Any]:
     """A structlog processor: no value in the shape of a credential leaves the process."""
     for name, value in fields.items():
-        if name in {"timestamp", "level"}:
-            continue
-        if _SECRET_KEYS.search(name) and name not in _NOT_SECRET:
-            fields[name] = MASK
-        elif isinstance(value, str):
-            fields[name] = _SECRET_TEXT.sub(MASK, value)
-        elif isinstance(value, (list, tuple, dict)):
-            fields[name] = _SECRET_TEXT.sub(MASK, repr(value))
+        if name not in _NOT_OURS:
+            fields[name] = _masked_field(name, value, 0)
     return fields
+
+
+def _masked_field(name: object, value: object, depth: int) -> object:
+    if isinstance(name, str) and _SECRET_KEYS.search(name) and name not in _NOT_SECRET:
+        known = name == "uid" and type(value) is int and 0 <= value <= _SYSTEM_UID_MAX
+        return value if known else MASK
+    if name in _TRACES and isinstance(value, str):
+        return _SECRET_TRACE.sub(MASK, value)
+    return _masked(value, depth)
+
+
+def _masked(value: object, depth: int) -> object:
+    """`value` without credentials: containers stay what they are, other objects become text."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return f"{MASK} ({len(value)} bytes)"
+    if depth < _DEPTH_MAX:
+        if isinstance(value, Mapping):
+            return {
+                _masked_key(key): _masked_field(key, each, depth + 1) for key, each in value.items()
+            }
+        if isinstance(value, tuple):
+            return tuple(_masked(each, depth + 1) for each in value)
+        if isinstance(value, (list, AbstractSet)):
+            return [_masked(each, depth + 1) for each in value]
+    return _SECRET_TEXT.sub(MASK, value if isinstance(value, str) else repr(value))
+
+
+def _masked_key(key: object) -> object:
+    return key if isinstance(key, int) else _SECRET_TEXT.sub(MASK, str(key))

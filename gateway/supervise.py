@@ -15,7 +15,7 @@ from gateway.errors import DeviceMisconfigured, GatewayError
 BACKOFF_FIRST = timedelta(milliseconds=250)
 """Soon enough for a cable that was only touched."""
 BACKOFF_MAX = timedelta(seconds=5)
-"""A device that comes back answers within 10 s (PROMISES.md P19), whenever it left."""
+"""A device that comes back answers within 10 s (docs/promises.md P19), whenever it left."""
 STEADY = timedelta(seconds=30)
 """What ran this long was healthy: the next failure starts again at the first backoff."""
 

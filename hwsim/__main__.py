@@ -10,8 +10,6 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from hwsim.control import COMMANDS, control_socket
 from hwsim.observations import Seen
 from hwsim.site import SiteError, running_site
@@ -29,8 +27,12 @@ control socket: one JSON object a line, one reply a line.
 example:
   python -m hwsim config/site.toml --run-dir /tmp/sim --write-config /tmp/sim/site.toml \\
       --control /tmp/sim/control &
-  echo '{{"do": "present", "reader": "street-reader", "uid": "04A1B2C3D4E5F6"}}' \\
+  door-gateway run --config /tmp/sim/site.toml &
+  python -m demo.people > /tmp/sim/records.jsonl
+  door-gateway import /tmp/sim/records.jsonl --config /tmp/sim/site.toml
+  echo '{{"do": "present", "reader": "street-reader", "uid": "04A10000000001"}}' \\
       | nc -N -U /tmp/sim/control
+  door-gateway journal tail --config /tmp/sim/site.toml
 """
 
 
@@ -42,8 +44,19 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("site", type=Path, help="the gateway's site.toml")
-    parser.add_argument("--run-dir", type=Path, help="where ports appear; default: a fresh one")
-    parser.add_argument("--write-config", type=Path, help="write the site.toml to run against it")
+    parser.add_argument(
+        "--run-dir",
+        type=Path,
+        help="where ports appear and a gateway keeps its state; default: a fresh directory, removed"
+        " at the end",
+    )
+    parser.add_argument(
+        "--write-config",
+        type=Path,
+        help="write the site.toml to run the gateway on: the devices are the simulated ones; state,"
+        " socket and a new credential key are below RUN_DIR; the clock is the host's; a broker that"
+        " isn't on this machine and break-glass codes are left out",
+    )
     parser.add_argument("--control", type=Path, help="path of the control socket")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument(
@@ -83,7 +96,7 @@ async def _run(options: argparse.Namespace, run_dir: Path) -> None:
             running_site(options.site, run_dir, any_baud=options.any_baud, watchdogs=watchdogs)
         )
         if options.write_config:
-            options.write_config.write_text(tomli_w.dumps(site.rewritten_config()))
+            site.write_config(options.write_config)
         if options.control:
             await stack.enter_async_context(control_socket(site, options.control))
         stack.enter_context(site.seen.subscribed(tell))

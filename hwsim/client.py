@@ -100,6 +100,10 @@ class Simulator:
         """Hold a card of raw bits to an OSDP reader."""
         return int(await self.ask("card", reader=reader, bits=bits))
 
+    async def swipe(self, door: str, card: int) -> int:
+        """Present a card to a UHPPOTE door's reader."""
+        return int(await self.ask("swipe", door=door, card=card))
+
     async def tamper(self, reader: str, active: bool = True) -> None:
         """Open or close the case of an OSDP reader."""
         await self.ask("tamper", reader=reader, active=active)

@@ -19,6 +19,7 @@ COMMANDS = (
     "remove",
     "press",
     "card",
+    "swipe",
     "tamper",
     "osdp_key",
     "reboot",

@@ -71,6 +71,15 @@ class CodeSent(Seen):
 
 
 @dataclass(frozen=True, slots=True)
+class CardBitsSent(Seen):
+    """The last bit of a card, or what a converter makes of it, went out; not which bits."""
+
+    kind: ClassVar[str] = "card_bits_sent"
+    reader: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Lamp(Seen):
     """A device showed a signal: granted, denied, pin_wanted or fault."""
 
@@ -138,6 +147,7 @@ KINDS: dict[str, type[Seen]] = {
         CardSent,
         KeysSent,
         CodeSent,
+        CardBitsSent,
         Lamp,
         Output,
         Strike,

@@ -252,6 +252,7 @@ class Faults:
         wrong_mac: Spoils the MAC of every reply.
         busy: Answers so many commands with osdp_BUSY first.
         foreign_address: Answers as somebody else.
+        refuses: Commands that it doesn't know.
     """
 
     plaintext: bool = False
@@ -261,6 +262,7 @@ class Faults:
     wrong_mac: bool = False
     busy: int = 0
     foreign_address: bool = False
+    refuses: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,11 +455,12 @@ class Peripheral:
         return self._secured(frame, session, code, data), sent
 
     def _handshake(self, frame: bytes, block: bytes, body: bytes) -> bytes:
-        default = len(block) > 2 and block[2] == 0
+        # D.1.3: 0 asks for the default key. One that is not being installed answers with its own.
+        default = len(block) > 2 and block[2] == 0 and self.install_mode
         key = DEFAULT_KEY if default else self.key
         if not self.abilities.secure or self.faults.plaintext:
             return self._plain(frame, Reply.NAK, bytes([Nak.SECURITY_UNSUPPORTED]))
-        if key is None or (default and not self.install_mode):
+        if key is None:
             return self._plain(frame, Reply.NAK, bytes([Nak.SECURITY_NEEDED]))
         if body[0] == Command.CHLNG and len(body) == 9:
             rnd_b = self.random(8)
@@ -481,6 +484,8 @@ class Peripheral:
     def _carry_out(
         self, code: int, data: bytes, now_ns: int
     ) -> tuple[Reply, bytes, Callable[[int], None] | None]:
+        if code in self.faults.refuses:
+            return Reply.NAK, bytes([Nak.UNKNOWN]), None
         match code:
             case Command.POLL:
                 if self._events:
@@ -598,6 +603,7 @@ SIGNALS = {
     (1, 1): "denied",
     (3, 0): "pin_wanted",
     (1, 0): "fault",
+    (3, 3): "held_open",
 }
 
 
@@ -693,17 +699,27 @@ class OsdpReader(SerialDevice):
             self._deframer.clear()
             return
         for frame in self._deframer.feed(data):
-            now_ns = time.monotonic_ns()
-            reply, sent = self.peripheral.receive(frame, now_ns)
-            self._settle()
-            self._show()
-            if not reply:
-                continue
-            if not self.pace:
-                self.send(reply, sent)
-                continue
-            wire_s = (len(frame) + len(reply)) * 10 / (self.line.baud_rate or 9600)
+            if self.pace:
+                # It has the command when its last bit is there, and the panel the reply likewise.
+                wire_s = len(frame) * self._byte_s()
+                asyncio.get_running_loop().call_later(wire_s, self._answer, frame)
+            else:
+                self._answer(frame)
+
+    def _byte_s(self) -> float:
+        return 10 / (self.line.baud_rate or 9600)
+
+    def _answer(self, frame: bytes) -> None:
+        if not self.line.plugged:
+            return
+        reply, sent = self.peripheral.receive(frame, time.monotonic_ns())
+        self._settle()
+        self._show()
+        if reply and self.pace:
+            wire_s = len(reply) * self._byte_s()
             asyncio.get_running_loop().call_later(wire_s, self.send, reply, sent)
+        elif reply:
+            self.send(reply, sent)
 
     def _show(self) -> None:
         for told in self.peripheral.told[self._shown :]:

@@ -2,15 +2,19 @@
 
 import asyncio
 import ipaddress
+import os
 import re
+import secrets
 import time
 import tomllib
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+import tomli_w
 
 from hwsim.ascii_keypad import AsciiKeypad
 from hwsim.barcode_scanner import BarcodeScanner
@@ -22,6 +26,8 @@ from hwsim.pn532 import Pn532Reader
 from hwsim.relay_board import Board, Edge, Faults, RelayBoard
 from hwsim.rtu_line import RtuLine, RtuRelayBoard, SerialRtuLine, TcpRtuLine
 from hwsim.serial_device import SerialDevice
+from hwsim.uhppote import Controller, UhppoteBoard, UhppoteDoor
+from hwsim.wiegand_converter import WiegandConverter
 
 # Device names become file names below the run directory.
 _DEVICE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -33,8 +39,11 @@ _SIZES = {
     "moxa_e1214": (6, 6),
 }
 
-Device = SerialDevice | RelayBoard
-Points = RelayBoard | OsdpReader
+_THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
+_SOCKET_PATH_MAX = 100  # of 108 bytes (unix(7)); the gateway asks for so much room
+
+Device = SerialDevice | RelayBoard | UhppoteDoor
+Points = RelayBoard | OsdpReader | UhppoteDoor
 
 
 class SiteError(Exception):
@@ -148,6 +157,7 @@ class Site:
         self.seen = Observations()
         self.devices: dict[str, Device] = {}
         self.doors: dict[str, DoorRig] = {}
+        self._uhppote_boards: dict[int, UhppoteBoard] = {}
         self._osdp_lines: dict[str, OsdpReader] = {}
         self._rtu_lines: dict[str, RtuLine] = {}
         self._config = config
@@ -176,8 +186,18 @@ class Site:
                 return Pn532Reader(name, path, self.seen, any_baud=self._any_baud)
             case "ascii_keypad":
                 return AsciiKeypad(name, self._port_path(name, table), self.seen)
+            case "wiegand_serial":
+                return WiegandConverter(
+                    name,
+                    self._port_path(name, table),
+                    self.seen,
+                    kind=table["converter"],
+                    key_bits=8 if table.get("keypad") == "8bit" else 4,
+                )
             case "osdp":
                 return self._osdp(name, table)
+            case "uhppote":
+                return self._uhppote(name, table)
             case "barcode_scanner":
                 path = self._port_path(name, table)
                 prefix, suffix = table.get("prefix", "").encode(), table["suffix"].encode()
@@ -195,6 +215,15 @@ class Site:
                 host, port = self._address(table)
                 return RelayBoard(name, board, self.seen, host=host, port=port, now_ns=self._now_ns)
         raise SiteError(f"devices.{name}: no simulation of driver {table.get('driver')!r}")
+
+    def _uhppote(self, name: str, table: dict[str, Any]) -> UhppoteDoor:
+        """A door; the first that names a serial number brings the board."""
+        serial = table["serial"]
+        if serial not in self._uhppote_boards:
+            self._uhppote_boards[serial] = UhppoteBoard(Controller(serial), *self._address(table))
+        board = self._uhppote_boards[serial]
+        direction = 2 if table.get("reader") == "out" else 1
+        return UhppoteDoor(name, board, table.get("door", 1), direction, self.seen)
 
     def _osdp(self, name: str, table: dict[str, Any]) -> OsdpReader:
         """A reader; the first that names a port brings the line for all that name it."""
@@ -274,6 +303,8 @@ class Site:
         for device in self.devices.values():
             if isinstance(device, RelayBoard):
                 await device.close()
+            elif isinstance(device, UhppoteDoor):
+                await device.board.unplug()
             else:
                 device.unplug()
         for rig in self.doors.values():
@@ -290,9 +321,50 @@ class Site:
                     table["port"] = str(at.pty.path)
                 elif isinstance(at, TcpRtuLine | RelayBoard):
                     table["host"], table["port"] = at.host, at.port
+            elif isinstance(device, UhppoteDoor):
+                table["host"], table["port"] = device.board.host, device.board.port
             else:
                 table["port"] = str(device.line.path)
         return config
+
+    def runnable_config(self) -> dict[str, Any]:
+        """The rewritten config of a site that runs on this machine, with all it keeps in `run_dir`.
+
+        Time is the host's. A broker elsewhere is left out, for it would not be this site's, and so
+        are break-glass codes, whose secrets are files of the site's own box.
+
+        Raises:
+            SiteError: the path of the gateway's socket would be longer than a socket's may be.
+        """
+        config = self.rewritten_config()
+        here = self._run_dir.absolute()
+        config["state"] = {
+            "dir": str(here / "state"),
+            "socket": str(here / "core.sock"),
+            "credential_key": str(here / "credential.key"),
+        }
+        if len(config["state"]["socket"]) > _SOCKET_PATH_MAX:
+            raise SiteError(f"{here}: too long for the path of a socket; give a shorter --run-dir")
+        config["clock"] = {"trust": "host"}
+        if config.get("mqtt", {}).get("host") not in _THIS_MACHINE:
+            config.pop("mqtt", None)
+        config.pop("break_glass", None)
+        for table in config.get("devices", {}).values():
+            if table.get("driver") == "osdp":
+                table["keys"] = str(here / "osdp-keys")
+        return config
+
+    def write_config(self, path: Path) -> None:
+        """Write `runnable_config` to `path`, and beside the state the key that it names.
+
+        A key that is there already stays: without it, nothing of before could be read.
+        """
+        config = self.runnable_config()
+        with suppress(FileExistsError):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            with os.fdopen(os.open(config["state"]["credential_key"], flags, 0o600), "wb") as key:
+                key.write(secrets.token_bytes(32))
+        path.write_text(tomli_w.dumps(config), encoding="utf-8")
 
     # --- cards and keys -----------------------------------------------------------------------
 
@@ -360,7 +432,7 @@ class Site:
             When the last key was pressed, in monotonic nanoseconds.
         """
         device = self._device(keypad)
-        if not isinstance(device, AsciiKeypad | OsdpReader):
+        if not isinstance(device, AsciiKeypad | OsdpReader | WiegandConverter):
             raise SiteError(f"{keypad} is not a keypad")
         at_ns = self._now_ns()
         for place, key in enumerate(keys):
@@ -373,8 +445,20 @@ class Site:
     # --- OSDP readers -------------------------------------------------------------------------
 
     async def card(self, reader: str, bits: str) -> int:
-        """Hold a card of raw bits, 0 and 1, to an OSDP reader; when, in monotonic nanoseconds."""
+        """Hold a card of raw bits, 0 and 1, to a reader; when, in monotonic nanoseconds."""
+        device = self._device(reader)
+        if isinstance(device, WiegandConverter):
+            at_ns = self._now_ns()
+            device.card(bits)
+            return at_ns
         return self._osdp_reader(reader).card(bits)
+
+    async def swipe(self, door: str, card: int) -> int:
+        """Present a card to a UHPPOTE door's reader; when, in monotonic nanoseconds."""
+        device = self._device(door)
+        if not isinstance(device, UhppoteDoor):
+            raise SiteError(f"{door} is not a UHPPOTE door")
+        return device.swipe(card)
 
     async def tamper(self, reader: str, active: bool = True) -> None:
         """Open or close the case of an OSDP reader."""
@@ -520,6 +604,8 @@ class Site:
             if after_bytes is not None:
                 raise SiteError(f"{device}: use fault with cut_after")
             await found.unplug()
+        elif isinstance(found, UhppoteDoor):
+            await found.board.unplug()
         else:
             found.unplug(after_bytes)
 
@@ -528,20 +614,33 @@ class Site:
         found = self._device(device)
         if isinstance(found, RelayBoard):
             await found.plug()
+        elif isinstance(found, UhppoteDoor):
+            await found.board.plug()
         else:
             found.plug()
 
     async def hang(self, device: str) -> None:
         """A device takes what it gets, does nothing and never answers."""
-        self._device(device).hang()
+        found = self._device(device)
+        if isinstance(found, UhppoteDoor):
+            found.board.hung = True
+        else:
+            found.hang()
 
     async def resume(self, device: str) -> None:
         """End `hang`, `fault` and `garble`."""
-        self._device(device).resume()
+        found = self._device(device)
+        if isinstance(found, UhppoteDoor):
+            found.board.hung = False
+        else:
+            found.resume()
 
     async def noise(self, device: str, n: int, seed: int = 0) -> None:
         """A device sends n random bytes."""
-        self._device(device).noise(n, seed)
+        found = self._device(device)
+        if isinstance(found, UhppoteDoor):
+            raise SiteError(f"{device}: a network has no noise")
+        found.noise(n, seed)
 
     async def garble(self, device: str, rate: float, seed: int = 0) -> None:
         """Hit each byte on a serial line, either way, with this probability; until `resume`."""
@@ -569,6 +668,10 @@ class Site:
         found = self._device(device)
         if isinstance(found, RelayBoard):
             await found.power_cycle(off)
+        elif isinstance(found, UhppoteDoor):
+            await found.board.unplug()
+            await asyncio.sleep(off)
+            await found.board.plug()
         else:
             found.unplug()
             await asyncio.sleep(off)
@@ -591,7 +694,7 @@ class Site:
 
     def _serial(self, name: str) -> SerialDevice:
         device = self._device(name)
-        if isinstance(device, RelayBoard):
+        if isinstance(device, RelayBoard | UhppoteDoor):
             raise SiteError(f"{name} is not on a serial line")
         return device
 
@@ -626,12 +729,16 @@ class Site:
 
 
 def _outputs(points: Points) -> int:
+    if isinstance(points, UhppoteDoor):
+        return 1
     if isinstance(points, OsdpReader):
         return len(points.peripheral.outputs)
     return len(points.board.coils)
 
 
 def _inputs(points: Points) -> int:
+    if isinstance(points, UhppoteDoor):
+        return 2
     if isinstance(points, OsdpReader):
         return len(points.peripheral.inputs)
     return len(points.board.inputs)

@@ -2,6 +2,8 @@
 
 import json
 import logging
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import structlog
@@ -30,6 +32,68 @@ def test_a_text_in_the_shape_of_a_credential_is_masked(secret: str, text: str) -
     assert secret not in json.dumps(logs.mask(None, "", fields))
 
 
+@pytest.mark.parametrize("secret", SECRETS)
+@pytest.mark.parametrize("change", [str.lower, str.upper, str.swapcase, str.title])
+def test_hexadecimal_is_masked_in_any_case(secret: str, change: Callable[[str], str]) -> None:
+    assert change(secret) not in str(logs.mask(None, "", {"event": f"read {change(secret)}"}))
+
+
+def nested(leaf: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.recursive(
+        leaf,
+        lambda inner: (
+            st.lists(inner, min_size=1, max_size=3)
+            | st.tuples(inner, inner)
+            | st.dictionaries(st.sampled_from(["why", "device", "seen"]), inner, min_size=1)
+            | st.sampled_from(SECRETS).flatmap(lambda key: inner.map(lambda each: {key: each}))
+        ),
+        max_leaves=6,
+    )
+
+
+@given(nested(st.sampled_from([*SECRETS, *(each.lower() for each in SECRETS), "offline", 7])))
+def test_no_depth_of_containers_hides_a_credential_and_none_becomes_text(value: Any) -> None:
+    masked = dict(logs.mask(None, "", {"event": "x", "found": value}))
+    text = json.dumps(masked, ensure_ascii=False)
+    assert not any(secret in text or secret.lower() in text for secret in SECRETS)
+    assert type(masked["found"]) is type(value)
+
+
+def test_a_field_that_could_hold_a_credential_is_masked_in_a_container_too() -> None:
+    value = [{"pin": 12, "device": "relays-a", "why": ["cut", 3]}]
+    masked = logs.mask(None, "", {"found": value})["found"]
+    assert masked == [{"pin": logs.MASK, "device": "relays-a", "why": ["cut", 3]}]
+
+
+def test_bytes_and_objects_are_masked_as_their_text_would_be() -> None:
+    fields = {
+        "frame": bytes.fromhex("04A1B2C3D4E5F6"),
+        "text": b"04A1B2C3D4E5F6",
+        "error": ValueError("04A1B2C3D4E5F6"),
+        "seen": {"04A1B2C3D4E5F6"},
+    }
+    masked = json.dumps(dict(logs.mask(None, "", fields)))
+    assert "04A1B2C3D4E5F6" not in masked
+    assert "xa1" not in masked
+
+
+def test_a_circle_ends() -> None:
+    circle: list[Any] = ["04A1B2C3"]
+    circle.append(circle)
+    assert "04A1B2C3" not in str(logs.mask(None, "", {"found": circle}))
+
+
+def test_line_numbers_of_a_traceback_stay_and_credentials_in_it_do_not() -> None:
+    trace = (
+        'Traceback (most recent call last):\n  File "/x/modbus_relay.py", line 1017, in run\n'
+        "ValueError: card 04a1b2c3d4e5f6, line 2468"
+    )
+    masked = str(logs.mask(None, "", {"exception": trace})["exception"])
+    assert "line 1017, in run" in masked
+    assert "04a1b2c3d4e5f6" not in masked
+    assert "2468" not in masked
+
+
 @pytest.mark.parametrize("name", ["value", "pin", "uid", "card", "secret", "credential_key"])
 def test_a_field_that_could_hold_a_credential_is_masked_whatever_it_holds(name: str) -> None:
     assert logs.mask(None, "", {name: "Q-anything"})[name] == logs.MASK
@@ -51,6 +115,10 @@ def test_what_an_engineer_needs_at_night_stays_readable() -> None:
         "why": "relays-a: no answer from 192.168.70.10:5020 in 0.5 s",
         "exit_code": 2,
         "seq": 123456,
+        "owner": "in use by door-gateway core, pid 31337",
+        "uid": 1000,
+        "counts": {"holder": 2000, "door": 5},
+        "ports": ["/dev/ttyUSB0", 502],
     }
     assert logs.mask(None, "", dict(fields)) == fields
 

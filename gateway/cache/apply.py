@@ -7,6 +7,7 @@ pointer.
 """
 
 import argparse
+import contextlib
 import gc
 import os
 import signal
@@ -128,7 +129,8 @@ def _meta(sealed: SealedSet) -> Meta:
 def _live_and_die_quietly(parent: int) -> None:
     """Be nice, end with the core, and leave no credential in a core dump."""
     gc.disable()  # it would only look again and again at what lives until the end
-    os.nice(NICENESS)
+    with contextlib.suppress(PermissionError):  # a wish: a sandbox may forbid it
+        os.nice(NICENESS)
     no_core_dump()
     end_with(parent, signal.SIGKILL)
 

@@ -3,6 +3,7 @@
 import hmac
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from gateway.errors import StorageError
@@ -13,6 +14,9 @@ KEY_BYTES_MAX = 4096
 """Whatever is longer was not meant to be a key."""
 
 DIGEST_BYTES = 32
+
+CREDENTIAL = "credential.key"
+"""The key's name among what a service manager hands over (`LoadCredential=` in the core's unit)."""
 
 
 class CredentialKey:
@@ -33,6 +37,18 @@ class CredentialKey:
     def mac(self, purpose: bytes, content: bytes) -> bytes:
         """What nobody without the key can make for this content."""
         return hmac.digest(self._secret, purpose + b"\n" + content, "sha256")
+
+
+def key_file(configured: Path, environment: Mapping[str, str]) -> Path:
+    """Where the key is: among the credentials that systemd handed over (systemd.exec(5)), or else
+    where the site's file says.
+    """
+    directory = environment.get("CREDENTIALS_DIRECTORY")
+    if directory:
+        handed = Path(directory) / CREDENTIAL
+        if os.access(handed, os.F_OK):
+            return handed
+    return configured
 
 
 def read_key(path: Path) -> CredentialKey:

@@ -132,7 +132,7 @@ def unseal(found: SealedSet) -> Unsealed:
         raise Unsealable(f"the records can't be used any more: {error}") from error
 
 
-# A canonical value of each kind for a number (spec/entitlements.md, "Credential kinds").
+# A canonical value of each kind for a number (docs/spec/entitlements.md, "Credential kinds").
 _STAND_INS = {
     "uid": "{:014X}",
     "wiegand": "S:-:{}",

@@ -4,6 +4,7 @@ Exit codes: 0 yes or done, 1 no, 2 it could not be done.
 """
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NamedTuple
 
+from gateway import __version__
 from gateway.errors import GatewayError
 
 EXIT_OK = 0
@@ -61,23 +63,67 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. Bad usage and `--help` raise SystemExit, as argparse does.
     """
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    parser, run = _parser(arguments)
-    options = parser.parse_args(arguments)
+    _hold_standard_streams()
     try:
-        code = run(options)
-        sys.stdout.flush()
-    except GatewayError as error:
-        print(error, file=sys.stderr)
-        return EXIT_COULD_NOT
+        try:
+            return _run(sys.argv[1:] if argv is None else list(argv))
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read the output has seen enough. What is still buffered has nowhere to go, and
-        # must not raise again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read the output has seen enough.
+        _drop_output()
         return EXIT_COULD_NOT
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    return code
+    except OSError as error:
+        if _output_is_written():
+            raise  # it was something else, which its own message should have been made for
+        _drop_output()
+        print(f"standard output: {error.strerror}", file=sys.stderr)
+        return EXIT_COULD_NOT
+
+
+def _run(arguments: list[str]) -> int:
+    parser, run = _parser(arguments)
+    options = parser.parse_args(arguments)
+    try:
+        return run(options)
+    except GatewayError as error:
+        print(error, file=sys.stderr)
+        return EXIT_COULD_NOT
+
+
+def _hold_standard_streams() -> None:
+    """Put something where a standard stream was closed (`>&-`).
+
+    Else the next file that is opened would become it. What is written to a closed output fails, as
+    it should; what is said on a closed standard error is lost.
+    """
+    for number, flags in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, flags), True)
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, "r", closefd=False)
+    if sys.stdout is None or isinstance(getattr(sys.stdout, "buffer", None), io.RawIOBase):
+        # Unbuffered (PYTHONUNBUFFERED) it would forget what it couldn't write, and say nothing.
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False, buffering=1)
+
+
+def _output_is_written() -> bool:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return False
+    return True
+
+
+def _drop_output() -> None:
+    """What is still buffered has nowhere to go, and must not raise again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser(
@@ -89,6 +135,7 @@ def _parser(
         description="Access-control gateway for coworking doors.",
         epilog="example: door-gateway decide --help",
     )
+    parser.add_argument("--version", action="version", version=f"door-gateway {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     wanted = next((each for each in arguments if not each.startswith("-")), None)
     run: Callable[[argparse.Namespace], int] = _nothing

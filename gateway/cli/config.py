@@ -100,7 +100,9 @@ def _drop_ins(options: argparse.Namespace) -> int:
     else:
         for path in written:
             print(f"wrote {path}")
-        print("now: systemctl daemon-reload && systemctl restart door-gateway-core")
+        print(
+            "now: systemctl daemon-reload && systemctl restart door-gateway-core door-gateway-link"
+        )
     return EXIT_OK
 
 

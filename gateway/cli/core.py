@@ -11,7 +11,10 @@ from gateway.processes.core import Core
 
 _DESCRIPTION = """\
 Run the core of a site in the foreground, as door-gateway-core.service does. It owns the state
-directory: a second one on the same directory exits at once and says so."""
+directory: a second one on the same directory exits at once and says so.
+
+Prints its logs only, to standard error: lines for people on a terminal, else a JSON object a line.
+See what happens at the doors with `door-gateway journal tail --follow`."""
 
 _EXAMPLE = """\
 example:

@@ -10,7 +10,10 @@ from gateway.processes import link
 
 _DESCRIPTION = """\
 Run the link of a site in the foreground, as door-gateway-link.service does: it takes events from
-the core's socket to the broker. Neither the core's death nor the broker's ends it."""
+the core's socket to the broker. Neither the core's death nor the broker's ends it.
+
+Prints its logs only, to standard error: lines for people on a terminal, else a JSON object a line.
+See what happens at the doors with `door-gateway journal tail --follow`."""
 
 _EXAMPLE = """\
 example:

@@ -21,7 +21,10 @@ log = structlog.get_logger()
 _DESCRIPTION = """\
 Run the gateway of a site: the core, which decides and drives the doors, and the link, which
 reports to the broker, each as a process of its own, started again when it ends. On a site's box
-systemd does this (door-gateway-core.service, door-gateway-link.service). Ends at SIGTERM."""
+systemd does this (door-gateway-core.service, door-gateway-link.service). Ends at SIGTERM.
+
+Prints its logs only, to standard error: lines for people on a terminal, else a JSON object a line.
+See what happens at the doors with `door-gateway journal tail --follow`."""
 
 _EXAMPLE = """\
 example:
@@ -32,8 +35,8 @@ _CANNOT_START = 2
 the key or another owner. Later it may be a full disk, and doors must come back when it isn't."""
 
 _CORE_WAIT_MAX = timedelta(milliseconds=500)
-"""Doors decide again within 3 s of the core's death (PROMISES.md P19), however often it has died:
-its own start takes most of that."""
+"""Doors decide again within 3 s of the core's death (docs/promises.md P19), however often it has
+died: its own start takes most of that."""
 
 _STOP_S_MAX = 8.0
 """A part that hasn't stopped by then is killed: below the 10 s that a service manager waits."""

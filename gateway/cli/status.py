@@ -11,8 +11,9 @@ from gateway.ipc.messages import DoorStateReport, Status
 
 _DESCRIPTION = """\
 Show the running gateway: entitlements in force, doors, devices, what waits for the cloud. Exits 0
-when all is well, 1 when a device is offline, an alarm stands or the journal can't write, 2 when the
-core can't be reached."""
+when all is well; 1 when there is a problem, each of which is a line (no entitlements, a door in no
+record, a clock nobody vouches for, a device offline, an alarm, a journal that can't write); 2 when
+the core can't be reached."""
 
 _EXAMPLE = """\
 example:
@@ -32,20 +33,12 @@ def _run(options: argparse.Namespace) -> int:
         print_json(status)
     else:
         _print(status)
-    return EXIT_OK if _well(status) else EXIT_NO
+    return EXIT_NO if status.problems else EXIT_OK
 
 
 async def _ask(socket: Path) -> Status:
     async with connect(socket, role="status") as core:
         return await core.status()
-
-
-def _well(status: Status) -> bool:
-    return (
-        status.journal.healthy
-        and all(device.online for device in status.devices.values())
-        and not any(door.alarms for door in status.doors.values())
-    )
 
 
 def _print(status: Status) -> None:
@@ -55,6 +48,8 @@ def _print(status: Status) -> None:
     print(f"  time          {status.at:%Y-%m-%d %H:%M:%S} UTC, trust T{status.trust}")
     journal = "writing" if status.journal.healthy else f"NOT WRITING: {status.journal.why}"
     print(f"  journal       {journal}; {status.last_seq} events, {status.backlog} to be delivered")
+    for problem in status.problems:
+        print(f"  PROBLEM       {problem}")
     print("doors")
     for name, door in sorted(status.doors.items()):
         print(f"  {name:<20} {_door(door)}")

@@ -1,6 +1,6 @@
 """What the config must know of a driver to check a site: its settings and what it can do."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Any, Final
 
@@ -9,6 +9,19 @@ import msgspec
 
 class DeviceSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What stands under [devices.NAME] beside `driver`. Each driver extends it."""
+
+
+def refuse(faults: Iterable[str]) -> None:
+    """What the `__post_init__` of settings ends with: every fault is told, not only the first.
+
+    Args:
+        faults: A text each, "`member` what is wrong with it"; none: the settings are possible.
+
+    Raises:
+        ValueError: there is one; a line each.
+    """
+    if told := "\n".join(faults):
+        raise ValueError(told)
 
 
 class Capability(StrEnum):
@@ -22,7 +35,7 @@ class Capability(StrEnum):
 
 
 class RelayClass(StrEnum):
-    """Who times a strike's pulse, and what becomes of it when the gateway dies (PROMISES.md)."""
+    """Who times a strike's pulse, and what becomes of it when we die (docs/promises.md)."""
 
     R0 = "R0"  # plain coil or GPIO: timed by this software
     R1 = "R1"  # timed by this software; the board has a communication watchdog

@@ -1,6 +1,9 @@
 """What an installer writes down about a site, and the checks that need no device."""
 
+import ipaddress
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -61,8 +64,6 @@ class StateTable(_Table, frozen=True):
     dir: AbsolutePath
     socket: SocketPath
     credential_key: AbsolutePath
-    link_user: Name | None = None
-    """The system user that the link runs as, where it isn't the core's own."""
 
 
 class ClockTable(_Table, frozen=True):
@@ -193,7 +194,9 @@ def load(path: Path, drivers: Mapping[str, DriverSpec]) -> SiteConfig:
     """
     file = str(path)
     try:
-        with path.open("rb") as stream:
+        with os.fdopen(_opened(path), "rb") as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise ConfigError(file, [Fault("-", "can't be read: it is no regular file")])
             data = stream.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise ConfigError(file, [Fault("-", f"can't be read: {error.strerror}")]) from error
@@ -210,6 +213,11 @@ def load(path: Path, drivers: Mapping[str, DriverSpec]) -> SiteConfig:
     return check(raw, drivers, file)
 
 
+def _opened(path: Path) -> int:
+    # A FIFO that nobody writes to must get an answer, not make the reader wait for ever.
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+
+
 def check(raw: dict[str, object], drivers: Mapping[str, DriverSpec], file: str) -> SiteConfig:
     """Check a decoded site file; see `load`."""
     faults: list[Fault] = []
@@ -222,8 +230,9 @@ def check(raw: dict[str, object], drivers: Mapping[str, DriverSpec], file: str) 
     faults += [
         Fault(name, "is missing") for name in known if name not in _OPTIONAL and name not in raw
     ]
-    if raw.get("version", 1) != 1:
-        faults.append(Fault("version", f"is {raw['version']!r}; this release reads 1"))
+    version = raw.get("version", 1)
+    if type(version) is not int or version != 1:  # true and 1.0 are equal to 1
+        faults.append(Fault("version", f"is {version!r}; this release reads 1"))
     site = _section(raw, "site", SiteTable, faults)
     state = _section(raw, "state", StateTable, faults)
     clock = _section(raw, "clock", ClockTable, faults)
@@ -259,7 +268,7 @@ def check(raw: dict[str, object], drivers: Mapping[str, DriverSpec], file: str) 
         )
     if faults or site is None or state is None or clock is None:
         raise ConfigError(file, faults)
-    warnings = [*_unused(sound, doors)]
+    warnings = [*_unused(sound, doors), *_host_names(sound)]
     if mqtt is None:
         warnings.append(Fault("mqtt", "is missing: events stay on this box"))
     return SiteConfig(
@@ -530,3 +539,18 @@ def _unused(devices: Mapping[str, DeviceTable], doors: Mapping[str, DoorTable]) 
     for name in devices:
         if name not in used:
             yield Fault(join("devices", name), "is at no door")
+
+
+def _host_names(devices: Mapping[str, DeviceTable]) -> Iterator[Fault]:
+    for name, device in devices.items():
+        host = getattr(device.settings, "host", None)
+        if host is None:
+            continue
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            yield Fault(
+                join(join("devices", name), "host"),
+                f"{host!r} is a name: the core as systemd runs it can ask nobody for its address, "
+                "and at this site no door should wait for somebody who can. Give the address",
+            )

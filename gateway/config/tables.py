@@ -19,7 +19,6 @@ def convert_table(raw: object, struct: type[S], where: str, faults: list[Fault])
     if not isinstance(raw, dict):
         faults.append(Fault(where or "-", "must be a table"))
         return None
-    before = len(faults)
     fields = msgspec.structs.fields(struct)
     hints = get_type_hints(struct, include_extras=True)
     names = {field.encode_name for field in fields}
@@ -27,6 +26,8 @@ def convert_table(raw: object, struct: type[S], where: str, faults: list[Fault])
         if name not in names:
             known = ", ".join(sorted(names))
             faults.append(Fault(join(where, name), f"unknown key; known here are: {known}"))
+    strangers = len(raw.keys() - names)
+    before = len(faults)
     values: dict[str, Any] = {}
     for field in fields:
         path = join(where, field.encode_name)
@@ -38,12 +39,15 @@ def convert_table(raw: object, struct: type[S], where: str, faults: list[Fault])
     if len(faults) > before:
         return None
     try:
-        return struct(**values)
+        made = struct(**values)
     except ValueError as error:
-        # What a struct checks over its members; by convention it begins with the `member`.
-        member, what = _split(str(error))
-        faults.append(Fault(join(where, member) if member else where, what))
+        # What a struct checks over its members; by convention a line a fault, each beginning with
+        # the `member`.
+        for line in str(error).splitlines():
+            member, what = _split(line)
+            faults.append(Fault(join(where, member) if member else where, what))
         return None
+    return None if strangers else made
 
 
 def _split(message: str) -> tuple[str, str]:

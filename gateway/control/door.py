@@ -1,6 +1,7 @@
 """Controls one door: facts in, decisions made, effects carried out, in order."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -16,6 +17,7 @@ from gateway.domain.break_glass import Role, broken
 from gateway.domain.decision import Decision, PresentedCredential, Request, decide
 from gateway.domain.door_mode import InForceMode, Standing, mode_of
 from gateway.domain.door_state import (
+    Cause,
     ContactSaid,
     Decided,
     DoorFact,
@@ -51,10 +53,10 @@ from gateway.errors import DeviceError, StorageError
 log = structlog.get_logger()
 
 COMMIT_WAIT = timedelta(milliseconds=250)
-"""The longest a grant waits for its record to be on disk (PROMISES.md, order of a grant)."""
+"""The longest a grant waits for its record to be on disk (docs/promises.md, order of a grant)."""
 SPEND_WAIT = timedelta(milliseconds=900)
 """The longest a grant waits that spends something. It never opens without its record on disk, and
-the person gets an answer within a second (PROMISES.md P3)."""
+the person gets an answer within a second (docs/promises.md P3)."""
 TAPS_WAITING_MAX = 8
 """A person taps once or twice a second: what is beyond is a flood, and is dropped and counted."""
 TAP_AGE_MAX = timedelta(seconds=2)
@@ -155,12 +157,10 @@ class DoorController:
         self._in_force = in_force
         self._clock = clock
         self._on_change = on_change
-        self._taps: asyncio.Queue[CardTapped | asyncio.Future[None]] = asyncio.Queue(
-            TAPS_WAITING_MAX
-        )
-        self._points: asyncio.Queue[PointChanged | asyncio.Future[None]] = asyncio.Queue(
-            POINTS_WAITING_MAX
-        )
+        self._taps: asyncio.Queue[CardTapped | None] = asyncio.Queue(TAPS_WAITING_MAX)
+        self._points: asyncio.Queue[PointChanged | None] = asyncio.Queue(POINTS_WAITING_MAX)
+        self._tap_done, self._point_done = asyncio.Event(), asyncio.Event()
+        self._under_way: set[Cause] = set()
         self._mode_announced = InForceMode("controlled", "records")
         self._mode_news = asyncio.Event()
         self._strike = asyncio.Lock()
@@ -206,12 +206,16 @@ class DoorController:
         return door_state.may_be_open(self._rules(), self.state, self._clock.monotonic())
 
     async def self_test(self) -> None:
-        """Return when both lanes have answered and a decision could be made (watchdog)."""
-        loop = asyncio.get_running_loop()
-        for lane in (self._taps, self._points):
-            answered: asyncio.Future[None] = loop.create_future()
-            await lane.put(answered)
-            await answered
+        """Return when both lanes have got on and a decision could be made (watchdog).
+
+        A lane gets on when it has done with one thing, which takes 3 s at most: a slow relay board
+        with people before it is not a dead decision path.
+        """
+        for lane, done in ((self._taps, self._tap_done), (self._points, self._point_done)):
+            done.clear()
+            with contextlib.suppress(asyncio.QueueFull):
+                lane.put_nowait(None)
+            await done.wait()
         self._decide(CardTapped("self-test", "in", "", "", self._clock.monotonic()))
 
     # --- The lanes -------------------------------------------------------------------------------
@@ -219,22 +223,23 @@ class DoorController:
     async def _run_taps(self) -> None:
         while True:
             tap = await self._taps.get()
-            if isinstance(tap, asyncio.Future):
-                tap.set_result(None)
+            if tap is None:
+                pass  # only to see whether this lane gets on
             elif self._clock.monotonic() - tap.at > TAP_AGE_MAX:
                 self._ignored += 1
             else:
                 await self._tapped(tap)
             if self._ignored and self._taps.empty():
                 self._record_ignored()
+            self._tap_done.set()
 
     async def _run_points(self) -> None:
+        """Takes what points report, and waits for no device: somebody may want to get out."""
         while True:
             change = await self._points.get()
-            if isinstance(change, asyncio.Future):
-                change.set_result(None)
-            else:
-                await self._take(change.fact, change.at)
+            if change is not None:
+                await self._take(change.fact, change.at, wait=False)
+            self._point_done.set()
 
     async def _run_mode(self) -> None:
         """Carry out modes, in a lane of their own: the newest counts, and nobody waits for it."""
@@ -293,10 +298,10 @@ class DoorController:
         await self._take(decided, tap.at)
         self.look_at_mode()
 
-    async def _take(self, fact: DoorFact, at: timedelta) -> None:
+    async def _take(self, fact: DoorFact, at: timedelta, *, wait: bool = True) -> None:
         self.state, effects = door_state.step(self._rules(), self.state, fact, self._moment())
         self._on_change(self.door)
-        await self._carry_out(effects, at)
+        await self._carry_out(effects, at, wait=wait)
 
     # --- Deciding --------------------------------------------------------------------------------
 
@@ -451,12 +456,15 @@ class DoorController:
 
     # --- Doing -----------------------------------------------------------------------------------
 
-    async def _carry_out(self, effects: list[Effect], at: timedelta) -> None:
+    async def _carry_out(self, effects: list[Effect], at: timedelta, *, wait: bool) -> None:
+        """Do what is to be done, in order; where not `wait`, without waiting for the strike."""
         ticket: Ticket | None = None
         for effect in effects:
             match effect:
                 case Record():
                     ticket = self._append(effect.event)
+                case PulseStrike() if not wait:
+                    self._release_aside(effect, ticket, at)
                 case PulseStrike():
                     if not await self._release(effect, ticket, at):
                         return
@@ -464,6 +472,8 @@ class DoorController:
                     self._show(effect)
                 case WakeAt():
                     self._wake(effect.at)
+                case RestStrike() if not wait:
+                    self._tasks.create_task(self._relock(at))
                 case RestStrike():
                     await self._relock(at)
                 case Settle():
@@ -478,6 +488,24 @@ class DoorController:
                     )
                 case LeftUnseen():
                     self._memory.apply(self._left_unseen())
+
+    def _release_aside(self, effect: PulseStrike, ticket: Ticket | None, at: timedelta) -> None:
+        """Pulse the strike in a task of its own, one at a time for each cause.
+
+        While a board is slow to confirm, further presses of the exit button ask for nothing more:
+        the pulse that is under way begins after them.
+        """
+        if effect.cause in self._under_way:
+            return
+        self._under_way.add(effect.cause)
+
+        async def release() -> None:
+            try:
+                await self._release(effect, ticket, at)
+            finally:
+                self._under_way.discard(effect.cause)
+
+        self._tasks.create_task(release(), name=f"{self.door} {effect.cause}")
 
     async def _release(self, effect: PulseStrike, ticket: Ticket | None, at: timedelta) -> bool:
         """Pulse the strike by the right of `ticket`; True when the relay has confirmed it."""
@@ -497,6 +525,9 @@ class DoorController:
             why = "what opens is spent, and that isn't on disk yet"
             await self._take(msgspec.structs.replace(failed, why=why), at)
             return False
+        if late:
+            # The one trace if the power goes before the disk comes back.
+            log.warning("released before its record is on disk", door=self.door, event_seq=seq)
         try:
             async with self._strike:
                 if effect.cause == "mode" and self.state.renew_at is None:

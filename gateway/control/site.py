@@ -44,8 +44,8 @@ from gateway.supervise import keep_running
 log = structlog.get_logger()
 
 REST_WAIT = timedelta(seconds=2)
-"""All strikes are at rest within 2 s of start, before any reader is live (PROMISES.md P2). A relay
-board that is not there by then doesn't keep the other doors shut."""
+"""All strikes are at rest within 2 s of start, before any reader is live (docs/promises.md P2). A
+relay board that is not there by then doesn't keep the other doors shut."""
 
 MODES_EVERY = timedelta(seconds=2)
 """How often modes are looked at where nothing else says so: a clock that was set, or has lost its

@@ -4,8 +4,8 @@ Positions count from 0, in the order in which a reader sends the bits. The names
 facts from Proxmark3's format table (client/src/wiegand_formats.c at 1c8c3b78, 2026-08-23), whose
 own sources are named a row; a row's `note` says where we read it otherwise. The file is not quoted.
 
-A record's value holds facility and number only (spec/entitlements.md). A format's issue level and
-OEM code are read and not compared: a card and its reissue under the same number are one credential.
+A record's value holds facility and number only (docs/spec/entitlements.md). A format's issue level
+and OEM code are read and not compared: a card and its reissue under one number are one credential.
 """
 
 from collections.abc import Iterable, Mapping
@@ -85,7 +85,7 @@ class Card(msgspec.Struct, frozen=True):
 
 
 def bare_value(name: str, facility: int | None, number: int) -> str:
-    """`FORMAT:FACILITY:NUMBER`, as spec/entitlements.md has it."""
+    """`FORMAT:FACILITY:NUMBER`, as docs/spec/entitlements.md has it."""
     return f"{name}:{'-' if facility is None else facility}:{number}"
 
 

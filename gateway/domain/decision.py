@@ -1,4 +1,4 @@
-"""Who may pass: the pure function of entitlement records and one request (spec/decision.md)."""
+"""Who may pass: a pure function of entitlement records and one request (docs/spec/decision.md)."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -361,7 +361,7 @@ def parse_request(line: bytes | str) -> Request:
     """The request that stands on `line`, one JSON object.
 
     Raises:
-        RequestError: It has another form than spec/decision.md's. No credential is in the text.
+        RequestError: It has another form than docs/spec/decision.md's; the text has no credential.
     """
     try:
         members, repeated = decode_object(line)

@@ -14,7 +14,7 @@ def apply_delta(
 
     Deletions come first: an upsert of what is deleted stays. Deleting a holder deletes its
     credentials and exceptions with it and takes its id out of every `holders`
-    (spec/entitlements.md); deleting what isn't there does nothing.
+    (docs/spec/entitlements.md); deleting what isn't there does nothing.
     """
     deleted = set(deletions)
     holders = {record_id for record_type, record_id in deleted if record_type == "holder"}

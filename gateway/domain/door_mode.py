@@ -127,7 +127,7 @@ def _first(memory: Memory, keys: list[str]) -> Ordered | None:
 
 
 def _stands_unlocked(door: Door, records: Entitlements, memory: Memory, at: Standing) -> bool:
-    """spec/entitlements.md, `unlock_schedule` and `unlock_after_first`."""
+    """docs/spec/entitlements.md, `unlock_schedule` and `unlock_after_first`."""
     if door.unlock_schedule is None:
         return False
     if not at.trusted and records.tables.policy.untrusted_clock == "deny_timebound":

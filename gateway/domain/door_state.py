@@ -24,8 +24,9 @@ PIN_WAIT = timedelta(seconds=20)
 OPENING_SLACK = timedelta(seconds=1)
 """A leaf pulled in the last instant of a release reports open after its contact's debounce."""
 
-RELEASE_LEAD = timedelta(seconds=1)
-"""The longest from a decision to the relay's confirmation: commit wait and device time limit."""
+RELEASE_LEAD = timedelta(seconds=3)
+"""The longest from a decision to the relay's confirmation: 0.9 s for a commit that must be waited
+for (control.door.SPEND_WAIT) and 2 s for the board (drivers.modbus_relay.CALL_S_MAX)."""
 
 HOLD_PULSE = timedelta(seconds=6)
 """A door is held open by pulses of this length: a dead gateway has it locked again by then."""
@@ -100,7 +101,12 @@ class Release(msgspec.Struct, frozen=True):
 
     cause: Cause
     seq: int | None
+    """None until the relay has confirmed it."""
     until: timedelta
+    ends: timedelta
+    """When the pulse that was asked for ends: a shorter one that follows must not cut it."""
+    before: "Release | None" = None
+    """What was confirmed already, for when this one fails."""
 
 
 class Pending(msgspec.Struct, frozen=True):
@@ -118,6 +124,8 @@ class DoorState(msgspec.Struct, frozen=True):
     """All that a door remembers. A new one knows nothing: its devices have not spoken yet."""
 
     contact: Contact = Contact.UNKNOWN
+    was_closed: bool = False
+    """Whether the contact said closed before it was lost."""
     strike: Strike = Strike.UNKNOWN
     release: Release | None = None
     held_open_at: timedelta | None = None
@@ -315,9 +323,10 @@ def step(
             return _decided(rules, state, fact, now)
         case RexPressed():
             event = events.RexPressed(at=now.wall, trust=now.trust, door=rules.door)
-            return _releasing(state, "rex", rules.unlock, now), [
+            duration = _pulse(state, rules.unlock, now)
+            return _releasing(state, "rex", duration, now), [
                 Record(event),
-                PulseStrike(_at_least_hold(state, rules.unlock), "rex", wait_for_commit=False),
+                PulseStrike(duration, "rex", wait_for_commit=False),
             ]
         case ContactSaid(contact=Contact.OPEN):
             return _opened(rules, state, now)
@@ -325,7 +334,14 @@ def step(
             return _closed(rules, state, now)
         case ContactSaid():
             # The contact is lost: whether the door stands open is unknown, so no time runs.
-            lost = _replace(state, contact=Contact.UNKNOWN, held_open_at=None, warn_at=None)
+            was_closed = state.contact is Contact.CLOSED or state.was_closed
+            lost = _replace(
+                state,
+                contact=Contact.UNKNOWN,
+                was_closed=was_closed,
+                held_open_at=None,
+                warn_at=None,
+            )
             return lost, []
         case StrikeSaid():
             return _replace(state, strike=fact.strike), []
@@ -363,8 +379,8 @@ def _decided(
     after = _replace(state, pin_wanted=None)
     if event.outcome == "grant":
         grant = state.grants + 1
-        after = _replace(_releasing(after, "grant", fact.unlock, now), grants=grant)
-        duration = _at_least_hold(state, fact.unlock)
+        duration = _pulse(state, fact.unlock, now)
+        after = _replace(_releasing(after, "grant", duration, now), grants=grant)
         effects: list[Effect] = []
         if fact.passage is not None and rules.has_contact:
             after, effects = _expected(rules, after, grant, fact.passage, now)
@@ -393,9 +409,10 @@ def _glass_broken(
     if event.outcome != "opened":
         shown = Signal.DENIED if event.outcome == "over" else Signal.PIN_WANTED
         return state, [Record(event), Indicate(side, shown)]
-    return _releasing(state, "break_glass", rules.unlock, now), [
+    duration = _pulse(state, rules.unlock, now)
+    return _releasing(state, "break_glass", duration, now), [
         Record(event),
-        PulseStrike(_at_least_hold(state, rules.unlock), "break_glass", side, spends=True),
+        PulseStrike(duration, "break_glass", side, spends=True),
         Indicate(side, Signal.GRANTED),
     ]
 
@@ -449,15 +466,22 @@ def _passed(rules: DoorRules, each: Pending, now: Moment, *, seen: bool) -> list
     return [Settle(each.passage, entered=True, seen=seen), Record(entered)]
 
 
-def _releasing(state: DoorState, cause: Cause, unlock: timedelta, now: Moment) -> DoorState:
+def _releasing(state: DoorState, cause: Cause, pulse: timedelta, now: Moment) -> DoorState:
     # Already before the relay has confirmed: the leaf can be quicker than the confirmation.
-    until = now.mono + RELEASE_LEAD + unlock + OPENING_SLACK
-    return _replace(state, release=Release(cause, None, until))
+    until = now.mono + RELEASE_LEAD + pulse + OPENING_SLACK
+    before = state.release
+    if before is not None and before.seq is None:
+        before = before.before
+    return _replace(state, release=Release(cause, None, until, now.mono + pulse, before))
 
 
-def _at_least_hold(state: DoorState, duration: timedelta) -> timedelta:
-    # A pulse restarts the strike's time: a short one would cut a hold off.
-    return duration if state.renew_at is None else max(duration, HOLD_PULSE)
+def _pulse(state: DoorState, asked: timedelta, now: Moment) -> timedelta:
+    """How long the strike is to be pulsed: a pulse restarts its time, and must not cut short what
+    somebody else was given, nor a hold.
+    """
+    hold = timedelta() if state.renew_at is None else HOLD_PULSE
+    left = timedelta() if state.release is None else state.release.ends - now.mono
+    return max(asked, hold, left)
 
 
 def _released(
@@ -478,7 +502,7 @@ def _released(
             _replace(each, seq=fact.seq, until=until) if each.grant == fact.grant else each
             for each in state.pending
         )
-        release = None if used else Release(fact.cause, fact.seq, until)
+        release = None if used else Release(fact.cause, fact.seq, until, now.mono + fact.pulse)
         state = _replace(state, release=release, pending=pending)
     event = events.Unlocked(
         at=now.wall,
@@ -519,7 +543,10 @@ def _release_failed(
     if fact.side is not None:
         effects.append(Indicate(fact.side, Signal.FAULT))
     left = tuple(each for each in state.pending if each not in gone)
-    return _replace(state, release=None, pending=left), effects
+    release = state.release
+    if release is not None and release.seq is None:
+        release = release.before  # what somebody else was given before still holds
+    return _replace(state, release=release, pending=left), effects
 
 
 def is_released(state: DoorState, now: timedelta) -> bool:
@@ -541,7 +568,8 @@ def _opened(rules: DoorRules, state: DoorState, now: Moment) -> tuple[DoorState,
     after, wakes = _watch_leaf(rules, after, now)
     if state.contact is Contact.UNKNOWN:
         # First seen, or back from a loss: nobody can say when or by what right it was opened.
-        return after, wakes
+        unseen: list[Effect] = [_opened_by(rules, now, "unseen", None)] if state.was_closed else []
+        return _replace(after, was_closed=False), [*unseen, *wakes]
     release = state.release
     effects: list[Effect] = []
     if release is not None and now.mono < release.until:
@@ -589,6 +617,7 @@ def _closed(rules: DoorRules, state: DoorState, now: Moment) -> tuple[DoorState,
     after = _replace(
         state,
         contact=Contact.CLOSED,
+        was_closed=False,
         held_open_at=None,
         warn_at=None,
         alarms=frozenset[Alarm](),

@@ -1,7 +1,7 @@
 """What happened, as the journal keeps it and central operations receive it.
 
 One struct an event code, tagged with `code`. No card number, PIN or name ever stands in one:
-`holder` is the pseudonymous id of the entitlement records (PROMISES.md P16, P22).
+`holder` is the pseudonymous id of the entitlement records (docs/promises.md P16, P22).
 Wall times are UTC with the trust level they were read at; durations are milliseconds of monotonic
 time, suffixed `_ms`.
 """
@@ -117,7 +117,8 @@ class DoorOpened(_Event, frozen=True, tag="opened"):
 
     door: str
     cause: str
-    """`grant`, `rex`, `mode` or, by a handle that nothing reports, `egress`."""
+    """`grant`, `rex`, `mode`; by a handle that nothing reports, `egress`; while the contact was
+    lost, `unseen`."""
     seq: int | None = None
 
 

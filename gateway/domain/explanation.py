@@ -1,4 +1,4 @@
-"""Why a request was denied, and when it would not be (spec/decision.md, "The explanation")."""
+"""Why a request was denied, and when it would not be (docs/spec/decision.md, "The explanation")."""
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta

@@ -9,7 +9,7 @@ import msgspec
 
 
 class CredentialPresented(msgspec.Struct, frozen=True, gc=False):
-    """Somebody presented a credential: `kind` and canonical `value` of spec/entitlements.md."""
+    """Somebody presented a credential, its `kind` and `value` as in docs/spec/entitlements.md."""
 
     device: str
     kind: str

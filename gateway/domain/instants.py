@@ -17,8 +17,8 @@ _RFC3339 = re.compile(
 def parse_instant(text: str) -> datetime:
     """The instant that `text` names, in UTC.
 
-    Stricter than `datetime.fromisoformat`, as spec/entitlements.md has it: an offset, `T` and `Z`
-    upper case, at most three fraction digits, no leap second, UTC years 1970 to 9999.
+    Stricter than `datetime.fromisoformat`, as docs/spec/entitlements.md has it: an offset, `T` and
+    `Z` upper case, at most three fraction digits, no leap second, UTC years 1970 to 9999.
 
     Raises:
         ValueError: It is no such instant. The message doesn't repeat it.
@@ -43,7 +43,7 @@ def format_instant(instant: datetime) -> str:
 
 
 def later(instant: datetime, span: timedelta) -> datetime:
-    """`instant` + `span`; a sum beyond the calendar is `FOREVER` (spec/entitlements.md)."""
+    """`instant` + `span`; a sum beyond the calendar is `FOREVER` (docs/spec/entitlements.md)."""
     try:
         return instant + span
     except OverflowError:

@@ -1,4 +1,4 @@
-"""PIN lockout, per door and per holder (spec/decision.md, first paragraph; PROMISES.md P9).
+"""PIN lockout, per door and per holder (docs/promises.md P9; docs/spec/decision.md begins with it).
 
 Wrong PINs in a row lock PINs out at a door, each time for twice as long; at any doors, wrong PINs
 after one holder's card lock that holder's PINs. Cards, phones and REX are never affected.
@@ -12,7 +12,7 @@ from gateway.domain.memory import Changes, Memory, PinRow, recall
 
 LOCKED_OUT = "pin_locked_out"
 DOOR_LOCKOUT_MAX = timedelta(seconds=900)
-"""What the doubling stops at (spec/entitlements.md, `pin_lockout_s`)."""
+"""What the doubling stops at (docs/spec/entitlements.md, `pin_lockout_s`)."""
 HOLDER_ATTEMPTS_MAX = 10
 HOLDER_LOCKOUT = timedelta(hours=24)
 """Until the cloud or an operator says otherwise, at most this long."""

@@ -1,4 +1,4 @@
-"""How good a guess at a PIN is: possible codes for each PIN in force (PROMISES.md P9)."""
+"""How good a guess at a PIN is: possible codes for each PIN in force (docs/promises.md P9)."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What each type of record must look like: spec/entitlements.md's tables, row by row.
+"""What each type of record must look like: docs/spec/entitlements.md's tables, row by row.
 
 No message repeats what a member holds: it may be a credential or a name.
 """
@@ -272,7 +272,7 @@ _GROUP_SCHEDULE = References("schedule", _one, frozenset({ALWAYS, TIMEBOUND}))
 
 
 class Member(NamedTuple):
-    """One row of spec/entitlements.md's table. Defaults stand in the structs."""
+    """One row of docs/spec/entitlements.md's table. Defaults stand in the structs."""
 
     name: str
     read: _Reader

@@ -1,4 +1,4 @@
-"""The entitlement records, one frozen struct a type, as spec/entitlements.md describes them.
+"""The entitlement records, one frozen struct a type, as docs/spec/entitlements.md describes them.
 
 Instants are aware and in UTC; spans of time and wall times (since midnight) are timedeltas.
 A struct is only ever made from a record without a fault (record_faults.py).

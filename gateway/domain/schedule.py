@@ -1,4 +1,4 @@
-"""The one rule of when a schedule is open (spec/decision.md, "When a schedule is open").
+"""The one rule of when a schedule is open (docs/spec/decision.md, "When a schedule is open").
 
 Whatever asks that question asks here: decisions, explanations, and doors that stand unlocked.
 """

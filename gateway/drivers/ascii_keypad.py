@@ -9,14 +9,15 @@
 Digits, then `#` to enter or `*` to clear; 8 data bits, no parity, 1 stop bit. Such a keypad says
 nothing by itself, so it counts as online once its port is open: a keypad that is cut off behind a
 working serial adapter is not noticed. The line has no checksum either: a byte that is no key spoils
-the entry, but a digit that noise turned into another digit can't be told from a mistyped one.
+the entry, but a digit that noise turned into another digit can't be told from a mistyped one. An
+entry that can't be a PIN (too short, too long or spoilt) is answered with `denied` by the driver.
 """
 
 import asyncio
 import re
 import select
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, ClassVar, Final
@@ -25,10 +26,10 @@ import serial_asyncio_fast
 import structlog
 
 from gateway.clock import Clock
-from gateway.config.devices import Capability, DeviceSettings, DriverSpec
+from gateway.config.devices import Capability, DeviceSettings, DriverSpec, refuse
 from gateway.domain.facts import DeviceOnline
 from gateway.drivers.base import FactSink, Signal
-from gateway.drivers.pin_entry import PinEntry, check_inter_digit_timeout
+from gateway.drivers.pin_entry import PinEntry, inter_digit_timeout_faults
 from gateway.errors import DeviceUnavailable
 
 log = structlog.get_logger()
@@ -67,11 +68,14 @@ class AsciiKeypadSettings(DeviceSettings, frozen=True, kw_only=True):
         Raises:
             ValueError: msgspec turns it into a fault with its path in the file.
         """
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
         if not _PORT.fullmatch(self.port):
-            raise ValueError("`port` must be the absolute path of a serial port")
+            yield "`port` must be the absolute path of a serial port"
         if self.baud_rate not in self.BAUD_RATES:
-            raise ValueError(f"`baud_rate` must be one of {sorted(self.BAUD_RATES)}")
-        check_inter_digit_timeout(self.inter_digit_timeout_s)
+            yield f"`baud_rate` must be one of {sorted(self.BAUD_RATES)}"
+        yield from inter_digit_timeout_faults(self.inter_digit_timeout_s)
 
 
 class AsciiKeypad:
@@ -82,6 +86,7 @@ class AsciiKeypad:
         self._settings = settings
         self._clock = clock
         self._transport: serial_asyncio_fast.SerialTransport | None = None
+        self._entry: PinEntry | None = None
 
     async def run(self, emit: FactSink) -> None:
         """See `Driver.run`."""
@@ -101,7 +106,7 @@ class AsciiKeypad:
                 f"{self.device_id}: {self._settings.port} can't be opened: {error}"
             ) from error
         try:
-            self._transport = transport
+            self._transport, self._entry = transport, protocol
             emit(DeviceOnline(self.device_id, self._clock.monotonic()))
             while not line.lost.done():
                 # A left entry must not stay in memory until somebody presses the next key.
@@ -111,16 +116,23 @@ class AsciiKeypad:
                 f"{self.device_id}: {self._settings.port} is gone: {line.lost.result()}"
             )
         finally:
-            self._transport = None
+            self._transport = self._entry = None
             protocol.forget()
             await _close(transport, line)
 
     def _receive(self, protocol: PinEntry, data: bytes, emit: FactSink) -> None:
         for fact in protocol.receive(data, self._clock.monotonic()):
             emit(fact)
+        transport = self._transport
+        if protocol.take_refused() and transport is not None and _takes_bytes(transport):
+            # It can't be a PIN, so nobody above hears of it: the person is told from here.
+            transport.write(INDICATION[Signal.DENIED])
 
     async def indicate(self, signal: Signal) -> None:
         """See `Indicates.indicate`."""
+        if signal is Signal.PIN_WANTED and self._entry is not None:
+            # Digits from before the card belong to no PIN; those pressed from now on do.
+            self._entry.forget()
         try:
             async with asyncio.timeout(WRITE_S_MAX):
                 while not _takes_bytes(self._open_transport()):  # noqa: ASYNC110  # rare, short

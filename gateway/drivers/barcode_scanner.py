@@ -17,23 +17,24 @@ scanner in keyboard mode (HID) is not supported, since anything it reads would b
 """
 
 import asyncio
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Final
 
 import structlog
 
 from gateway.clock import Clock
-from gateway.config.devices import Capability, DeviceSettings, DriverSpec
+from gateway.config.devices import Capability, DeviceSettings, DriverSpec, refuse
 from gateway.domain.facts import CredentialPresented, DeviceOnline
 from gateway.drivers.base import FactSink
-from gateway.drivers.serial_line import check_port, listening
+from gateway.drivers.serial_line import listening, port_faults
 from gateway.errors import DeviceUnavailable
 
 log = structlog.get_logger()
 
 CODE_CHARACTERS_MIN: Final = 8
 CODE_CHARACTERS_MAX: Final = 128
-"""What a `qr` credential may be (spec/entitlements.md)."""
+"""What a `qr` credential may be (docs/spec/entitlements.md)."""
 
 PRINTABLE: Final = frozenset(range(0x20, 0x7F))
 """A code with any other byte in it is thrown away whole."""
@@ -73,17 +74,20 @@ class BarcodeScannerSettings(DeviceSettings, frozen=True, kw_only=True):
         Raises:
             ValueError: msgspec turns it into a fault with its path in the file.
         """
-        check_port(self.port, self.baud_rate)
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
+        yield from port_faults(self.port, self.baud_rate)
         for name, text in (("prefix", self.prefix), ("suffix", self.suffix)):
             if len(text) > AFFIX_BYTES_MAX or not text.isascii():
-                raise ValueError(f"`{name}` must be at most {AFFIX_BYTES_MAX} ASCII characters")
+                yield f"`{name}` must be at most {AFFIX_BYTES_MAX} ASCII characters"
         if not self.suffix or PRINTABLE.issuperset(self.suffix.encode()):
-            raise ValueError(
+            yield (
                 "`suffix` must have a control character in it, such as \\r: a code could "
                 "otherwise hold its own end"
             )
         if not self.no_read.isascii() or len(self.no_read) > CODE_CHARACTERS_MAX:
-            raise ValueError(f"`no_read` must be at most {CODE_CHARACTERS_MAX} ASCII characters")
+            yield f"`no_read` must be at most {CODE_CHARACTERS_MAX} ASCII characters"
 
 
 class ScannerProtocol:

@@ -33,7 +33,7 @@ asks. A board that doesn't answer costs the others one time-out each time it is 
 import asyncio
 import heapq
 import struct
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from enum import IntEnum
@@ -50,7 +50,15 @@ from pymodbus.pdu.bit_message import ReadCoilsRequest, ReadDiscreteInputsRequest
 
 from gateway.cancellation import end_if_cancelled
 from gateway.clock import Clock
-from gateway.config.devices import Capability, DeviceSettings, DriverSpec, Means, RelayClass, Trial
+from gateway.config.devices import (
+    Capability,
+    DeviceSettings,
+    DriverSpec,
+    Means,
+    RelayClass,
+    Trial,
+    refuse,
+)
 from gateway.domain.facts import (
     DeviceOnline,
     Fact,
@@ -59,7 +67,7 @@ from gateway.domain.facts import (
     UnexpectedOutput,
 )
 from gateway.drivers.base import FactSink
-from gateway.drivers.serial_line import BAUD_RATES, check_port
+from gateway.drivers.serial_line import BAUD_RATES, port_faults
 from gateway.errors import (
     DeviceError,
     DeviceMisconfigured,
@@ -224,7 +232,7 @@ class ModbusRelaySettings(DeviceSettings, frozen=True, kw_only=True):
     @property
     def speed(self) -> int:
         """Bits a second; most boards are delivered with 9600, no parity, 1 stop bit."""
-        return self.baud_rate or 9600
+        return 9600 if self.baud_rate is None else self.baud_rate
 
     @property
     def answer_s_max(self) -> float:
@@ -244,45 +252,46 @@ class ModbusRelaySettings(DeviceSettings, frozen=True, kw_only=True):
         Raises:
             ValueError: msgspec turns it into a fault with its path in the file.
         """
-        self._check_line()
-        self._check_board()
-        for name, value, low, high in (
-            ("unit", self.unit, 1, 247 if self.shared else 0xFF),
-            ("outputs", self.board.outputs, 0 if self.board.inputs else 1, POINTS_MAX),
-            ("inputs", self.board.inputs, 0, POINTS_MAX),
-            ("debounce_ms", self.debounce_ms, DEBOUNCE_MS_MIN, DEBOUNCE_MS_MAX),
-        ):
-            if not low <= value <= high:
-                raise ValueError(f"`{name}` must be {low} to {high}")
+        refuse((*self._line_faults(), *self._board_faults()))
 
-    def _check_line(self) -> None:
+    def _line_faults(self) -> Iterator[str]:
+        if not 1 <= self.unit <= (247 if self.shared else 0xFF):
+            yield f"`unit` must be 1 to {247 if self.shared else 0xFF}"
         if self.transport == "rtu":
             if self.host is not None:
-                raise ValueError("`host` is for `tcp` and `rtu_over_tcp`, not for a serial port")
-            check_port(str(self.port), self.speed)
+                yield "`host` is for `tcp` and `rtu_over_tcp`, not for a serial port"
+            yield from port_faults(str(self.port), self.speed)
             return
         if self.host is None:
-            raise ValueError("`host` is missing: the board's address")
-        if not self.host or any(character.isspace() for character in self.host):
-            raise ValueError("`host` must be an address or a host name")
+            yield "`host` is missing: the board's address"
+        elif not self.host or any(character.isspace() for character in self.host):
+            yield "`host` must be an address or a host name"
         if not isinstance(self.port, int) or not 1 <= self.port <= 0xFFFF:
-            raise ValueError("`port` must be 1 to 65535")
+            yield "`port` must be 1 to 65535"
         # A serial server's own line is set in it; the speed here says how long an answer may take.
         if self.baud_rate is not None and not (self.shared and self.baud_rate in BAUD_RATES):
-            raise ValueError(f"`baud_rate` is for RTU, and one of {sorted(BAUD_RATES)}")
+            yield f"`baud_rate` is for RTU, and one of {sorted(BAUD_RATES)}"
         for name, given in (("parity", self.parity), ("stop_bits", self.stop_bits)):
             if given is not None:
-                raise ValueError(f"`{name}` is for a serial port")
+                yield f"`{name}` is for a serial port"
 
-    def _check_board(self) -> None:
+    def _board_faults(self) -> Iterator[str]:
         own = {"outputs": self.outputs, "inputs": self.inputs, "timed_pulse": self.timed_pulse}
         if self.profile is not None and self.profile not in PROFILES:
-            raise ValueError(f"`profile` must be one of {', '.join(PROFILES)}")
+            yield f"`profile` must be one of {', '.join(PROFILES)}"
         for name, value in own.items():
             if self.profile is None and value is None:
-                raise ValueError(f"`{name}` is missing: say what the board is, or its `profile`")
+                yield f"`{name}` is missing: say what the board is, or its `profile`"
             if self.profile is not None and value is not None:
-                raise ValueError(f"`{name}` is what the profile says already: leave it out")
+                yield f"`{name}` is what the profile says already: leave it out"
+        for name, count, low in (
+            ("outputs", self.outputs, 1 if self.inputs == 0 else 0),
+            ("inputs", self.inputs, 0),
+        ):
+            if self.profile is None and count is not None and not low <= count <= POINTS_MAX:
+                yield f"`{name}` must be {low} to {POINTS_MAX}"
+        if not DEBOUNCE_MS_MIN <= self.debounce_ms <= DEBOUNCE_MS_MAX:
+            yield f"`debounce_ms` must be {DEBOUNCE_MS_MIN} to {DEBOUNCE_MS_MAX}"
 
 
 def relay_class(settings: ModbusRelaySettings) -> RelayClass:

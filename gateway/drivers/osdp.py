@@ -36,7 +36,15 @@ import msgspec
 import structlog
 
 from gateway.clock import Clock
-from gateway.config.devices import Capability, DeviceSettings, DriverSpec, RelayClass
+from gateway.config.devices import (
+    Capability,
+    DeviceSettings,
+    DriverSpec,
+    Means,
+    RelayClass,
+    Trial,
+    refuse,
+)
 from gateway.domain.card_format import FORMATS, decode
 from gateway.domain.facts import (
     CredentialPresented,
@@ -50,7 +58,7 @@ from gateway.domain.facts import (
 from gateway.drivers.base import FactSink, Signal
 from gateway.drivers.osdp_keys import KeyStore
 from gateway.drivers.osdp_worker import PORT, TIMER_COUNT_MAX
-from gateway.drivers.pin_entry import PinEntry, check_inter_digit_timeout
+from gateway.drivers.pin_entry import PinEntry, inter_digit_timeout_faults
 from gateway.errors import (
     DeviceError,
     DeviceMisconfigured,
@@ -142,24 +150,27 @@ class OsdpSettings(DeviceSettings, frozen=True, kw_only=True):
         Raises:
             ValueError: msgspec turns it into a fault with its path in the file.
         """
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
         if not PORT.fullmatch(self.port):
-            raise ValueError("`port` must be the absolute path of a serial port")
+            yield "`port` must be the absolute path of a serial port"
         if not 0 <= self.address <= ADDRESS_MAX:
-            raise ValueError(f"`address` must be 0 to {ADDRESS_MAX}")
+            yield f"`address` must be 0 to {ADDRESS_MAX}"
         if self.baud_rate not in self.BAUD_RATES:
-            raise ValueError(f"`baud_rate` must be one of {sorted(self.BAUD_RATES)}")
+            yield f"`baud_rate` must be one of {sorted(self.BAUD_RATES)}"
         for each in self.formats:
             if each not in self.FORMATS:
-                raise ValueError(
-                    f"`formats`: there is no {each!r}, but {UID!r} and what "
+                yield (
+                    f"`formats` has {each!r}; there are {UID!r} and what "
                     "`door-gateway card formats` lists"
                 )
         for name, value in (("inputs", self.inputs), ("outputs", self.outputs)):
             if not 0 <= value <= POINTS_MAX:
-                raise ValueError(f"`{name}` must be 0 to {POINTS_MAX}")
+                yield f"`{name}` must be 0 to {POINTS_MAX}"
         if not self.keys.startswith("/"):
-            raise ValueError("`keys` must be the absolute path of a directory")
-        check_inter_digit_timeout(self.inter_digit_timeout_s)
+            yield "`keys` must be the absolute path of a directory"
+        yield from inter_digit_timeout_faults(self.inter_digit_timeout_s)
 
 
 # --- What the line's process says -----------------------------------------------------------------
@@ -219,12 +230,20 @@ class Card(_OfReader, frozen=True, tag="card"):
     ns: int
     bits: str
 
+    def __repr__(self) -> str:
+        """Without the bits: a credential is never printed."""
+        return f"Card(address={self.address}, bits_count={len(self.bits)})"
+
 
 class Keys(_OfReader, frozen=True, tag="keys"):
     """Keys of the keypad, in hexadecimal."""
 
     ns: int
     keys: str
+
+    def __repr__(self) -> str:
+        """Without the keys: they are somebody's PIN."""
+        return f"Keys(address={self.address})"
 
 
 class Local(_OfReader, frozen=True, tag="local"):
@@ -693,6 +712,8 @@ class Osdp:
         self._store = KeyStore(Path(settings.keys))
         self._protocol = OsdpProtocol(device_id, settings)
         self._online: tuple[_Line, Up] | None = None
+        self._tells_local = True
+        self._started = False
 
     async def run(self, emit: FactSink) -> None:
         """See `Driver.run`."""
@@ -705,8 +726,13 @@ class Osdp:
                 up = await self._wait_for(session, timedelta(seconds=START_S_MAX))
                 self._check(up)
                 await self._to_rest(line)
-                for report in ("local", *(("inputs",) if settings.inputs else ())):
-                    await line.ask(settings.address, "status", {"report": report})
+                if self._tells_local and not await self._status(line, "local"):
+                    # It refuses, which libosdp takes for its end: not asked again.
+                    self._tells_local = False
+                    log.warning("reader_tells_no_tamper", device=self.device_id)
+                    raise self._unavailable("doesn't say whether its case is open")
+                if settings.inputs and not await self._status(line, "inputs"):
+                    raise self._unavailable("doesn't tell its inputs")
                 if session.lost.done():
                     raise self._unavailable(session.lost.result())
                 session.begin(emit, DeviceOnline(self.device_id, self._clock.monotonic()))
@@ -754,6 +780,11 @@ class Osdp:
     async def _key(self) -> bytes:
         try:
             self._store.make()
+            if not self._started:
+                # Left over from before a restart or a power cut: monotonic time may be another's,
+                # and the installer has gone home.
+                self._store.close_window(self.device_id)
+                self._started = True
             left = self._store.window(self.device_id, self._clock.monotonic())
             if left is not None:
                 await self._install(left)
@@ -800,12 +831,15 @@ class Osdp:
         if any(self._protocol.energised.values()):
             raise self._unavailable("an output doesn't go to rest")
 
+    async def _status(self, line: _Line, report: str) -> bool:
+        return await line.ask(self._settings.address, "status", {"report": report})
+
     async def _control(self, line: _Line, fields: dict[str, int]) -> None:
         if not await line.ask(self._settings.address, "output", {**fields}):
             raise self._unavailable(f"output {fields['output_no'] + 1} was not confirmed")
 
     async def _read_outputs(self, line: _Line) -> None:
-        if not await line.ask(self._settings.address, "status", {"report": "outputs"}):
+        if not await self._status(line, "outputs"):
             raise self._unavailable("its outputs can't be read back")
 
     async def _look_after(self, line: _Line, emit: FactSink) -> None:
@@ -907,4 +941,7 @@ DRIVER = DriverSpec(
     outputs=lambda settings: settings.outputs,
     inputs=lambda settings: settings.inputs,
     address=lambda settings: f"{settings.port} address {settings.address}",
+    title="OSDP 2.2 readers and keypads, with their inputs and outputs, through libosdp",
+    transport="RS-485 on a serial port",
+    tried=(Trial(Means.VECTORS, "frames and secure channel values of OSDP's Annex E"),),
 )

@@ -20,17 +20,15 @@ DEFAULT_KEY: Final = bytes(range(0x30, 0x40))
 """SCBK-D (SIA OSDP 2.2, annex D): everybody knows it, so it is nobody's key."""
 
 WINDOW_MAX: Final = timedelta(minutes=10)
-"""The longest that a reader is spoken to with the default key (PROMISES.md P10)."""
+"""The longest that a reader is spoken to with the default key (docs/promises.md P10)."""
 
 FILE_BYTES_MAX: Final = 1024
 _KEY: Final = re.compile(rb"([0-9a-f]{32})\n?")
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Window(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An installer's leave to use the default key. Monotonic, so no clock step makes it longer."""
 
-    boot_id: str
     until_s: float
 
 
@@ -106,7 +104,7 @@ class KeyStore:
         if not timedelta() < length <= WINDOW_MAX:
             raise ValueError(f"a window is open for at most {WINDOW_MAX}")
         self.make()
-        window = Window(_boot_id(), (now + length).total_seconds())
+        window = Window((now + length).total_seconds())
         file = self._file(device, "window")
         write_atomically(file, msgspec.json.encode(window))
         # Written by root on an installer's behalf, read and deleted by the core's own user.
@@ -127,7 +125,7 @@ class KeyStore:
         except msgspec.DecodeError:
             return None
         left = timedelta(seconds=window.until_s) - now
-        if window.boot_id != _boot_id() or not timedelta() < left <= WINDOW_MAX:
+        if not timedelta() < left <= WINDOW_MAX:
             return None
         return left
 
@@ -167,7 +165,3 @@ def _content(file: Path) -> bytes | None:
         if not stat.S_ISREG(mode) or mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise StorageError(f"{file}: others may read it or change it: chmod 0600 it")
         return opened.read(FILE_BYTES_MAX)
-
-
-def _boot_id() -> str:
-    return _BOOT_ID.read_text().strip()

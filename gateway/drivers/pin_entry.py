@@ -1,6 +1,6 @@
 """Keys in, entered PINs out: what every keypad has in common."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Final
 
@@ -12,17 +12,17 @@ DIGITS: Final = frozenset(b"0123456789")
 
 PIN_DIGITS_MIN: Final = 4
 PIN_DIGITS_MAX: Final = 8
-"""What a PIN may be (spec/entitlements.md); shorter and longer entries are thrown away whole."""
+"""What a PIN may be (docs/spec/entitlements.md); other entries are thrown away whole."""
 
 INTER_DIGIT_TIMEOUT_S_MIN: Final = 1.0
 INTER_DIGIT_TIMEOUT_S_MAX: Final = 30.0
 """Below, slow fingers lose their entry; above, the next person continues the last one's."""
 
 
-def check_inter_digit_timeout(seconds: float) -> None:
-    """Raise ValueError, as settings do, unless `seconds` is a possible inter-digit timeout."""
+def inter_digit_timeout_faults(seconds: float) -> Iterator[str]:
+    """What is wrong with an inter-digit timeout, as `refuse` takes it."""
     if not INTER_DIGIT_TIMEOUT_S_MIN <= seconds <= INTER_DIGIT_TIMEOUT_S_MAX:
-        raise ValueError(
+        yield (
             f"`inter_digit_timeout_s` must be {INTER_DIGIT_TIMEOUT_S_MIN:g} to "
             f"{INTER_DIGIT_TIMEOUT_S_MAX:g}"
         )
@@ -37,6 +37,7 @@ class PinEntry:
         self._digits = bytearray()
         self._spoilt = False
         self._last = timedelta()
+        self._refused = False
 
     @property
     def pending(self) -> bool:
@@ -54,6 +55,8 @@ class PinEntry:
                     facts.append(
                         CredentialPresented(self.device_id, "pin", self._digits.decode(), now)
                     )
+                elif self.pending:
+                    self._refused = True
                 self.forget()
             elif byte == CLEAR:
                 self.forget()
@@ -63,6 +66,11 @@ class PinEntry:
                 self.forget()
                 self._spoilt = True
         return facts
+
+    def take_refused(self) -> bool:
+        """Whether an entry that can't be a PIN was entered since this was last asked."""
+        refused, self._refused = self._refused, False
+        return refused
 
     def expire(self, now: timedelta) -> None:
         """Throw an entry away that was left for longer than the inter-digit timeout."""

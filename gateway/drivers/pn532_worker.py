@@ -61,6 +61,9 @@ ABSENT_NS: Final = 250_000_000
 """A card is gone when it was not there so often in a row, for at least so long: a hand that shakes
 makes one read, a card that is taken away and shown again makes two."""
 
+RESTING_LOOKS: Final = 3
+"""Looks at the field before the reader is live: a card at its edge may be missed by one."""
+
 NOISY_NS: Final = 10_000_000_000
 """The frames' check is an 8-bit sum: of 256 replies with two wrong bytes it lets one pass. On a
 line that garbled anything in the last 10 s a UID counts only when it is read twice in a row."""
@@ -184,18 +187,24 @@ class Poller:
         self._answered_ns = self._now_ns()
         self._said_ns = -HEARTBEAT_NS
         self._garbled_ns = -NOISY_NS
+        self._resting_looks = RESTING_LOOKS
 
     def run(self, wait: Callable[[float], None]) -> None:
-        """Poll until an error that can't be sat out; `wait` pauses for seconds."""
+        """Say that the reader is live, and poll until an error that can't be sat out.
+
+        A card that is found before that was there already, and nobody has just presented it: a
+        reader that is plugged in again, or a gateway that starts, must not open a door to a
+        forgotten card. It counts again when it was away. `wait` pauses for seconds.
+        """
         while True:
             started_ns = self._now_ns()
             if started_ns - self._said_ns >= HEARTBEAT_NS:
                 self._say("H")
                 self._said_ns = started_ns
-            alone = self._presence.empty
+            alone = self._presence.empty and not self._resting_looks
             try:
                 self._look(alone=alone)
-                if not self._presence.empty:
+                if not alone or not self._presence.empty:
                     # Off, so that each card starts anew when the next look switches it on.
                     self._chipset.rf_configuration(RF_FIELD, b"\x02")  # AutoRFCA, off
             except Exception as error:
@@ -208,7 +217,12 @@ class Poller:
                 self._chipset.send_ack()
                 wait(RESET_S)
                 continue
-            if self._presence.empty:
+            if self._resting_looks:
+                self._resting_looks -= 1
+                if not self._resting_looks:
+                    self._say(f"O {self._now_ns()}")
+                wait(RESET_S)
+            elif self._presence.empty:
                 wait(0.0)
             else:
                 # Soon after the first, for there may be a second.
@@ -234,7 +248,8 @@ class Poller:
         noisy = at_ns - self._garbled_ns < NOISY_NS
         uids = [uid for uid in map(uid_of, targets) if uid is not None]
         for uid in self._presence.sensed(uids, at_ns, noisy=noisy):
-            self._say(f"U {uid} {at_ns}")
+            if not self._resting_looks:
+                self._say(f"U {uid} {at_ns}")
         refused = frozenset(len(target.nfcid) for target in targets if uid_of(target) is None)
         for count in refused - self._refused:
             self._say(f"R {count}")
@@ -322,9 +337,7 @@ def main() -> None:
     say = _say_on(messages)
     logging.disable()  # nfcpy logs frames with UIDs in them
     try:
-        device = open_chip(port)
-        say(f"O {time.monotonic_ns()}")
-        Poller(device.chipset, say).run(_wait)
+        Poller(open_chip(port).chipset, say).run(_wait)
     except BrokenPipeError:
         pass
     except BaseException as error:  # noqa: BLE001  # whatever it is, it is this process's end

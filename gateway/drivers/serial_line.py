@@ -3,7 +3,7 @@
 import asyncio
 import re
 import termios
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -19,16 +19,12 @@ CLOSE_S_MAX: Final = 1.0
 _PORT: Final = re.compile(r"(/[A-Za-z0-9._:+@-]{1,128}){1,16}")
 
 
-def check_port(port: str, baud_rate: int) -> None:
-    """Refuse settings that no serial port can have.
-
-    Raises:
-        ValueError: msgspec turns it into a fault with its path in the file.
-    """
+def port_faults(port: str, baud_rate: int) -> Iterator[str]:
+    """What no serial port can have in these settings, as `refuse` takes it."""
     if not _PORT.fullmatch(port):
-        raise ValueError("`port` must be the absolute path of a serial port")
+        yield "`port` must be the absolute path of a serial port"
     if baud_rate not in BAUD_RATES:
-        raise ValueError(f"`baud_rate` must be one of {sorted(BAUD_RATES)}")
+        yield f"`baud_rate` must be one of {sorted(BAUD_RATES)}"
 
 
 class SerialLine(asyncio.Protocol):

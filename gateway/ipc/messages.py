@@ -263,6 +263,8 @@ class Status(_Message, frozen=True, tag="status"):
     devices: dict[str, DeviceStatus]
     doors: dict[str, DoorStateReport]
     journal: JournalStatus
+    problems: list[str]
+    """What somebody should look at, a line each; none where all is well."""
 
 
 class Obeyed(_Message, frozen=True, tag="obeyed"):

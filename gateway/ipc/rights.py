@@ -1,9 +1,10 @@
 """Who may do what on the socket, by the kernel's word on who the peer is."""
 
+import os
 import socket
 import struct
 from enum import Enum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gateway.ipc.messages import (
     Acknowledge,
@@ -16,6 +17,9 @@ from gateway.ipc.messages import (
 )
 
 _ROOT_UID = 0
+_NOBODY = 65534
+"""What the kernel calls every uid and gid that a user namespace doesn't map (user_namespaces(7)):
+`PrivateUsers=yes` maps root and the service's own user and group, and nobody else."""
 _UCRED = struct.Struct("3i")  # struct ucred of unix(7): pid, uid, gid
 
 
@@ -38,20 +42,35 @@ class Rights(Enum):
 _OF_LINK = (Hello, Cancel, Fetch, Acknowledge, WatchDoors, StatusWanted)
 
 
-def rights_of(peer_uid: int, *, own_uid: int, link_uid: int | None) -> Rights | None:
-    """The rights of a peer: root and the core's own user everything, `link_uid` what link needs.
+class Peer(NamedTuple):
+    """Who is at the other end, as it was when it connected."""
 
-    None: this peer has no business here.
+    uid: int
+    gid: int
+    """Its effective group; supplementary groups don't count."""
+
+
+def rights_of(peer: Peer, *, own: Peer) -> Rights | None:
+    """The rights of a peer: root and the core's own user everything, the core's own group what the
+    link needs. None: this peer has no business here.
+
+    By the group, because the link has a user of its own, which the core can't see from within a
+    user namespace.
     """
-    if peer_uid in (_ROOT_UID, own_uid):
+    if peer.uid == _ROOT_UID or (peer.uid == own.uid and own.uid != _NOBODY):
         return Rights.ALL
-    if link_uid is not None and peer_uid == link_uid:
+    if peer.gid == own.gid and own.gid != _NOBODY:
         return Rights.LINK
     return None
 
 
-def peer_uid(peer: socket.socket) -> int:
-    """The uid that the process at the other end had when it connected (SO_PEERCRED, unix(7))."""
-    answer = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    _pid, uid, _gid = _UCRED.unpack(answer)
-    return int(uid)
+def peer_of(connection: socket.socket) -> Peer:
+    """The process at the other end (SO_PEERCRED, unix(7))."""
+    answer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    _pid, uid, gid = _UCRED.unpack(answer)
+    return Peer(uid, gid)
+
+
+def own_credentials() -> Peer:
+    """This process, as `peer_of` would show it to others."""
+    return Peer(os.geteuid(), os.getegid())

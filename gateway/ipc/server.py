@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import os
 import socket
 from collections import deque
 from contextlib import aclosing, suppress
@@ -43,7 +42,7 @@ from gateway.ipc.messages import (
     decode_request,
     encode,
 )
-from gateway.ipc.rights import Rights, peer_uid, rights_of
+from gateway.ipc.rights import Peer, Rights, own_credentials, peer_of, rights_of
 
 CLIENTS_MAX = 16
 """Link, console and a handful of command lines; the next one is told so and closed."""
@@ -67,15 +66,11 @@ _log = structlog.get_logger(__name__)
 
 
 class CoreServer:
-    """The Unix socket at `path`, serving `api`.
+    """The Unix socket at `path`, serving `api`."""
 
-    `link_uid` is the user that link runs as, where it has one of its own.
-    """
-
-    def __init__(self, path: Path, api: CoreApi, *, link_uid: int | None = None) -> None:
+    def __init__(self, path: Path, api: CoreApi) -> None:
         self._path = path
         self._api = api
-        self._link_uid = link_uid
         self._connections: set[_Connection] = set()
         self._importing: _Connection | None = None
         self.listening = asyncio.Event()
@@ -107,11 +102,13 @@ class CoreServer:
             listener.close()
             _unlink_own(self._path, inode)
 
-    def admit(self, connection: "_Connection", uid: int) -> Rights:
+    def admit(self, connection: "_Connection", peer: Peer) -> Rights:
         """The rights of a new connection. Raises IpcError where it can't be served."""
-        rights = rights_of(uid, own_uid=os.geteuid(), link_uid=self._link_uid)
+        rights = rights_of(peer, own=own_credentials())
         if rights is None:
-            raise IpcError(f"uid {uid} may not use this socket: run as root or as the core's user")
+            raise IpcError(
+                f"uid {peer.uid} may not use this socket: run as root or as the core's user"
+            )
         if len(self._connections) >= CLIENTS_MAX:
             raise IpcError(f"{CLIENTS_MAX} clients are connected already: try again later")
         self._connections.add(connection)
@@ -219,9 +216,10 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - it is a stream's
         self._transport = transport
-        self._uid = peer_uid(transport.get_extra_info("socket"))
+        peer = peer_of(transport.get_extra_info("socket"))
+        self._uid = peer.uid
         try:
-            self._rights = self._server.admit(self, self._uid)
+            self._rights = self._server.admit(self, peer)
         except IpcError as refused:
             self._refuse(str(refused), not_allowed=True)
             return

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import os
 import pwd
 import random
 import signal
@@ -16,7 +17,8 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 import gateway
 from gateway.cache import Applied, Cache
-from gateway.clock import SystemClock, TimeTrust, boot_id, kernel_says_synchronised
+from gateway.cache.key import key_file
+from gateway.clock import SystemClock, TimeTrust, boot_id, voucher
 from gateway.config.devices import RelayClass
 from gateway.config.site import SiteConfig
 from gateway.control.door import InForce
@@ -64,6 +66,9 @@ log = structlog.get_logger()
 
 FLOOR_EVERY = timedelta(minutes=1)
 """How often the high-water mark of time is written: at most this much is lost with the power."""
+FLOOR_STEP_MAX = timedelta(days=400)
+"""A clock that is further ahead of the floor than any site was ever off is wrong, whoever vouches
+for it: it may decide, but must not become a floor, which never falls again."""
 TIMERS_EVERY = timedelta(minutes=1)
 """How often running lockouts are written: a reboot lengthens one by at most this much."""
 SELF_TEST_LIMIT = timedelta(seconds=5)
@@ -93,7 +98,7 @@ class Core:
             StateDirInUse: another core owns the state directory.
             GatewayError: something that it can't start without can't be used.
         """
-        async with self._opened():
+        async with self._opened(_tell_trust):
             self._record_start()
             try:
                 await self._work()
@@ -103,14 +108,17 @@ class Core:
             await self._keep_floor()
 
     @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[None]:
+    async def _opened(self, told: Callable[[TimeTrust], None] | None = None) -> AsyncIterator[None]:
         """Own the state directory, with journal and cache open."""
         config = self._config
         with StateDir(Path(config.state.dir)) as self._state:
-            self._clock = SystemClock(floor=self._state.floor, vouched=_voucher(config.clock.trust))
+            self._clock = SystemClock(
+                floor=self._state.floor, vouched=voucher(config.clock.trust), told=told
+            )
             self._started = self._clock.monotonic()
             async with Journal(self._state.journal, self._clock) as self._journal:
-                self._cache = Cache(self._state.path, Path(config.state.credential_key))
+                key = key_file(Path(config.state.credential_key), os.environ)
+                self._cache = Cache(self._state.path, key)
                 await self._cache.open()
                 self._memory = SiteMemory(
                     lambda: self._journal.state, boot=boot_id(), clock=self._clock
@@ -136,7 +144,7 @@ class Core:
 
     async def _work(self) -> None:
         """Everything at once, until asked to stop."""
-        server = CoreServer(Path(self._config.state.socket), self, link_uid=_uid_of(self._config))
+        server = CoreServer(Path(self._config.state.socket), self)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -178,6 +186,14 @@ class Core:
             return InForce(NO_RECORDS, None, None)
         return InForce(current, self._cache.revision, self._cache.as_of)
 
+    def _doors_in_no_record(self) -> list[str]:
+        doors = self._in_force().records.tables.doors
+        return [
+            f"door {door_id}: is in no record: nobody is let in"
+            for door_id in self._config.doors
+            if door_id not in doors
+        ]
+
     def _record_start(self) -> None:
         force = self._in_force()
         if self._cache.rebuilt is not None:
@@ -198,10 +214,7 @@ class Core:
         if force.revision is None:
             log.warning("no entitlements yet: every credential is denied until an import")
             return
-        for door_id in self._config.doors:
-            if door_id not in force.records.tables.doors:
-                log.warning("door is in no record: nobody is let in", door=door_id)
-        for odd in self._site.odd_wiring():
+        for odd in (*self._doors_in_no_record(), *self._site.odd_wiring()):
             log.warning(odd)
 
     # --- Time ------------------------------------------------------------------------------------
@@ -222,7 +235,14 @@ class Core:
         # Only a time that somebody vouches for may become a floor: it never falls again.
         if self._clock.trust() < TimeTrust.T2:
             return
-        now = self._clock.now()
+        now, floor = self._clock.now(), self._state.floor
+        if floor is not None and now - floor > FLOOR_STEP_MAX:
+            log.error(
+                "the clock is implausibly far ahead: the floor of time is not raised",
+                clock=now.isoformat(),
+                floor=floor.isoformat(),
+            )
+            return
         self._clock.raise_floor(now)
         try:
             await asyncio.to_thread(self._state.raise_floor, now)
@@ -331,7 +351,35 @@ class Core:
             },
             doors=self._doors.latest(),
             journal=JournalStatus(healthy=not failure, why=failure or None),
+            problems=self._problems(),
         )
+
+    def _problems(self) -> list[str]:
+        """What somebody should look at, a line each."""
+        force, trust = self._in_force(), self._clock.trust()
+        found = []
+        if force.revision is None:
+            found.append("no entitlements: every credential is denied until an import")
+        else:
+            found += self._doors_in_no_record()
+        if not trust.decides_as_trusted:
+            floor = self._state.floor
+            behind = floor is not None and self._clock.now() <= floor
+            why = "is behind the floor of time" if behind else "is vouched for by nobody"
+            found.append(f"the clock {why} (T{int(trust)}): schedules and bookings may not count")
+        if self._journal.failure:
+            found.append(f"the journal does not write: {self._journal.failure}")
+        found += [
+            f"device {name}: offline: {device.why}"
+            for name, device in self._site.devices.items()
+            if not device.online
+        ]
+        found += [
+            f"door {name}: {alarm.replace('_', ' ')}"
+            for name, door in self._doors.latest().items()
+            for alarm in door.alarms
+        ]
+        return found
 
     async def import_records(self, records: bytes) -> ImportDone:
         """See `CoreApi.import_records`."""
@@ -364,7 +412,11 @@ class Core:
         return ImportDone(
             revision=applied.revision,
             counts=applied.counts,
-            warnings=[*_told(applied.warnings), *self._site.odd_wiring()],
+            warnings=[
+                *self._doors_in_no_record(),
+                *self._site.odd_wiring(),
+                *_told(applied.warnings),
+            ],
         )
 
     async def order(self, order: Order, by: str) -> Obeyed:
@@ -440,6 +492,13 @@ def _told(warnings: Sequence[LintWarning]) -> list[str]:
     return lines if more <= 0 else [*lines[:WARNINGS_MAX], f"and {more} more"]
 
 
+def _tell_trust(trust: TimeTrust) -> None:
+    if trust.decides_as_trusted:
+        log.info("the clock is trusted", trust=int(trust))
+    else:
+        log.warning("the clock is not trusted: nobody vouches for it now", trust=int(trust))
+
+
 def _roles(config: SiteConfig) -> tuple[Role, ...]:
     """Who may break the glass. Raises ConfigError where a secret can't be used."""
     faults: list[Fault] = []
@@ -466,20 +525,25 @@ def _roles(config: SiteConfig) -> tuple[Role, ...]:
     return tuple(roles)
 
 
-def _voucher(trust: str) -> Callable[[], bool]:
-    return kernel_says_synchronised if trust == "kernel" else lambda: True
-
-
-def _uid_of(config: SiteConfig) -> int | None:
-    name = config.state.link_user
-    if name is None:
-        return None
+def _must_be_ours(directory: Path) -> None:
     try:
-        return pwd.getpwnam(name).pw_uid
+        owner = directory.stat().st_uid
+    except OSError:
+        return  # what stands in the way is said when it is opened
+    if owner != os.geteuid():
+        name = _name_of(owner)
+        raise StorageError(
+            f"{directory} belongs to {name}, and no core answers: start it, or run as that user:"
+            f" sudo -u {name} door-gateway import ..."
+        )
+
+
+def _name_of(uid: int) -> str:
+    """The user's name, or what sudo(8) takes for a uid without one."""
+    try:
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        raise ConfigError(
-            "site.toml", [Fault("state.link_user", f"no user {name!r} on this machine")]
-        ) from None
+        return f"'#{uid}'"
 
 
 async def import_offline(config: SiteConfig, records: bytes) -> ImportDone:
@@ -487,7 +551,9 @@ async def import_offline(config: SiteConfig, records: bytes) -> ImportDone:
 
     Raises:
         StateDirInUse: a core runs after all.
+        StorageError: the state directory is another user's, who couldn't read what is written here.
         RecordsRefused: the set has faults; what was in force stays.
     """
+    _must_be_ours(Path(config.state.dir))
     core = Core(config, rng=random.Random())  # noqa: S311 - jitter
     return await core.apply_alone(records)

@@ -6,7 +6,7 @@ import random
 import signal
 from pathlib import Path
 
-from gateway.clock import SystemClock, kernel_says_synchronised
+from gateway.clock import SystemClock, voucher
 from gateway.config.site import SiteConfig
 from gateway.errors import ConfigError, Fault
 from gateway.link.run import run_link
@@ -20,7 +20,6 @@ async def run(config: SiteConfig, *, rng: random.Random) -> None:
     Raises:
         ConfigError: the site has no broker.
     """
-    vouched = kernel_says_synchronised if config.clock.trust == "kernel" else lambda: True
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -29,7 +28,7 @@ async def run(config: SiteConfig, *, rng: random.Random) -> None:
         run_link(
             _settings(config),
             Path(config.state.socket),
-            SystemClock(floor=None, vouched=vouched),
+            SystemClock(floor=None, vouched=voucher(config.clock.trust)),
             rng,
         )
     )

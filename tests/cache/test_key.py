@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cache import CredentialKey, read_key
+from gateway.cache.key import key_file
 from gateway.errors import StorageError
 
 
@@ -39,3 +40,15 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
         read_key(tmp_path / "nowhere")
     with pytest.raises(StorageError, match="credential key"):
         read_key(tmp_path)
+
+
+def test_the_key_that_systemd_hands_over_goes_before_the_configured_one(tmp_path: Path) -> None:
+    configured, handed = tmp_path / "configured", tmp_path / "handed"
+    environment = {"CREDENTIALS_DIRECTORY": str(handed)}
+    assert key_file(configured, {}) == configured
+    assert key_file(configured, environment) == configured
+    handed.mkdir()
+    assert key_file(configured, environment) == configured
+    (handed / "credential.key").touch()
+    assert key_file(configured, environment) == handed / "credential.key"
+    assert key_file(configured, {"CREDENTIALS_DIRECTORY": ""}) == configured

@@ -1,6 +1,7 @@
 """A site's file: the example is right, and every kind of mistake is named where it is."""
 
 import copy
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,36 @@ def test_mistakes_in_different_places_are_named_together() -> None:
         "doors.lounge.strike.output",
         "clock.trust",
     }
+
+
+def test_every_fault_of_a_device_is_named_at_its_own_member() -> None:
+    raw = changed("devices/relays-a/unit", 300)
+    raw["devices"]["relays-a"] |= {"port": 0, "outputs": 9999, "debounce_ms": 0, "watchdgo": True}
+    raw["devices"]["street-keypad"] |= {"baud_rate": 9601, "inter_digit_timeout_s": 0.1}
+    relays, keypad = "devices.relays-a", "devices.street-keypad"
+    assert {where for where, _ in faults(raw)} >= {
+        *(f"{relays}.{each}" for each in ("unit", "port", "outputs", "debounce_ms", "watchdgo")),
+        *(f"{keypad}.{each}" for each in ("baud_rate", "inter_digit_timeout_s")),
+    }
+
+
+@pytest.mark.parametrize("version", [True, 1.0, "1", 2])
+def test_only_the_number_1_is_version_1(version: object) -> None:
+    assert [where for where, _ in faults(changed("version", version))] == ["version"]
+
+
+def test_a_relay_board_by_name_is_a_warning() -> None:
+    config = check(changed("devices/relays-a/host", "relays-a.lan"), REGISTRY, "site.toml")
+    assert [warning.where for warning in config.warnings] == ["devices.relays-a.host"]
+
+
+@pytest.mark.timeout(10)
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for path in (fifo, Path("/dev/null"), tmp_path):
+        with pytest.raises(ConfigError, match="can't be read: "):
+            load(path, REGISTRY)
 
 
 def test_a_faulty_device_is_not_called_missing_where_a_door_refers_to_it() -> None:

@@ -382,17 +382,46 @@ def test_new_records_count_from_the_next_tap_on() -> None:
     run(journey())
 
 
-def test_the_self_test_ends_only_when_both_lanes_answer() -> None:
+def test_the_self_test_passes_beside_a_slow_board_and_people_who_wait() -> None:
     async def journey() -> None:
         async with rig() as r:
             await r.door.self_test()
             assert not r.paper.events
+            r.relay_s = 2
+            for _ in range(TAPS_WAITING_MAX):
+                r.tap()
+                r.say(RexPressed())
+            async with asyncio.timeout(5):
+                await r.door.self_test()
+
+    run(journey())
+
+
+def test_the_self_test_never_passes_where_a_tap_gets_no_answer() -> None:
+    async def journey() -> None:
+        async with rig() as r:
             r.relay_s = 3600
-            r.say(RexPressed())
+            r.tap()
             await soon(0.01)
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     await r.door.self_test()
+
+    run(journey())
+
+
+def test_the_exit_button_is_not_queued_behind_a_slow_board() -> None:
+    async def journey() -> None:
+        async with rig() as r:
+            r.relay_s = 0.4
+            for _ in range(24):
+                r.say(RexPressed())
+                await soon(0.1)
+            await soon(1)
+            assert r.paper.codes().count("rex") == 24
+            took = [e.confirm_ms for e in r.paper.events if isinstance(e, events.Unlocked)]
+            assert len(took) >= 6
+            assert max(took) < 500
 
     run(journey())
 

@@ -110,27 +110,27 @@ def shape(effects: list[Effect]) -> list[str]:
 
 
 CLOSED = DoorState(contact=Contact.CLOSED)
-RELEASED = DoorState(contact=Contact.CLOSED, release=Release("grant", 7, s(20)))
+RELEASED = DoorState(contact=Contact.CLOSED, release=Release("grant", 7, s(20), s(19)))
 OPEN = DoorState(contact=Contact.OPEN, held_open_at=s(40))
 FORCED = DoorState(contact=Contact.OPEN, alarms=frozenset({Alarm.FORCED_OPEN}))
 HELD = DoorState(contact=Contact.OPEN, alarms=frozenset({Alarm.HELD_OPEN}))
 PASSAGE = Passage("in", "club", ("sam",), (("sam", None),))
 EXPECTED = DoorState(
     contact=Contact.CLOSED,
-    release=Release("grant", 7, s(20)),
+    release=Release("grant", 7, s(20), s(19)),
     pending=(Pending(1, PASSAGE, s(20)),),
 )
 AT_OPEN_DOOR = DoorState(
     contact=Contact.OPEN, pending=(Pending(1, PASSAGE, s(20), at_open_door=True),)
 )
-RELEASED_BY_REX = DoorState(contact=Contact.CLOSED, release=Release("rex", 7, s(20)))
+RELEASED_BY_REX = DoorState(contact=Contact.CLOSED, release=Release("rex", 7, s(20), s(19)))
 WARNED = DoorState(contact=Contact.OPEN, held_open_at=s(40), warn_at=s(30))
 BUZZING = DoorState(contact=Contact.OPEN, held_open_at=s(40), warn_at=s(32))
 UNLOCKED = DoorState(contact=Contact.CLOSED, mode="unlocked", renew_at=s(12))
 HOLDING = msgspec.structs.replace(UNLOCKED, hold_seq=3)
 NOT_HOLDING = msgspec.structs.replace(UNLOCKED, hold_failed=True)
 UNLOCKED_OPEN = msgspec.structs.replace(UNLOCKED, contact=Contact.OPEN)
-UNLOCKED_FOR_SAM = msgspec.structs.replace(UNLOCKED, release=Release("grant", 7, s(20)))
+UNLOCKED_FOR_SAM = msgspec.structs.replace(UNLOCKED, release=Release("grant", 7, s(20), s(19)))
 WATCHED = ["wake 30", "wake 40"]
 BUZZ = ["show held_open", "show held_open"]
 WAITING = DoorState(pin_wanted=PinWanted("in", *CARD, until=s(20)))
@@ -164,7 +164,7 @@ WAITING = DoorState(pin_wanted=PinWanted("in", *CARD, until=s(20)))
         (HELD, TimeReached(), 80, []),
         (CLOSED, TimeReached(), 80, []),
         (CLOSED, StrikeSaid(Strike.ENERGISED), 10, []),
-        (CLOSED, lets_in(), 10, ["access", "pulse 7", "show granted", "wake 19"]),
+        (CLOSED, lets_in(), 10, ["access", "pulse 7", "show granted", "wake 21"]),
         (EXPECTED, ContactSaid(Contact.OPEN), 10, ["opened", "seen", "entered", *WATCHED]),
         (EXPECTED, TimeReached(), 19.9, []),
         (EXPECTED, TimeReached(), 20, ["stayed", "not_entered"]),
@@ -223,6 +223,37 @@ def test_a_release_that_failed_excuses_no_opening() -> None:
     state, _ = step(RULES, state, ReleaseFailed("grant", 1, "no answer", "in"), moment(10.1))
     _, effects = step(RULES, state, ContactSaid(Contact.OPEN), moment(10.2))
     assert shape(effects)[0] == "forced_open"
+
+
+def test_a_release_that_failed_takes_nothing_from_one_that_was_confirmed_before() -> None:
+    state, _ = step(RULES, CLOSED, decided("grant"), moment(10))
+    state, _ = step(RULES, state, Released("grant", 1, s(7), s(0.01)), moment(10.1))
+    state, _ = step(RULES, state, RexPressed(), moment(11))
+    state, _ = step(RULES, state, ReleaseFailed("rex", 2, "no answer"), moment(11.5))
+    _, effects = step(RULES, state, ContactSaid(Contact.OPEN), moment(12))
+    assert shape(effects)[0] != "forced_open"
+
+
+@pytest.mark.parametrize("fact", [RexPressed(), decided("grant")])
+def test_a_shorter_pulse_does_not_cut_short_what_somebody_else_was_given(fact: DoorFact) -> None:
+    state, _ = step(RULES, CLOSED, Released("grant", 1, s(15), s(0.01)), moment(10))
+    state, effects = step(RULES, state, fact, moment(12))
+    pulse = next(effect for effect in effects if isinstance(effect, PulseStrike))
+    assert pulse.duration == s(13)
+    state, _ = step(RULES, state, Released("rex", 2, pulse.duration, s(0.01)), moment(12.1))
+    assert state.release is not None
+    assert state.release.until >= s(25)
+
+
+def test_a_door_found_open_after_its_contact_was_lost_is_told_of() -> None:
+    lost, _ = step(RULES, CLOSED, ContactSaid(Contact.UNKNOWN), moment(10))
+    found, effects = step(RULES, lost, ContactSaid(Contact.OPEN), moment(20))
+    assert shape(effects)[0] == "opened"
+    assert isinstance(effects[0], Record)
+    assert isinstance(effects[0].event, events.DoorOpened)
+    assert effects[0].event.cause == "unseen"
+    again, _ = step(RULES, found, ContactSaid(Contact.UNKNOWN), moment(30))
+    assert shape(step(RULES, again, ContactSaid(Contact.OPEN), moment(40))[1])[0] != "opened"
 
 
 def test_a_rex_release_is_told_from_a_grant_when_the_door_opens() -> None:
@@ -364,7 +395,7 @@ def test_a_door_may_be_open_unless_everything_says_that_it_is_shut() -> None:
         {"contact": Contact.UNKNOWN},
         {"strike": Strike.ENERGISED},
         {"strike": Strike.UNKNOWN},
-        {"release": Release("rex", None, s(11))},
+        {"release": Release("rex", None, s(11), s(10))},
         {"renew_at": s(11)},
     ):
         assert may_be_open(RULES, msgspec.structs.replace(shut, **change), s(10)), change

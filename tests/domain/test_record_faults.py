@@ -1,4 +1,4 @@
-"""Every rule of spec/entitlements.md's page, broken one by one."""
+"""Every rule of docs/spec/entitlements.md's page, broken one by one."""
 
 import json
 from datetime import UTC, datetime, timedelta

@@ -39,7 +39,7 @@ def _intervals(intervals: Intervals) -> tuple[Interval, ...]:
 
 
 class Naive:
-    """A schedule as spec/decision.md words it: dates and texts, nothing prepared."""
+    """A schedule as docs/spec/decision.md words it: dates and texts, nothing prepared."""
 
     def __init__(
         self,

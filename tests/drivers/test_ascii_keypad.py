@@ -180,6 +180,50 @@ class TestAnAsciiKeypad(DriverContract):
                 lambda: shown in [(seen.device, seen.signal) for seen in site.seen.of(Lamp)]
             )
 
+    @pytest.mark.parametrize("keys", ["24#", "2468246824#", "24682468246#"])
+    async def test_an_entry_that_can_be_no_pin_is_denied_and_the_next_is_read(
+        self, site: Site, clock: Clock, keys: str
+    ) -> None:
+        async with running(self.build(site, clock)) as run:
+            await site.press(self.device, keys, gap=0.001)
+            await eventually(lambda: [lamp.signal for lamp in site.seen.of(Lamp)] == ["denied"])
+            await self.prove(site, run)
+            assert [lamp.signal for lamp in site.seen.of(Lamp)] == ["denied"]
+
+    async def test_an_entry_spoilt_by_noise_is_denied_once(self, site: Site, clock: Clock) -> None:
+        async with running(self.build(site, clock)) as run:
+            await site.press(self.device, "24", gap=0.001)
+            site.devices[self.device].send(b"\x80\xff")  # type: ignore[union-attr]
+            await site.press(self.device, "68#", gap=0.001)
+            await eventually(lambda: [lamp.signal for lamp in site.seen.of(Lamp)] == ["denied"])
+            assert run.values == []
+
+    async def test_enter_and_clear_alone_are_no_entry(self, site: Site, clock: Clock) -> None:
+        async with running(self.build(site, clock)) as run:
+            await site.press(self.device, "#*#12*#", gap=0.001)
+            await self.prove(site, run)
+            assert site.seen.of(Lamp) == []
+
+    async def test_a_stray_digit_before_the_pin_is_asked_for_does_not_spoil_it(
+        self, site: Site, clock: Clock
+    ) -> None:
+        async with running(self.build(site, clock)) as run:
+            await site.press(self.device, "7")
+            await asyncio.sleep(0.05)
+            await run.driver.indicate(Signal.PIN_WANTED)  # type: ignore[attr-defined]
+            await self.prove(site, run)
+
+    async def test_another_signal_leaves_a_begun_entry_alone(
+        self, site: Site, clock: Clock
+    ) -> None:
+        async with running(self.build(site, clock)) as run:
+            await site.press(self.device, "24", gap=0.001)
+            await asyncio.sleep(0.05)
+            await run.driver.indicate(Signal.HELD_OPEN)  # type: ignore[attr-defined]
+            await site.press(self.device, "68#", gap=0.001)
+            await run.until(lambda _facts: bool(run.values))
+            assert run.values == ["2468"]
+
     async def test_without_its_line_a_signal_is_an_error(self, site: Site, clock: Clock) -> None:
         driver = self.build(site, clock)
         with pytest.raises(DeviceUnavailable):

@@ -10,7 +10,7 @@ import sys
 import time
 import tomllib
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
@@ -44,9 +44,9 @@ from gateway.drivers.osdp import (
 )
 from gateway.drivers.osdp_keys import DEFAULT_KEY, WINDOW_MAX, KeyStore
 from gateway.drivers.osdp_worker import Deframer, Gate, code_of, crc16, is_sound, sealed
-from gateway.errors import DeviceMisconfigured, DeviceUnavailable, StorageError
+from gateway.errors import DeviceError, DeviceMisconfigured, DeviceUnavailable, StorageError
 from hwsim.observations import CardSent, Lamp, Output
-from hwsim.osdp import OsdpReader
+from hwsim.osdp import Command, OsdpReader
 from hwsim.site import Site, running_site
 from tests.drivers.contract import (
     DriverContract,
@@ -258,6 +258,11 @@ def test_keys_are_entered_by_the_rules_of_every_keypad() -> None:
     assert "2468" not in repr(fact)
 
 
+def test_cards_and_keys_are_in_no_repr() -> None:
+    assert "1010" not in repr(Card(0, 1, "1010"))
+    assert "3132" not in repr(Keys(0, 1, "3132"))
+
+
 def test_states_are_told_when_they_change() -> None:
     told = protocol()
     assert told.receive(Inputs(0, 1000, (0, 1))) == [
@@ -383,7 +388,7 @@ def test_a_key_that_others_know_or_that_is_none_is_refused(
     assert KEY.hex() not in str(caught.value)
 
 
-def test_a_window_is_open_for_ten_minutes_at_most_and_for_this_boot_only(tmp_path: Path) -> None:
+def test_a_window_is_open_for_ten_minutes_at_most(tmp_path: Path) -> None:
     store = KeyStore(tmp_path)
     now = 1000 * SECOND
     assert store.window("reader", now) is None
@@ -393,11 +398,10 @@ def test_a_window_is_open_for_ten_minutes_at_most_and_for_this_boot_only(tmp_pat
     assert store.window("reader", now) == WINDOW_MAX
     assert store.window("reader", now + WINDOW_MAX) is None
     assert store.window("other", now) is None
-    # A file that somebody wrote: too far ahead, of another boot, of no meaning.
+    # A file that somebody wrote: too far ahead, of no meaning.
     assert store.window("reader", now - SECOND) is None
     file = tmp_path / "reader.window"
-    kept = file.read_bytes()
-    for junk in (b"{}", b"[]", b"\xff", kept.replace(b'boot_id":"', b'boot_id":"0')):
+    for junk in (b"{}", b"[]", b"\xff", b'{"until_s":"x"}', b'{"until_s":1e999}'):
         file.write_bytes(junk)
         assert store.window("reader", now) is None
     store.close_window("reader")
@@ -519,6 +523,16 @@ class TestAnOsdpReader(DriverContract):
             assert reader(site).peripheral.told == [
                 told for told in reader(site).peripheral.told if told.what == "output"
             ]
+
+    async def test_a_reader_that_does_not_know_its_own_state_is_asked_once(
+        self, site: Site, clock: Clock
+    ) -> None:
+        reader(site).peripheral.faults.refuses = frozenset({Command.LSTAT})
+        driver = self.build(site, clock)
+        with pytest.raises(DeviceUnavailable):
+            await driver.run(lambda _fact: None)
+        async with running(driver) as run:
+            await self.prove(site, run)
 
     async def test_more_inputs_than_the_reader_has_is_misconfigured(
         self, site: Site, clock: Clock
@@ -728,6 +742,25 @@ async def test_without_a_key_a_reader_is_not_spoken_to(
     assert reader(site).peripheral.told == []
 
 
+async def ran_before(driver: Osdp) -> Osdp:
+    """The driver of a core that has been running: windows from before its start are closed."""
+    with suppress(DeviceError):
+        async with running(driver):
+            pass
+    return driver
+
+
+async def test_a_window_from_before_the_start_is_closed(
+    site: Site, clock: Clock, tmp_path: Path
+) -> None:
+    factory_fresh(site)
+    KeyStore(tmp_path / "keys").open_window("reader", 30 * SECOND, clock.monotonic())
+    with pytest.raises(DeviceUnavailable):
+        await build(site, clock).run(lambda _fact: None)
+    assert not (tmp_path / "keys" / "reader.window").exists()
+    assert reader(site).peripheral.keys_set == 0
+
+
 def factory_fresh(site: Site) -> None:
     reader(site).peripheral.key = None
     reader(site).peripheral.install_mode = True
@@ -739,8 +772,8 @@ async def test_in_the_window_a_new_reader_gets_a_random_key_of_its_own(
     factory_fresh(site)
     (tmp_path / "keys" / "reader.key").unlink()
     store = KeyStore(tmp_path / "keys")
+    driver = await ran_before(build(site, clock))
     store.open_window("reader", timedelta(minutes=1), clock.monotonic())
-    driver = build(site, clock)
     async with running(driver) as run:
         await site.card("reader", bits_of(UID))
         await run.until(lambda _facts: run.values == [UID])
@@ -772,9 +805,10 @@ async def test_the_window_ends_by_itself_and_nothing_was_accepted(
     site: Site, clock: Clock, tmp_path: Path
 ) -> None:
     store = KeyStore(tmp_path / "keys")
+    driver = await ran_before(build(site, clock))
     store.open_window("reader", 2 * SECOND, clock.monotonic())
     started = time.monotonic()
-    run = Running(build(site, clock))  # the reader is not in install mode
+    run = Running(driver)  # the reader is not in install mode
     await site.card("reader", bits_of(UID))
     with pytest.raises(DeviceUnavailable, match="install"):
         await run.task
@@ -790,8 +824,9 @@ async def test_a_power_cut_between_key_and_commit_is_made_good_by_the_next_windo
     # The reader has taken the key that the gateway had only written down as pending.
     store = KeyStore(tmp_path / "keys")
     reader(site).peripheral.key = store.pending("reader")
+    driver = await ran_before(build(site, clock))
     store.open_window("reader", 30 * SECOND, clock.monotonic())
-    async with running(build(site, clock)) as run:
+    async with running(driver) as run:
         await site.card("reader", bits_of(UID))
         await run.until(lambda _facts: run.values == [UID])
     assert store.key("reader") == reader(site).peripheral.key
@@ -803,8 +838,9 @@ async def test_nothing_that_comes_while_installing_counts(
 ) -> None:
     factory_fresh(site)
     reader(site).peripheral.faults.card_in_clear = bytes.fromhex("0badcafe")
+    driver = await ran_before(build(site, clock))
     KeyStore(tmp_path / "keys").open_window("reader", 2 * SECOND, clock.monotonic())
-    run = Running(build(site, clock))
+    run = Running(driver)
     with pytest.raises(DeviceUnavailable):
         await run.task
     assert run.facts == []
@@ -815,9 +851,10 @@ async def test_keys_are_in_no_log_and_no_error(
 ) -> None:
     factory_fresh(site)
     store = KeyStore(tmp_path / "keys")
+    driver = await ran_before(build(site, clock))
     store.open_window("reader", 30 * SECOND, clock.monotonic())
     async with AsyncExitStack() as stack:
-        run = await stack.enter_async_context(running(build(site, clock)))
+        run = await stack.enter_async_context(running(driver))
         await site.card("reader", bits_of(UID))
         await run.until(lambda _facts: run.values == [UID])
         await site.reboot("reader")

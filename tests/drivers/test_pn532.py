@@ -242,7 +242,7 @@ def test_the_poller_reads_each_kind_of_card_with_the_real_nfcpy() -> None:
     uids = ["04A1B2C3", "08112233", "04A1B2C3D4E5F6", "0102030405060708090A"]
     cards = itertools.cycle(map(card, uids))
     changes = itertools.cycle([lambda: line.chip.put(next(cards)), line.chip.field.clear])
-    rounds = itertools.count()
+    rounds = itertools.count(1)
 
     def change() -> None:
         if next(rounds) % 20 == 0:
@@ -251,6 +251,25 @@ def test_the_poller_reads_each_kind_of_card_with_the_real_nfcpy() -> None:
     polled(line, 200, said.append, change)
     read = [line.split()[1] for line in said if line.startswith("U")]
     assert read[:4] == uids
+
+
+def test_a_card_that_lay_there_at_the_start_counts_only_after_it_was_away() -> None:
+    said: list[str] = []
+    line = ChipLine(random.Random(1))
+    line.chip.put(card("04A1B2C3"))
+    rounds = itertools.count(1)
+
+    def change() -> None:
+        match next(rounds):
+            case 40:
+                line.chip.field.clear()
+            case 80:
+                line.chip.put(card("04A1B2C3"))
+
+    polled(line, 30, said.append, change)
+    assert [line.split()[0] for line in said if line[0] in "OU"] == ["O"]
+    polled(line, 60, said.append, change)  # a fresh start, on which the card still lies
+    assert [line.split()[0] for line in said if line[0] in "OU"] == ["O", "O", "U"]
 
 
 @pytest.mark.parametrize("frames", range(6))

@@ -203,12 +203,14 @@ def test_a_wrong_key_opens_no_session(wrong: bytes) -> None:
 
 
 def test_the_default_key_opens_a_session_in_install_mode_only_and_a_key_set_ends_it() -> None:
-    assert Panel(Peripheral(0, key=KEY), DEFAULT_KEY, default=True).refused
+    assert Panel(Peripheral(0), DEFAULT_KEY, default=True).refused
+    with pytest.raises(AssertionError):
+        Panel(Peripheral(0, key=KEY), DEFAULT_KEY, default=True)
     reader = Peripheral(0, install_mode=True)
     panel = Panel(reader, DEFAULT_KEY, default=True)
     assert panel.ask(Command.KEYSET, bytes([1, 16]) + KEY) == (Reply.ACK, b"")
     assert not reader.install_mode
-    assert Panel(reader, DEFAULT_KEY, default=True).refused
+    assert Panel(reader, KEY, default=True).reader.secure
     assert Panel(reader, KEY).reader.secure
 
 

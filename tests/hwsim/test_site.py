@@ -5,6 +5,7 @@ import contextlib
 import socket
 import struct
 import time
+import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -443,3 +444,20 @@ async def test_a_watcher_gets_what_comes_after_it_began() -> None:
         seen.add(Strike(2, "front", on=False))
         assert await anext(stream) == Strike(2, "front", on=False)
     assert len(seen.all) == 2
+
+
+async def test_a_broker_of_this_machine_and_a_key_that_is_there_are_kept(tmp_path: Path) -> None:
+    config = {**CONFIG, "mqtt": {"host": "localhost", "port": 1883}, "break_glass": {"fire": {}}}
+    async with running_site(config, tmp_path) as site:
+        site.write_config(tmp_path / "a.toml")
+        key = (tmp_path / "credential.key").read_bytes()
+        site.write_config(tmp_path / "b.toml")
+    assert (tmp_path / "credential.key").read_bytes() == key
+    assert tomllib.loads((tmp_path / "a.toml").read_text())["mqtt"] == config["mqtt"]
+    assert "break_glass" not in site.runnable_config()
+
+
+def test_a_run_directory_too_long_for_a_socket_is_said(tmp_path: Path) -> None:
+    site = Site(CONFIG, tmp_path / ("x" * 100))
+    with pytest.raises(SiteError, match="shorter --run-dir"):
+        site.runnable_config()

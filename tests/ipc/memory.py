@@ -97,6 +97,7 @@ class MemoryCore:
             devices={"relays-a": DeviceStatus(online=False, why="silent")},
             doors=self.doors.latest(),
             journal=JournalStatus(healthy=True),
+            problems=[],
         )
 
     async def order(self, order: Order, by: str) -> Obeyed:

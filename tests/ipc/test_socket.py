@@ -5,6 +5,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
@@ -40,16 +41,14 @@ from gateway.ipc.messages import (
     decode_answer,
     encode,
 )
-from gateway.ipc.rights import Rights, rights_of
+from gateway.ipc.rights import Peer, Rights, rights_of
 from gateway.ipc.server import REQUESTS_OPEN_MAX, CoreServer
 from tests.ipc.memory import MemoryCore, door_state
 
 
 @asynccontextmanager
-async def serving(
-    path: Path, core: MemoryCore, *, link_uid: int | None = None
-) -> AsyncIterator[CoreServer]:
-    server = CoreServer(path, core, link_uid=link_uid)
+async def serving(path: Path, core: MemoryCore) -> AsyncIterator[CoreServer]:
+    server = CoreServer(path, core)
     task = asyncio.create_task(server.run())
     try:
         listening = asyncio.create_task(server.listening.wait())
@@ -280,20 +279,25 @@ def problem_of(answer: Answer | None) -> str:
 
 
 @pytest.mark.parametrize(
-    ("peer", "own", "link", "rights"),
+    ("peer", "own", "rights"),
     [
-        (0, 990, 991, Rights.ALL),
-        (990, 990, 991, Rights.ALL),
-        (991, 990, 991, Rights.LINK),
-        (992, 990, 991, None),
-        (991, 990, None, None),
-        (65534, 0, None, None),
+        (Peer(0, 0), Peer(990, 990), Rights.ALL),
+        (Peer(990, 990), Peer(990, 990), Rights.ALL),
+        (Peer(990, 100), Peer(990, 990), Rights.ALL),
+        (Peer(991, 990), Peer(990, 990), Rights.LINK),
+        (Peer(992, 992), Peer(990, 990), None),
+        (Peer(990 + 1, 990 + 1), Peer(0, 0), None),
+        # As a user namespace that maps root and the core's own user and group shows them.
+        (Peer(65534, 990), Peer(990, 990), Rights.LINK),
+        (Peer(65534, 65534), Peer(990, 990), None),
+        # Whoever is nobody may be anybody.
+        (Peer(65534, 65534), Peer(65534, 65534), None),
     ],
 )
-def test_rights_go_by_the_uid_of_the_peer(
-    peer: int, own: int, link: int | None, rights: Rights | None
+def test_rights_go_by_the_user_and_the_group_of_the_peer(
+    peer: Peer, own: Peer, rights: Rights | None
 ) -> None:
-    assert rights_of(peer, own_uid=own, link_uid=link) is rights
+    assert rights_of(peer, own=own) is rights
 
 
 def test_link_may_do_what_it_is_for_and_nothing_else() -> None:
@@ -320,51 +324,139 @@ from pathlib import Path
 from gateway.errors import IpcError
 from gateway.ipc.client import connect
 
-os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))
+uid, gid = int(sys.argv[2]), int(sys.argv[3])
+os.setgroups([]); os.setresgid(gid, gid, gid); os.setresuid(uid, uid, uid)
 
 async def main():
     try:
         async with connect(Path(sys.argv[1]), role="test") as client:
             print("status", (await client.status()).site)
             await client.import_records(b"good")
+            print("imported")
     except IpcError as error:
         print(type(error).__name__, error)
 
 asyncio.run(main())
 """
 
+ANOTHER = 65533
+"""Neither root nor anybody's of this test."""
+
+
+@pytest.fixture
+def common() -> Iterator[Path]:
+    """A directory that others may enter; pytest's own are root's alone."""
+    with tempfile.TemporaryDirectory(prefix="door-gateway-") as made:
+        directory = Path(made)
+        directory.chmod(0o755)
+        yield directory
+
 
 @pytest.mark.process
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-async def test_a_process_of_another_user_gets_what_its_uid_may(path: Path, tmp_path: Path) -> None:
-    for directory in (tmp_path, *tmp_path.parents):
-        if directory.stat().st_uid == os.geteuid() and str(directory).startswith("/tmp/"):
-            directory.chmod(0o755)
+async def test_a_process_of_another_user_gets_what_its_group_may(common: Path) -> None:
+    path = common / "run" / "core.sock"
     core = MemoryCore()
-    async with serving(path, core, link_uid=65533):
+    async with serving(path, core):
         path.parent.chmod(0o755)
         path.chmod(0o666)  # the file's mode out of the way: the kernel's word on the peer is tested
-        assert "uid 65534 may not use this socket" in await run_as(65534, path)
-        said = await run_as(65533, path)
+        refused = f"uid {ANOTHER} may not use this socket"
+        assert refused in await run_as(ANOTHER, ANOTHER, path)
+        said = await run_as(ANOTHER, os.getegid(), path)
         assert "status LON" in said
         assert "NotAllowed" in said
-        assert "uid 65533 may not ask for ImportBegin" in said
+        assert f"uid {ANOTHER} may not ask for ImportBegin" in said
     assert core.imported == []
 
 
-async def run_as(uid: int, path: Path) -> str:
+async def run_as(uid: int, gid: int, path: Path) -> str:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
         _AS_ANOTHER,
         str(path),
         str(uid),
+        str(gid),
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(Path.cwd()), "PYTHONDONTWRITEBYTECODE": "1"},
     )
     async with asyncio.timeout(20):
         out, _ = await process.communicate()
     return out.decode()
+
+
+_IN_A_NAMESPACE = """
+import asyncio, concurrent.futures.thread, ctypes, os, sys
+from pathlib import Path
+from gateway.ipc.server import CoreServer
+from tests.ipc.memory import MemoryCore
+
+CLONE_NEWUSER = 0x10000000  # unshare(2)
+path, own = Path(sys.argv[1]), int(sys.argv[2])
+libc = ctypes.CDLL(None, use_errno=True)
+if libc.unshare(CLONE_NEWUSER):
+    print("no namespace:", os.strerror(ctypes.get_errno()), flush=True)
+    sys.exit()
+print("unshared", flush=True)
+sys.stdin.readline()
+os.setresgid(own, own, own); os.setresuid(own, own, own)
+
+async def main():
+    server = CoreServer(path, MemoryCore())
+    task = asyncio.create_task(server.run())
+    await server.listening.wait()
+    path.parent.chmod(0o755)
+    path.chmod(0o666)
+    print("listening", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    task.cancel()
+    await asyncio.wait({task})
+
+asyncio.run(main())
+"""
+"""A core in a user namespace as `PrivateUsers=yes` makes it."""
+
+
+@pytest.mark.process
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can write a mapping of several users")
+async def test_root_the_own_user_and_the_own_group_outlive_private_users(common: Path) -> None:
+    own = 64001
+    os.chown(common, own, own)
+    path = common / "run" / "core.sock"
+    server = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        _IN_A_NAMESPACE,
+        str(path),
+        str(own),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd()), "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    try:
+        async with asyncio.timeout(20):
+            said = (await server.stdout.readline()).decode()
+            if not said.startswith("unshared"):
+                pytest.skip(said)
+            mapping = f"0 0 1\n{own} {own} 1\n"
+            try:
+                Path(f"/proc/{server.pid}/uid_map").write_text(mapping)
+                Path(f"/proc/{server.pid}/gid_map").write_text(mapping)
+            except OSError as error:
+                pytest.skip(f"no mapping: {error}")
+            server.stdin.write(b"\n")
+            assert await server.stdout.readline() == b"listening\n"
+        assert "imported" in await run_as(0, 0, path)
+        assert "imported" in await run_as(own, own, path)
+        assert "may not ask for ImportBegin" in await run_as(ANOTHER, own, path)
+        assert "uid 65534 may not use this socket" in await run_as(ANOTHER, ANOTHER, path)
+        server.stdin.write(b"\n")
+    finally:
+        server.stdin.close()
+        async with asyncio.timeout(5):
+            await server.wait()
 
 
 async def test_another_version_of_the_protocol_is_told_so(path: Path, raws: ExitStack) -> None:

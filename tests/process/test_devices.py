@@ -28,9 +28,9 @@ from tests.process.rig import (
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
 
 REPLUGGED_S_MAX = 10.0
-"""PROMISES.md P19."""
+"""docs/promises.md P19."""
 ANSWER_MS_MAX = 150.0
-"""PROMISES.md P3: p99 of an answer, whatever goes on at another door."""
+"""docs/promises.md P3: p99 of an answer, whatever goes on at another door."""
 WORST_MS_MAX = 1_000.0
 
 

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.process
 needs_strace = pytest.mark.skipif(not may_trace(), reason="strace may not attach here")
 
 GRANT_S_MAX = 1.0
-"""PROMISES.md P3: the worst answer, also while an fsync takes 2 s."""
+"""docs/promises.md P3: the worst answer, also while an fsync takes 2 s."""
 REX_MS_MAX = 100.0
 
 

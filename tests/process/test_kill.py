@@ -34,7 +34,7 @@ pytestmark = pytest.mark.process
 
 KILLS = 15
 DECIDES_S_MAX = 3.0
-"""PROMISES.md P19."""
+"""docs/promises.md P19."""
 WORKER_S_MAX = 2.0
 
 

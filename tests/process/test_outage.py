@@ -21,7 +21,7 @@ pytestmark = pytest.mark.process
 BACKLOG = 1_000
 KILLS = 10
 BACK_S_MAX = 30.0
-"""PROMISES.md P19, with jitter."""
+"""docs/promises.md P19, with jitter."""
 
 
 async def fill_journal(rig: Rig, count: int) -> None:

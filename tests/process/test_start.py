@@ -4,6 +4,7 @@ import random
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,16 @@ import pytest_asyncio
 import tomli_w
 
 from gateway.domain import events
+from gateway.statedir import StateDir
 from hwsim import observations as seen
 from hwsim.relay_board import RelayBoard
 from tests.process.rig import (
     SAM_PIN,
     Rig,
+    as_lines,
     assert_sound,
     figure,
+    records,
     site_config,
     standing_rig,
     until,
@@ -27,7 +31,7 @@ pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
 
 COULD_NOT = 2
 START_S_MAX = 10.0
-"""PROMISES.md P19, with whatever lies in the state directory."""
+"""docs/promises.md P19, with whatever lies in the state directory."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -327,3 +331,45 @@ async def test_the_exit_button_works_before_anybody_has_brought_records(
     assert took_ms <= 100.0
     await denies_all(used)
     assert await core.stop() == 0
+
+
+async def test_status_and_import_say_what_nobody_would_notice_before_a_member_does(
+    used: Rig, state: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(state)
+    core = await used.core()
+    config = ("--config", str(used.config))
+    await used.ready(core)
+    bare = await used.cli("status", *config, "--json")
+    assert bare.status == 1
+    assert any("no entitlements" in problem for problem in bare.json["problems"])
+
+    without_back = tmp_path / "without_back.jsonl"
+    kept = [record for record in records() if (record["type"], record["id"]) != ("door", "back")]
+    without_back.write_text(as_lines(kept))
+    imported = await used.cli("import", str(without_back), *config, "--json")
+    assert imported.status == 0, imported
+    assert any("door back: is in no record" in warning for warning in imported.json["warnings"])
+    told = await used.cli("status", *config)
+    assert told.status == 1
+    assert "PROBLEM       door back: is in no record" in told.out
+
+    assert (await used.cli("import", str(used.records), *config)).status == 0
+    assert (await used.cli("status", *config, "--json")).json["problems"] == []
+    assert await core.stop() == 0
+
+
+async def test_a_clock_that_is_years_ahead_does_not_become_the_floor(
+    used: Rig, state: Path
+) -> None:
+    # As if the floor had been kept two years ago, and the clock had leapt since then.
+    floor = datetime(2024, 1, 1, tzinfo=UTC)
+    (state / "floor").unlink(missing_ok=True)
+    with StateDir(state) as owned:
+        owned.raise_floor(floor)
+    core = await used.core()
+    await used.ready(core)
+    assert await core.stop() == 0
+    with StateDir(state) as owned:
+        assert owned.floor == floor
+    assert "implausibly far ahead" in core.log.read_text()

@@ -1,0 +1,143 @@
+"""Who vouches for the clock, and what asking costs."""
+
+import ctypes
+import re
+import timeit
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from gateway import clock
+from gateway.clock import ANSWER_KEPT, SystemClock, TimeDaemon, TimeTrust, voucher
+
+TRUST_US_MAX = 200.0
+"""Not a promise: looking for the C library at every call took 1,400 to 8,000 us."""
+
+LONG_PAST = datetime(2020, 1, 1, tzinfo=UTC)
+FAR_AHEAD = datetime(2999, 1, 1, tzinfo=UTC)
+
+
+class Monotonic:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = timedelta()
+
+    def __call__(self) -> timedelta:
+        return self.now
+
+
+class Kernel:
+    """Says what a test has it say, and counts how often it was asked."""
+
+    def __init__(self, says: bool | None) -> None:
+        self.says = says
+        self.asked = 0
+
+    def __call__(self) -> bool | None:
+        self.asked += 1
+        return self.says
+
+
+@pytest.mark.parametrize(
+    ("kernel", "marked", "vouched"),
+    [
+        (True, False, True),
+        (True, True, True),
+        (False, False, False),
+        (False, True, False),  # the kernel's word goes before a mark
+        (None, False, False),
+        (None, True, True),
+    ],
+)
+def test_a_mark_counts_only_where_the_kernel_may_not_be_asked(
+    kernel: bool | None, marked: bool, vouched: bool, tmp_path: Path
+) -> None:
+    mark = tmp_path / "synchronized"
+    if marked:
+        mark.touch()
+    daemon = TimeDaemon(kernel=Kernel(kernel), marks=(tmp_path / "another", mark))
+    assert daemon() is vouched
+
+
+def test_an_answer_is_kept_for_a_second_and_no_longer() -> None:
+    monotonic, kernel = Monotonic(), Kernel(says=True)
+    daemon = TimeDaemon(kernel=kernel, marks=(), monotonic=monotonic)
+    assert daemon()
+    kernel.says = False
+    monotonic.now += ANSWER_KEPT - timedelta(microseconds=1)
+    assert daemon()
+    assert kernel.asked == 1
+    monotonic.now += timedelta(microseconds=1)
+    assert not daemon()
+    assert kernel.asked == 2
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "says"),
+    [
+        (0, 0, True),  # TIME_OK
+        (1, 0, True),  # TIME_INS: a leap second is near, the clock is right
+        (5, 0, False),  # TIME_ERROR
+        (-1, 1, None),  # EPERM: the sandbox
+        (-1, 13, None),  # EACCES
+        (-1, 38, None),  # ENOSYS
+        (-1, 14, False),  # EFAULT: no answer, and no sandbox either
+    ],
+)
+def test_a_question_that_is_not_allowed_is_no_answer(
+    state: int, error: int, says: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Libc:
+        @staticmethod
+        def adjtimex(_timex: object) -> int:
+            return state
+
+    monkeypatch.setattr(clock, "_libc", Libc)
+    monkeypatch.setattr(ctypes, "get_errno", lambda: error)
+    assert clock.kernel_says_synchronised() is says
+
+
+def test_every_change_of_trust_is_told_once() -> None:
+    told: list[TimeTrust] = []
+    vouched = [False]
+    system = SystemClock(floor=LONG_PAST, vouched=lambda: vouched[0], told=told.append)
+    for answer in (False, False, True, True, False):
+        vouched[0] = answer
+        system.trust()
+    assert told == [TimeTrust.T1, TimeTrust.T2, TimeTrust.T1]
+    system.raise_floor(FAR_AHEAD)
+    vouched[0] = True
+    assert system.trust() is TimeTrust.T1
+    assert len(told) == 3
+
+
+def test_asking_for_the_trust_costs_a_decision_nothing() -> None:
+    system = SystemClock(floor=LONG_PAST, vouched=voucher("kernel"))
+    found = cost_us(system.trust)
+    print(f"trust(): {found:.1f} us")
+    assert found < TRUST_US_MAX
+
+
+def test_asking_the_kernel_starts_no_process() -> None:
+    found = cost_us(clock.kernel_says_synchronised)
+    print(f"adjtimex: {found:.1f} us")
+    assert found < TRUST_US_MAX
+
+
+def test_the_boot_is_known_where_proc_sys_is_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = clock.boot_id()
+    assert re.fullmatch(r"[0-9a-f]{32}", shown)
+    monkeypatch.setattr(clock, "_BOOT_ID", tmp_path / "hidden")
+    monkeypatch.setenv("DOOR_GATEWAY_BOOT_ID", shown)  # systemd.unit(5): %b has no dashes
+    assert clock.boot_id() == shown
+    monkeypatch.delenv("DOOR_GATEWAY_BOOT_ID")
+    assert clock.boot_id() != clock.boot_id()
+
+
+def cost_us(call: Callable[[], object]) -> float:
+    return min(timeit.repeat(call, number=100, repeat=5)) / 100 * 1e6
