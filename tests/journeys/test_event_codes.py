@@ -138,6 +138,21 @@ async def test_duress_opens_and_wrong_pins_lock_pins_out(rig: Rig) -> None:
     await rig.event(events.AccessDecided, lambda e: e.reason == "pin_locked_out")
 
 
+async def test_chatter_is_no_opening_and_a_press_of_400_ms_is_never_missed(rig: Rig) -> None:
+    before = await rig.last_seq()
+    await rig.site.chatter("back", "contact", edges=60, gap=0.002)
+    for _ in range(5):
+        await rig.site.rex("back", 0.4)
+        await asyncio.sleep(0.1)
+
+    async def presses() -> bool:
+        told = [entry.event for entry in await rig.journal(before)]
+        assert not [event for event in told if isinstance(event, events.ForcedOpen)]
+        return sum(isinstance(event, events.RexPressed) for event in told) == 5
+
+    await until("five presses", presses, 5)
+
+
 async def test_a_cut_wire_of_a_supervised_contact_is_a_fault_and_no_open_door(rig: Rig) -> None:
     before = await rig.last_seq()
     board_of(rig).set_input(3, active=True)
