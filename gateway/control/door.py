@@ -165,7 +165,7 @@ class DoorController:
         self._mode_news = asyncio.Event()
         self._strike = asyncio.Lock()
         self._ignored = 0
-        self._last_ticket: Ticket | None = None
+        self._stalled: Ticket | None = None
         self._tasks = asyncio.TaskGroup()
 
     async def run(self) -> None:
@@ -376,7 +376,7 @@ class DoorController:
                     settled(self._memory, self.door, each.passage, entered=False, seen=False)
                 )
         around = Surroundings(
-            blocked=mode.mode == "blocked",
+            blocked=mode.blocked,
             unsecured=() if door.interlock is None else self._unsecured(self.door),
             antipassback_forgets=self._wiring.antipassback_forgets,
         )
@@ -568,11 +568,13 @@ class DoorController:
 
     async def _committed_in_time(self, ticket: Ticket, limit: timedelta) -> bool:
         """Wait for `ticket` to be on disk, at most `limit`; not at all while the disk hangs."""
-        earlier, self._last_ticket = self._last_ticket, ticket
-        if earlier is not None and not earlier.committed.done():
+        if self._stalled is not None and not self._stalled.committed.done():
             # An earlier grant ran out of patience already: nobody waits twice for one stall.
             return ticket.committed.done()
-        return await ticket.committed_within(limit)
+        if await ticket.committed_within(limit):
+            return True
+        self._stalled = ticket
+        return False
 
     def _append(self, event: Event) -> Ticket | None:
         state = self._memory.take_unwritten()

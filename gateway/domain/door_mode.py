@@ -34,6 +34,8 @@ class InForceMode(msgspec.Struct, frozen=True):
     why: str | None = None
     lockdown: bool = False
     """A lockdown is in force, also where an evacuation holds the door open."""
+    blocked: bool = False
+    """The door is blocked by hand, also under lockdown and evacuation: neither lets more in."""
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -66,14 +68,17 @@ def mode_of(door_id: str, records: Entitlements, memory: Memory, at: Standing) -
     places = list(_scopes(door_id, door))
     evacuation = _first(memory, [evacuation_key(*place) for place in places])
     lockdown = _first(memory, [lockdown_key(*place) for place in places])
+    hand = recall(memory, hand_key(door_id), Ordered)
+    if hand is not None and hand.until is not None and at.now.mono >= hand.until:
+        hand = None
+    blocked = hand is not None and hand.mode == "blocked"
     if evacuation is not None:
         by, why = evacuation.by, evacuation.why
-        return InForceMode("evacuation", "evacuation", by, why, lockdown is not None)
+        return InForceMode("evacuation", "evacuation", by, why, lockdown is not None, blocked)
     if lockdown is not None:
-        return InForceMode("lockdown", "lockdown", lockdown.by, lockdown.why, lockdown=True)
-    hand = recall(memory, hand_key(door_id), Ordered)
-    if hand is not None and (hand.until is None or at.now.mono < hand.until):
-        return InForceMode(hand.mode, "hand", hand.by, hand.why)
+        return InForceMode("lockdown", "lockdown", lockdown.by, lockdown.why, True, blocked)
+    if hand is not None:
+        return InForceMode(hand.mode, "hand", hand.by, hand.why, blocked=blocked)
     if door is not None and _stands_unlocked(door, records, memory, at):
         return InForceMode("unlocked", "schedule")
     return InForceMode("controlled", "records")

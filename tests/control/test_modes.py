@@ -287,6 +287,17 @@ def test_a_blocked_door_lets_nobody_in_and_everybody_out() -> None:
     played(journey())
 
 
+@pytest.mark.parametrize("order", ["lockdown", "evacuation"])
+def test_a_blocked_door_stays_blocked_under_lockdown_and_evacuation(order: str) -> None:
+    async def journey() -> None:
+        async with club() as c:
+            await c.order("blocked", "door", "front", 3600)
+            await c.order(order)
+            assert await c.says(SAM) == "door_blocked"
+
+    played(journey())
+
+
 def test_controlled_by_hand_keeps_a_door_locked_that_its_schedule_would_open() -> None:
     async def journey() -> None:
         async with club(scheduled("08:00", "10:00")) as c:

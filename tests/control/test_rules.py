@@ -416,3 +416,17 @@ def test_a_grant_that_a_rule_turned_says_what_it_depended_on_and_no_secret() -> 
             assert SAM.encode() not in written
 
     played(journey())
+
+
+def test_what_is_spent_waits_for_its_own_commit_whatever_else_is_on_its_way_to_the_disk() -> None:
+    async def journey() -> None:
+        async with club() as c:
+            c.paper.disk_s = 0.2
+            ordering = asyncio.create_task(c.order("unlocked", "door", "inner", 60))
+            await asyncio.sleep(0.05)
+            assert await c.says(ONCE) == "group"
+            await asyncio.sleep(0.3)
+            assert c.fronts["front"].pulses == [5.0]
+            await ordering
+
+    played(journey())

@@ -241,8 +241,8 @@ class WholeSite(RuleBasedStateMachine):
 
 
 WholeSite.TestCase.settings = settings(
-    max_examples=40,
-    stateful_step_count=25,
+    max_examples=100,
+    stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

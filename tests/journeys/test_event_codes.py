@@ -1,6 +1,7 @@
 """Every event code there is, each brought about at simulated hardware with a real core."""
 
 import asyncio
+import base64
 import json
 import tomllib
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ import tomli_w
 from pymodbus.client import AsyncModbusTcpClient
 
 from gateway.domain import events
+from gateway.domain.break_glass import code
 from hwsim.relay_board import RelayBoard
 from tests.process.rig import (
     MILO,
@@ -32,12 +34,11 @@ CODES = {str(event.__struct_config__.tag): event for event in get_args(events.Ev
 ELSEWHERE = {
     "journal_gap": "tests/journal/test_journal.py: a disk that stays full",
     "late_commit": "tests/control/test_door.py: a disk that takes two seconds",
-    "input_ignored": "tests/control/test_door.py: a flood of taps",
-    "break_glass": "tests/control/test_break_glass.py",
     "relock_failed": "tests/control/test_modes.py: a relay that goes away as the door opens",
 }
-"""What needs a disk that fails, a flood, or secrets: each with the test that brings it about."""
+"""What needs a disk or a relay that fails in one moment: each with the test that does it."""
 
+WARDEN = b"a warden's own secret"
 DURESS, ANN = "71935508", "04C0FFEE5EC7E3"
 
 
@@ -65,6 +66,11 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
         config["doors"]["back"]["relock"] = "on_open"
         config["doors"]["back"]["pre_alarm_s"] = 2
         config["doors"]["front"]["contact"]["opposite_input"] = 3
+        secret = rig.directory / "warden-1"
+        secret.write_bytes(base64.b32encode(WARDEN))
+        config["break_glass"] = {
+            "warden": {"secrets": [str(secret)], "doors": ["front"], "window_h": 8, "quorum": 1}
+        }
         rig.config.write_text(tomli_w.dumps(config))
         rig.site.doors["front"].wire_contact(board_of(rig), 3, closed_is_active=False)
         rig.records.write_text(as_lines(journey_records()))
@@ -127,6 +133,16 @@ async def test_a_door_that_is_propped_open_warns_then_alarms(rig: Rig) -> None:
     await rig.event(events.AlarmRestored, lambda e: e.alarm == "held_open")
 
 
+async def test_a_break_glass_code_opens_once(rig: Rig) -> None:
+    await rig.at_rest("front")
+    await rig.release_by("front", rig.enter(code(WARDEN, 0)))
+    assert (await rig.event(events.BreakGlass)).outcome == "opened"
+    await rig.at_rest("front")
+    await rig.entered(code(WARDEN, 0))
+    await rig.event(events.AccessDecided, lambda e: e.reason == "unknown_credential")
+    assert not rig.is_released("front")
+
+
 async def test_duress_opens_and_wrong_pins_lock_pins_out(rig: Rig) -> None:
     await rig.at_rest("front")
     await rig.release_by("front", rig.enter(DURESS))
@@ -136,6 +152,21 @@ async def test_duress_opens_and_wrong_pins_lock_pins_out(rig: Rig) -> None:
     assert (await rig.event(events.PinLockout)).seconds == 10
     await rig.entered(SAM_PIN)
     await rig.event(events.AccessDecided, lambda e: e.reason == "pin_locked_out")
+
+
+async def test_chatter_is_no_opening_and_a_press_of_400_ms_is_never_missed(rig: Rig) -> None:
+    before = await rig.last_seq()
+    await rig.site.chatter("back", "contact", edges=60, gap=0.002)
+    for _ in range(5):
+        await rig.site.rex("back", 0.4)
+        await asyncio.sleep(0.1)
+
+    async def presses() -> bool:
+        told = [entry.event for entry in await rig.journal(before)]
+        assert not [event for event in told if isinstance(event, events.ForcedOpen)]
+        return sum(isinstance(event, events.RexPressed) for event in told) == 5
+
+    await until("five presses", presses, 5)
 
 
 async def test_a_cut_wire_of_a_supervised_contact_is_a_fault_and_no_open_door(rig: Rig) -> None:
@@ -205,6 +236,11 @@ async def test_records_that_are_refused_or_easy_to_guess_are_told(rig: Rig, tmp_
         await imports(rig, [*journey_records(), *pins], tmp_path)
         await rig.event(kind)
     await rig.event(events.EntitlementsApplied)
+
+
+async def test_a_flood_at_a_keypad_is_bounded_and_told(rig: Rig) -> None:
+    await rig.site.press("front-keypad", "1234#" * 200, gap=0)
+    assert (await rig.event(events.InputIgnored, limit_s=10)).count > 0
 
 
 async def test_the_recorded_day_is_decided_again_alike(rig: Rig, tmp_path: Path) -> None:
