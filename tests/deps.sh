@@ -4,7 +4,6 @@ set -eu
 
 need=""
 command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] || need="$need mosquitto"
-command -v dbus-daemon >/dev/null || need="$need dbus"
 command -v strace >/dev/null || need="$need strace"
 command -v systemd-analyze >/dev/null || need="$need systemd"
 command -v mbpoll >/dev/null || need="$need mbpoll"
