@@ -13,13 +13,13 @@ from bench.stage import (
     cpu_s,
     fill_journal,
     hardware,
-    process,
     rss_mb,
     run_dir,
     write_config,
 )
 from demo.brokers import mosquitto
 from demo.cloud import Cloud
+from demo.processes import process
 from gateway.ipc.client import CoreClient
 
 DRAIN_S_MAX = 300.0

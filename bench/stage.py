@@ -15,6 +15,7 @@ from typing import Any
 import tomli_w
 
 from bench.people import as_lines, card, person_records, pin, site_records
+from demo.processes import REPOSITORY, process
 from gateway.clock import SystemClock
 from gateway.domain import events
 from gateway.ipc.client import CoreClient, connect
@@ -23,7 +24,6 @@ from hwsim import observations as seen
 from hwsim.client import Simulator
 from hwsim.client import connect as connect_simulator
 
-REPOSITORY = Path(__file__).parents[1]
 DOORS = 8
 READY_S_MAX = 60.0
 TAPPERS = 40
@@ -85,26 +85,6 @@ def run_dir() -> Iterator[Path]:
     place = next(each for each in places if each not in memory)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=place) as made:
         yield Path(made)
-
-
-@contextlib.asynccontextmanager
-async def process(*command: str, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A process for as long as the block runs; its output goes to `log`."""
-    with log.open("ab") as output:
-        started = await asyncio.create_subprocess_exec(
-            *command, stdout=output, stderr=output, cwd=REPOSITORY
-        )
-    try:
-        yield started
-    finally:
-        if started.returncode is None:
-            started.terminate()
-            try:
-                async with asyncio.timeout(15):
-                    await started.wait()
-            except TimeoutError:
-                started.kill()
-                await started.wait()
 
 
 def write_config(directory: Path, *, broker_port: int | None = None, doors: int = DOORS) -> Path:

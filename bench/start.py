@@ -15,14 +15,12 @@ from pathlib import Path
 from bench.results import Figure, Result, Spread, figure, spread
 from bench.stage import (
     DOORS,
-    REPOSITORY,
     Stage,
     children,
     core,
     door,
     gateway,
     hardware,
-    process,
     records,
     rss_mb,
     run_dir,
@@ -30,6 +28,7 @@ from bench.stage import (
     write_config,
 )
 from demo.brokers import mosquitto
+from demo.processes import REPOSITORY, process
 from hwsim import observations as seen
 
 IMPORTS_TOLD = 10

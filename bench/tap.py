@@ -21,7 +21,6 @@ from bench.stage import (
     fill_journal,
     gateway,
     hardware,
-    process,
     records,
     rss_mb,
     run_dir,
@@ -32,6 +31,7 @@ from bench.stage import (
 )
 from demo.brokers import mosquitto
 from demo.cloud import Cloud
+from demo.processes import process
 from gateway.domain import events
 from hwsim import observations as seen
 

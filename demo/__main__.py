@@ -15,7 +15,6 @@ import sys
 import tempfile
 import tomllib
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +26,7 @@ import tomli_w
 from demo.brokers import Broker, any_broker
 from demo.cloud import Cloud
 from demo.people import morning_zone, people, records
+from demo.processes import REPOSITORY, process
 from demo.script import CATCH_UP, MORNING, OUTAGE, Act, Tap
 from gateway.domain import events
 from gateway.errors import GatewayError
@@ -35,7 +35,6 @@ from hwsim import observations as seen
 from hwsim.client import Simulator
 from hwsim.client import connect as connect_simulator
 
-REPOSITORY = Path(__file__).parents[1]
 GATEWAY = (sys.executable, "-m", "gateway")
 ANSWER_S_MAX = 5.0
 COLOURS = sys.stdout.isatty() and "NO_COLOR" not in os.environ
@@ -223,26 +222,6 @@ def told(event: events.Event) -> str | None:
 
 
 # --- The stage is set ----------------------------------------------------------------------------
-
-
-@contextlib.asynccontextmanager
-async def process(*command: str, log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
-    """A process for as long as the block runs; its output goes to `log`."""
-    with log.open("ab") as output:
-        started = await asyncio.create_subprocess_exec(
-            *command, stdout=output, stderr=output, cwd=REPOSITORY
-        )
-    try:
-        yield started
-    finally:
-        if started.returncode is None:
-            started.terminate()
-            try:
-                async with asyncio.timeout(10):
-                    await started.wait()
-            except TimeoutError:
-                started.kill()
-                await started.wait()
 
 
 async def gateway(*arguments: str) -> str:

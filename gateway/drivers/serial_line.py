@@ -1,7 +1,8 @@
-"""A serial line that a driver listens to: opened, watched and closed in one place."""
+"""A serial line of a driver: opened, watched, written to and closed in one place."""
 
 import asyncio
 import re
+import select
 import termios
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -32,7 +33,27 @@ class SerialLine(asyncio.Protocol):
 
     def __init__(self, receive: Callable[[bytes], None]) -> None:
         self._receive = receive
+        self._transport: Any = None
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember what to write to."""
+        self._transport = transport
+
+    def takes_bytes(self) -> bool:
+        """Whether there is room to write in.
+
+        pyserial 3.5 spins for ever in a non-blocking write that the kernel refuses (EAGAIN), so
+        the whole event loop would stand still: a byte is only written where there is room.
+        """
+        if self.lost.done() or self._transport.is_closing():
+            return False
+        _, writable, _ = select.select([], [self._transport.serial.fileno()], [], 0)
+        return bool(writable)
+
+    def write(self, data: bytes) -> None:
+        """Write a few bytes, where `takes_bytes`."""
+        self._transport.write(data)
 
     def data_received(self, data: bytes) -> None:
         """Pass bytes on, as long as the line is whole."""
@@ -50,8 +71,6 @@ async def listening(
     device_id: str, port: str, baud_rate: int, receive: Callable[[bytes], None]
 ) -> AsyncIterator[SerialLine]:
     """The open line, 8 data bits, no parity, 1 stop bit, for the length of the block.
-
-    Nothing is ever written to it.
 
     Raises:
         DeviceUnavailable: it can't be opened, or is in use.
@@ -71,6 +90,7 @@ async def listening(
 
 async def _close(transport: Any, line: SerialLine) -> None:
     if not transport.is_closing():
+        # What a stuck line has not taken yet would delay the kernel's close by up to 30 s.
         with suppress(OSError, termios.error):
             transport.serial.reset_output_buffer()
         transport.abort()
