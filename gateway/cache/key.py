@@ -58,7 +58,7 @@ def read_key(path: Path) -> CredentialKey:
         StorageError: it isn't there, is empty or too short, or others may read it.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
             mode = os.fstat(descriptor).st_mode
             secret = file.read(KEY_BYTES_MAX + 1)

@@ -55,6 +55,9 @@ source, changes them without an event. Known edges are met exactly, by the sched
 _When = Literal["active", "inactive"]
 
 
+_POINTS = frozenset({Capability.PULSES_OUTPUTS, Capability.REPORTS_INPUTS})
+
+
 class DeviceState:
     """Whether a device answers, and why not."""
 
@@ -113,13 +116,16 @@ class SiteController:
             for door, name, _ in self._points.opposites.values()
         }
         self._relays_up = asyncio.Event()
+        self._readers_live = False
 
     async def run(self) -> None:
         """Bring every strike to rest, then make the readers live; work until cancelled."""
+        # Those with points come first: somebody may want to get out. A reader with outputs of its
+        # own is one of them, and what is presented at it counts no sooner than at any other.
         boards = {
             name
             for name, device in self._config.devices.items()
-            if Capability.PULSES_OUTPUTS in device.driver.capabilities
+            if device.driver.capabilities & _POINTS
         }
         async with asyncio.TaskGroup() as group:
             for controller in self.doors.values():
@@ -130,8 +136,9 @@ class SiteController:
                 async with asyncio.timeout(REST_WAIT.total_seconds()):
                     await self._relays_up.wait()
             except TimeoutError:
-                away = sorted(name for name in boards if not self.devices[name].online)
-                log.warning("starting without relay boards", devices=away)
+                away = [name for name in self._points.boards if not self.devices[name].online]
+                log.warning("starting without relay boards", devices=sorted(away))
+            self._readers_live = True
             group.create_task(self._look_at_modes(), name="modes")
             for name in self._drivers.keys() - boards:
                 group.create_task(self._keep(name), name=f"device {name}")
@@ -228,10 +235,12 @@ class SiteController:
     def take(self, fact: Fact) -> None:
         """Bring a fact to its door; never blocks and never raises."""
         match fact:
-            case CredentialPresented():
+            case CredentialPresented() if self._readers_live:
                 for door, side in self._points.readers.get(fact.device, ()):
                     tap = CardTapped(fact.device, side, fact.kind, fact.value, fact.at)
                     self.doors[door].tap(tap)
+            case CredentialPresented():
+                log.debug("presented before every strike was at rest", device=fact.device)
             case InputChanged():
                 self._input_changed(fact)
             case OutputReported():

@@ -135,8 +135,8 @@ SILENT_CHARACTERS: Final = 3.5
 SILENT_S_MIN: Final = 0.00175
 """What two frames must lie apart (V1.02, 2.5.1.1); the minimum is that of 19200 baud and above."""
 
-TURNAROUND_S_MAX: Final = 0.15
-"""How long a board may think before it answers; they take a few milliseconds."""
+TURNAROUND_S_MAX: Final = 0.25
+"""How long an answer may be on its way: boards take a few milliseconds, a busy gateway more."""
 
 FRAME_CHARACTERS_MAX: Final = 24
 """A request and its answer, of any that this driver sends (64 points)."""
@@ -749,6 +749,10 @@ class _Bus:
                 until = asyncio.get_running_loop().time() + self._settings.answer_s_max
                 self._late[asked.board.unit] = until
                 asked.board.end(error)
+                # What else it was to be asked must not cost the others a time-out each.
+                for each in self._waiting:
+                    if each.board is asked.board and not each.answer.done():
+                        each.answer.set_exception(error)
         except DeviceMisconfigured as error:
             if not asked.answer.done():
                 asked.answer.set_exception(error)

@@ -76,6 +76,11 @@ def remount(state: Path, how: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{how}", str(state)], check=True)
 
 
+def remounted(state: Path, how: str) -> bool:
+    asked = ["mount", "-o", f"remount,{how}", str(state)]
+    return subprocess.run(asked, check=False, capture_output=True).returncode == 0
+
+
 def fill(state: Path) -> Path:
     """Take all the room there is; the file that holds it."""
     ballast = state / "ballast"
@@ -292,7 +297,8 @@ async def test_run_keeps_trying_when_the_disk_is_read_only_as_its_core_dies(
     os.kill(run.pid, signal.SIGSTOP)  # until the disk is read-only it must not start another
     os.kill(core, signal.SIGKILL)
     await until("the core is gone", lambda: not is_running(core), 5.0)
-    remount(small_disk, "ro")
+    # The kernel closes a killed process's files by and by; until then the disk is busy.
+    await until("the disk is read-only", lambda: remounted(small_disk, "ro"), 5.0)
     try:
         os.kill(run.pid, signal.SIGCONT)
         await until("it was tried", lambda: "Read-only" in run.log.read_text(), 10.0)

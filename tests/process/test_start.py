@@ -41,8 +41,10 @@ async def used(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
         await rig.imported()
         core = await rig.core()
         for number in range(40):
-            await rig.enter(str(10**7 + number))
-            await rig.seen.wait_for(seen.Lamp, lambda lamp: lamp.signal == "denied")
+            # Strangers' cards: so many wrong PINs would lock the keypad out.
+            before = await rig.last_seq()
+            await rig.tap("front-reader", f"{0x04D00000 + number:08X}")
+            await rig.event(events.AccessDecided, after=before)
         await rig.opens("front")
         await rig.at_rest()
         assert await core.stop() == 0
