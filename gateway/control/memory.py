@@ -1,13 +1,13 @@
 """Keeps what the site must remember: in memory for the rules, on disk with the events."""
 
 from collections.abc import Callable, Iterator, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 import structlog
 
 from gateway.clock import Clock
-from gateway.domain.memory import Changes, Remembered, restore, store
+from gateway.domain.memory import Changes, Place, Remembered, restore, store
 
 log = structlog.get_logger()
 
@@ -62,6 +62,16 @@ class SiteMemory:
     def give_back(self, taken: dict[str, bytes | None]) -> None:
         """That event was not kept: the next one has to take it along."""
         self._unwritten = {**taken, **self._unwritten}
+
+    def forget_places(self, before: datetime) -> int:
+        """Forget where holders were let in so long ago; how many (P22)."""
+        old: Changes = {
+            f"place/{holder}": None
+            for holder, place in self.items("place/")
+            if isinstance(place, Place) and place.at < before
+        }
+        self.apply(old)
+        return len(old)
 
     def running(self) -> Changes:
         """What has time left: written again now and then, so that little is counted anew."""

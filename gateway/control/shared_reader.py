@@ -21,12 +21,17 @@ class SharedReader:
         self._shown: dict[Signal, timedelta] = {}
 
     async def indicate(self, signal: Signal) -> None:
-        """Show a grant at once; anything less only where no door grants, and once."""
+        """Show a grant, or that a PIN is wanted, at once; less only where no door does better."""
         asked = self._clock.monotonic()
-        if signal is not Signal.GRANTED:
+        better = [Signal.GRANTED]
+        if signal is Signal.PIN_WANTED:
+            # Not a moment later: a keypad forgets what was pressed before it.
+            better = [Signal.GRANTED, signal]
+        elif signal is not Signal.GRANTED:
             await asyncio.sleep(PATIENCE.total_seconds())
-            if self._since(Signal.GRANTED, asked) or self._since(signal, asked):
-                return
+            better = [Signal.GRANTED, Signal.PIN_WANTED, signal]
+        if signal is not Signal.GRANTED and any(self._since(each, asked) for each in better):
+            return
         self._shown[signal] = self._clock.monotonic()
         await self._indicate(signal)
 

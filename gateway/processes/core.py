@@ -290,6 +290,8 @@ class Core:
         retention = self._in_force().records.tables.policy.journal_retention
         try:
             removed = await self._journal.purge(self._clock.now() - retention)
+            self._memory.forget_places(self._clock.now() - retention)
+            await self._journal.keep(self._memory.take_unwritten)
         except StorageError as error:
             log.error("retention not kept", why=str(error))
         else:

@@ -460,3 +460,17 @@ def test_a_schedule_that_can_not_be_recorded_opens_nothing_until_it_can() -> Non
             assert changes(c) == [("unlocked", "schedule")]
 
     played(journey())
+
+
+def test_where_somebody_was_is_forgotten_with_the_retention_of_events() -> None:
+    async def journey() -> None:
+        async with club() as c:
+            await c.says(SAM)
+            await c.walk()
+            c.clock.shift = timedelta(days=80)
+            await c.says(MAYA)
+            await c.walk()
+            assert c.memory.forget_places(c.now() - timedelta(days=60)) == 1
+            assert [p.holder for zone in muster(c.memory) for p in zone.people] == ["maya"]
+
+    played(journey())

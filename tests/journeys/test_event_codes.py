@@ -260,6 +260,7 @@ async def test_the_recorded_day_is_decided_again_alike(rig: Rig, tmp_path: Path)
 
 
 async def test_damaged_files_are_told_at_the_next_start(rig: Rig) -> None:
+    await order(rig, "door", "lockdown", "--zone", "lounge")
     journal = await rig.journal()
     for daemon in rig._daemons:
         if daemon.alive:
@@ -268,6 +269,9 @@ async def test_damaged_files_are_told_at_the_next_start(rig: Rig) -> None:
         table.write_bytes(b"\0" * 4096)
     await rig.core()
     await rig.event(events.CacheRebuilt, limit_s=15)
+    status = await rig.status()
+    assert status is not None
+    assert status.doors["back"].mode == "lockdown", "it stands over a restart"
     stopped = [e for e in await rig.journal() if isinstance(e.event, events.GatewayStopped)]
     assert stopped
     told = {type(entry.event) for entry in [*journal, *await rig.journal()]}
