@@ -58,6 +58,8 @@ def configure(*, level: str = "info", console: bool | None = None) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
+    # On the handler as well: a library may have set a level of its own.
+    handler.setLevel(logging.WARNING)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

@@ -214,6 +214,7 @@ async def test_status_doors_and_health_are_told(path: Path, tmp_path: Path) -> N
                 "v": 1,
                 "door": "street",
                 "mode": "normal",
+                "mode_source": "records",
                 "locked": True,
                 "contact": "closed",
                 "trust": 2,

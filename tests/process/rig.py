@@ -480,9 +480,15 @@ async def standing_rig(
 
 
 async def spawn(
-    *command: str, log: Path, env: dict[str, str] | None = None
+    *command: str, log: Path, env: dict[str, str] | None = None, measured: bool = True
 ) -> asyncio.subprocess.Process:
-    """Start a process whose output goes to `log`."""
+    """Start a process whose output goes to `log`.
+
+    Not `measured`: without coverage, for another user, who may not write its file.
+    """
+    base = _environment()
+    if not measured:
+        base = {name: value for name, value in base.items() if not name.startswith("COVERAGE")}
     with log.open("ab") as output:
         return await asyncio.create_subprocess_exec(
             *command,
@@ -490,7 +496,7 @@ async def spawn(
             stdout=output,
             stderr=output,
             cwd=REPOSITORY,
-            env={**_environment(), **(env or {})},
+            env={**base, **(env or {})},
         )
 
 

@@ -157,6 +157,7 @@ async def test_a_link_of_another_user_reports_behind_the_filter(common: Path) ->
             *(sys.executable, "-c", _LINK_OF_ANOTHER, str(LINK), str(LINK_UID), str(os.getegid())),
             str(rig.config),
             log=log,
+            measured=False,
         )
         link = Daemon(process, log)
         rig._daemons.append(link)

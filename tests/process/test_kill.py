@@ -185,7 +185,7 @@ async def test_killed_at_random_moments_it_opens_nothing_unrecorded_and_loses_no
         f"seed {seed}: {KILLS} kills, {len(stored)} events, {len(edges)} edges, "
         f"{cloud.duplicates} duplicates at the cloud"
     )
-    assert len(edges) >= KILLS / 2
+    assert len(edges) >= KILLS / 3  # else this has shown nothing
     assert_sound(stored)
     assert unexplained(edges, [entry.event for entry in stored], wall_at) == []
     # What anybody was ever told of is there, as it was told.
