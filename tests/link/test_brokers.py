@@ -3,6 +3,7 @@ import json
 import random
 import ssl
 import sys
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -397,15 +398,23 @@ async def test_two_links_with_one_identity_back_off_and_lose_nothing(
 
 
 async def test_a_packet_of_absurd_length_ends_the_session_before_it_is_read(path: Path) -> None:
+    talks: set[asyncio.Task[None]] = set()
+
     async def absurd(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1_000)
-        writer.write(bytes.fromhex("20 03 00 00 00"))  # CONNACK, MQTT 5
-        subscribe = await reader.read(1_000)
-        writer.write(bytes.fromhex("90 04") + subscribe[2:4] + bytes.fromhex("00 01"))  # SUBACK
-        writer.write(bytes.fromhex("32 ff ff ff 7f"))  # PUBLISH of 268,435,455 bytes
-        while await reader.read(1_000):
-            pass
+        talk = asyncio.current_task()
+        assert talk is not None
+        talks.add(talk)
+        with suppress(ConnectionError):
+            await reader.read(1_000)
+            writer.write(bytes.fromhex("20 03 00 00 00"))  # CONNACK, MQTT 5
+            subscribe = await reader.read(1_000)
+            writer.write(bytes.fromhex("90 04") + subscribe[2:4] + bytes.fromhex("00 01"))  # SUBACK
+            writer.write(bytes.fromhex("32 ff ff ff 7f"))  # PUBLISH of 268,435,455 bytes
+            while await reader.read(1_000):
+                pass
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(absurd, "127.0.0.1", 0)
     with structlog.testing.capture_logs() as logs:
@@ -413,6 +422,7 @@ async def test_a_packet_of_absurd_length_ends_the_session_before_it_is_read(path
             port = server.sockets[0].getsockname()[1]
             async with linking(link_settings(port), path):
                 await until(lambda: away(logs, "lost"))
+            await asyncio.gather(*talks)
     assert "a packet of 268435455 bytes was announced" in away(logs, "lost")[0]["why"]
 
 
