@@ -1,0 +1,214 @@
+"""COSE_Sign1 (RFC 9052, section 4.2) with two algorithms, and CBOR read strictly: one form each.
+
+The profile is narrower than the standard. `alg` and `kid` stand in the protected header, with an
+optional content type, and the unprotected one is empty, so every byte is either signed or the
+signature; the whole message is in the one deterministic encoding. `context` goes in as the
+`external_aad`: what was signed for one purpose is worth nothing for another.
+"""
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+import cbor2
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    ECDSA,
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from gateway.errors import GatewayError
+
+PrivateKey = Ed25519PrivateKey | EllipticCurvePrivateKey
+PublicKey = Ed25519PublicKey | EllipticCurvePublicKey
+
+EDDSA: Final = -8
+ES256: Final = -7
+"""The algorithms, as in the IANA registry "COSE Algorithms"."""
+
+SIGN1_TAG: Final = b"\xd2"
+"""The CBOR tag 18."""
+
+_ALG, _CONTENT_TYPE, _KID = 1, 3, 4
+
+HEADER_BYTES_MAX = 256
+"""A protected header: three members, the longest a content type."""
+
+KID_BYTES_MAX = 64
+"""A key id: 8 bytes of a key's hash in general, a device's name at most."""
+
+MESSAGE_BYTES_MAX = 64 * 1024
+"""Where the caller knows no smaller bound. Nothing larger is parsed."""
+
+DEPTH_MAX = 8
+"""Containers within containers. Deeper is an attack on the parser, not a message of ours."""
+
+_SIGNATURE_BYTES = 64
+_COORDINATE_BYTES = 32
+
+
+class NotSigned(GatewayError):
+    """No message that this key signed for this purpose. Nothing of it may be used."""
+
+
+class Sign1(NamedTuple):
+    """A COSE_Sign1 message, taken apart. Only what `verify1` returned is to be believed."""
+
+    alg: int
+    kid: bytes
+    content_type: str | int | None
+    payload: bytes
+    protected: bytes
+    """The protected header as it stands in the message: this is what was signed."""
+    signature: bytes
+
+
+def sign1(
+    payload: bytes,
+    key: PrivateKey,
+    kid: bytes,
+    *,
+    context: bytes,
+    content_type: str | int | None = None,
+) -> bytes:
+    """The payload as a tagged COSE_Sign1, signed for `context` (such as `b"door-gateway/ack/v1"`).
+
+    An Ed25519 key signs EdDSA, a P-256 key ES256.
+    """
+    header: dict[int, object] = {_ALG: _algorithm_of(key.public_key()), _KID: kid}
+    if content_type is not None:
+        header[_CONTENT_TYPE] = content_type
+    protected = encode(header)
+    to_be_signed = signature_input(protected, payload, context)
+    if isinstance(key, Ed25519PrivateKey):
+        signature = key.sign(to_be_signed)
+    else:
+        r, s = decode_dss_signature(key.sign(to_be_signed, ECDSA(SHA256())))
+        signature = r.to_bytes(_COORDINATE_BYTES, "big") + s.to_bytes(_COORDINATE_BYTES, "big")
+    return SIGN1_TAG + encode([protected, {}, payload, signature])
+
+
+def verify1(
+    message: bytes,
+    keys: Mapping[bytes, PublicKey],
+    *,
+    context: bytes,
+    bytes_max: int = MESSAGE_BYTES_MAX,
+) -> Sign1:
+    """The message, if the key that it names is among `keys` (by kid) and signed it for `context`.
+
+    Raises:
+        NotSigned: too long, malformed, of an unknown key, or the signature is not that key's.
+    """
+    found = parse1(message, bytes_max=bytes_max)
+    key = keys.get(found.kid)
+    if key is None:
+        raise NotSigned(f"signed by the key {found.kid.hex()}, which is not known here")
+    if found.alg != _algorithm_of(key):
+        raise NotSigned(f"algorithm {found.alg}: the key {found.kid.hex()} is for another")
+    to_be_signed = signature_input(found.protected, found.payload, context)
+    if not signature_holds(key, found.signature, to_be_signed):
+        raise NotSigned(f"the signature is not that of the key {found.kid.hex()}")
+    return found
+
+
+def parse1(message: bytes, *, bytes_max: int = MESSAGE_BYTES_MAX) -> Sign1:
+    """A message taken apart, its signature NOT checked: to learn which key it names.
+
+    Raises:
+        NotSigned: it is no COSE_Sign1 of the profile above.
+    """
+    if not message.startswith(SIGN1_TAG):
+        raise NotSigned("no COSE_Sign1: it must be tagged 18")
+    match decode(message.removeprefix(SIGN1_TAG), bytes_max=bytes_max):
+        case [
+            bytes() as protected,
+            dict() as unprotected,
+            bytes() as payload,
+            bytes() as signature,
+        ]:
+            pass
+        case _:
+            raise NotSigned("no COSE_Sign1: it is [protected, unprotected, payload, signature]")
+    if unprotected:
+        raise NotSigned("the unprotected header must be empty: nobody has signed it")
+    if len(signature) != _SIGNATURE_BYTES:
+        raise NotSigned(f"a signature of {len(signature)} bytes: both algorithms have 64")
+    header = decode(protected, bytes_max=HEADER_BYTES_MAX)
+    if not isinstance(header, dict) or not {_ALG, _KID} <= header.keys() <= {
+        _ALG,
+        _CONTENT_TYPE,
+        _KID,
+    }:
+        raise NotSigned("the protected header must have alg (1) and kid (4), and may a type (3)")
+    alg, kid, content_type = header[_ALG], header[_KID], header.get(_CONTENT_TYPE)
+    if not isinstance(alg, int) or alg not in {EDDSA, ES256}:
+        raise NotSigned(f"algorithm {alg!r}: EdDSA (-8) and ES256 (-7) are known")
+    if not isinstance(kid, bytes) or not 0 < len(kid) <= KID_BYTES_MAX:
+        raise NotSigned(f"kid must be 1 to {KID_BYTES_MAX} bytes")
+    if content_type is not None and not isinstance(content_type, str | int):
+        raise NotSigned("the content type must be text or a number")
+    return Sign1(alg, kid, content_type, payload, protected, signature)
+
+
+def signature_input(protected: bytes, payload: bytes, context: bytes) -> bytes:
+    """The Sig_structure of a COSE_Sign1 (RFC 9052, section 4.4)."""
+    return cbor2.dumps(["Signature1", protected, context, payload])
+
+
+def signature_holds(key: PublicKey, signature: bytes, to_be_signed: bytes) -> bool:
+    """Whether the key's owner signed these bytes. ES256 signatures are r || s (RFC 9053, 2.1)."""
+    try:
+        if isinstance(key, Ed25519PublicKey):
+            key.verify(signature, to_be_signed)
+        else:
+            r = int.from_bytes(signature[:_COORDINATE_BYTES], "big")
+            s = int.from_bytes(signature[_COORDINATE_BYTES:], "big")
+            key.verify(encode_dss_signature(r, s), to_be_signed, ECDSA(SHA256()))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def encode(value: object) -> bytes:
+    """The one encoding of a value: shortest forms, keys in order, nothing of indefinite length."""
+    return cbor2.dumps(value, canonical=True)
+
+
+def decode(data: bytes, *, bytes_max: int, depth_max: int = DEPTH_MAX) -> object:
+    """The value of one CBOR item, if the data is exactly what `encode` makes of it.
+
+    Length and depth are bounded before anything is built; indefinite lengths, repeated keys,
+    longer forms than need be, other orders and trailing bytes are refused.
+
+    Raises:
+        NotSigned: it is anything else.
+    """
+    if len(data) > bytes_max:
+        raise NotSigned(f"{len(data)} bytes: no more than {bytes_max} are read")
+    try:
+        value: object = cbor2.loads(
+            data, max_depth=depth_max, allow_indefinite=False, allow_duplicate_keys=False
+        )
+        again = encode(value)
+    # Decoders of single tags raise what they like, from ValueError to OverflowError.
+    except (cbor2.CBORError, ValueError, TypeError, ArithmeticError, RecursionError) as malformed:
+        raise NotSigned(f"not CBOR as it is written here: {malformed}") from malformed
+    if again != data:
+        raise NotSigned("CBOR, but not in the one deterministic encoding")
+    return value
+
+
+def _algorithm_of(key: PublicKey) -> int:
+    if isinstance(key, Ed25519PublicKey):
+        return EDDSA
+    if isinstance(key.curve, SECP256R1):
+        return ES256
+    raise NotSigned(f"a key on {key.curve.name}: elliptic curve keys must be on P-256")
