@@ -21,6 +21,7 @@ COMMANDS = (
     "card",
     "swipe",
     "tamper",
+    "power_failure",
     "osdp_key",
     "reboot",
     "scan",

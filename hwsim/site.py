@@ -464,6 +464,10 @@ class Site:
         """Open or close the case of an OSDP reader."""
         self._osdp_reader(reader).peripheral.tamper(active=active)
 
+    async def power_failure(self, reader: str, failed: bool = True) -> None:
+        """The supply of an OSDP reader fails, which it goes on without, or comes back."""
+        self._osdp_reader(reader).peripheral.power_failure(failed=failed)
+
     async def osdp_key(self, reader: str, key: str) -> None:
         """Give an OSDP reader a key, in hexadecimal; an empty one puts it into install mode."""
         peripheral = self._osdp_reader(reader).peripheral

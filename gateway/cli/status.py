@@ -55,7 +55,9 @@ def _print(status: Status) -> None:
         print(f"  {name:<20} {_door(door)}")
     print("devices")
     for name, device in sorted(status.devices.items()):
-        print(f"  {name:<20} {'online' if device.online else f'OFFLINE: {device.why}'}")
+        more = "  TAMPER" if device.tampered else ""
+        more += "  SUPPLY FAILED" if device.power_failed else ""
+        print(f"  {name:<20} {'online' if device.online else f'OFFLINE: {device.why}'}{more}")
 
 
 def _door(door: DoorStateReport) -> str:

@@ -132,6 +132,14 @@ class Rex(_Table, frozen=True):
     """Supervised, as a contact can be. Either input may ask for the release."""
 
 
+class TamperSwitch(_Table, frozen=True):
+    """A switch that tells when a case at the door is opened: a junction box, a lock's housing."""
+
+    device: str
+    input: Number
+    closed_when: Literal["active", "inactive"]
+
+
 class Reader(_Table, frozen=True):
     """A device at which credentials are presented, and the side of the door it is on."""
 
@@ -152,6 +160,7 @@ class DoorTable(_Table, frozen=True):
     readers: tuple[Reader, ...]
     contact: Contact | None = None
     rex: Rex | None = None
+    tamper: TamperSwitch | None = None
     relock: Literal["on_open", "at_end"] = "at_end"
     """When the strike locks again. By default at its time's end, which needs no contact: it says
     how long a door may be opened, never by whom."""
@@ -438,6 +447,10 @@ def _wiring(
     if door.rex is not None:
         yield from _point(f"{where}.rex", door.rex.device, "input", door.rex.input, devices)
         yield from _opposite(f"{where}.rex", door.rex, devices)
+    if door.tamper is not None:
+        yield from _point(
+            f"{where}.tamper", door.tamper.device, "input", door.tamper.input, devices
+        )
     if door.relock == "on_open" and door.contact is None:
         yield Fault(
             f"{where}.relock",
@@ -505,6 +518,9 @@ def _shared_points(doors: Mapping[str, DoorTable]) -> Iterator[Fault]:
             if point.opposite_input is not None:
                 path = f"{where}.{name}.opposite_input"
                 points.append((path, (point.device, "input", point.opposite_input)))
+        if door.tamper is not None:
+            path = f"{where}.tamper.input"
+            points.append((path, (door.tamper.device, "input", door.tamper.input)))
         for index, reader in enumerate(door.readers):
             path = f"{where}.readers[{index}].device"
             if reader.shared:
@@ -532,7 +548,7 @@ def _unused(devices: Mapping[str, DeviceTable], doors: Mapping[str, DoorTable]) 
         for door in doors.values()
         for name in (
             door.strike.device,
-            *(point.device for point in (door.contact, door.rex) if point is not None),
+            *(point.device for point in (door.contact, door.rex, door.tamper) if point is not None),
             *(reader.device for reader in door.readers),
         )
     }

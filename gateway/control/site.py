@@ -33,7 +33,11 @@ from gateway.domain.facts import (
     DeviceOnline,
     Fact,
     InputChanged,
+    InstallWindowClosed,
+    InstallWindowOpened,
     OutputReported,
+    PowerChanged,
+    TamperChanged,
     UnexpectedOutput,
 )
 from gateway.domain.signal import Signal
@@ -59,11 +63,13 @@ _POINTS = frozenset({Capability.PULSES_OUTPUTS, Capability.REPORTS_INPUTS})
 
 
 class DeviceState:
-    """Whether a device answers, and why not."""
+    """Whether a device answers, why not, and what it last said of itself."""
 
     def __init__(self) -> None:
         self.online: bool | None = None
         self.why: str | None = "has not answered yet"
+        self.tampered = False
+        self.power_failed = False
 
 
 class SiteController:
@@ -111,6 +117,7 @@ class SiteController:
         self._points = _Points(config.doors)
         self._contacts: dict[str, Contact] = {}
         self._pressed: dict[str, bool] = {}
+        self._switches_open: set[str] = set()
         self._supervised = {
             (door, name): self._supervise(door, name)
             for door, name, _ in self._points.opposites.values()
@@ -248,6 +255,14 @@ class SiteController:
                 self._to_strike(fact.device, fact.output, said, fact.at)
             case UnexpectedOutput():
                 self._unexpected(fact)
+            case TamperChanged():
+                self._case_opened(fact)
+            case PowerChanged():
+                self._power(fact)
+            case InstallWindowOpened():
+                self._install_window(fact)
+            case InstallWindowClosed():
+                self._install_window(fact)
             case DeviceOnline():
                 self._online(fact.device)
             case DeviceOffline():
@@ -276,6 +291,10 @@ class SiteController:
             pair = self._supervised.get((door, "rex"))
             if pair is not None:
                 pair.said(opposite=False, active=fact.active)
+        if point in self._points.tampers:
+            door, closed_when = self._points.tampers[point]
+            opened = fact.active != (closed_when == "active")
+            self._switch_moved(door, fact, opened=opened)
 
     def _opposite_changed(self, door: str, name: str, when: _When, fact: InputChanged) -> None:
         self._supervised[door, name].said(opposite=True, active=fact.active)
@@ -309,6 +328,60 @@ class SiteController:
                 output=fact.output,
                 door=door,
             )
+        )
+
+    def _case_opened(self, fact: TamperChanged) -> None:
+        device = self.devices[fact.device]
+        if device.tampered != fact.active:
+            # It stands while the device is lost: whoever opened a case may cut its wire next.
+            device.tampered = fact.active
+            doors = tuple(sorted(self._points.doors_of(fact.device)))
+            self._tamper(fact.device, None, doors, active=fact.active)
+
+    def _switch_moved(self, door: str, fact: InputChanged, *, opened: bool) -> None:
+        if (door in self._switches_open) != opened:
+            (self._switches_open.add if opened else self._switches_open.discard)(door)
+            self._tamper(fact.device, fact.input, (door,), active=opened)
+
+    def _tamper(
+        self, device: str, number: int | None, doors: tuple[str, ...], *, active: bool
+    ) -> None:
+        log.warning("tamper", device=device, input=number, doors=doors, active=active)
+        what = events.Tamper if active else events.TamperRestored
+        self._record(what(**self._stamp(), device=device, doors=doors, input=number))
+        for door in doors:
+            self._on_change(door)
+
+    def _power(self, fact: PowerChanged) -> None:
+        device = self.devices[fact.device]
+        if device.power_failed == fact.failed:
+            return
+        device.power_failed = fact.failed
+        log.warning("power", device=fact.device, failed=fact.failed)
+        what = events.PowerFailed if fact.failed else events.PowerRestored
+        self._record(what(**self._stamp(), device=fact.device))
+
+    def _install_window(self, fact: InstallWindowOpened | InstallWindowClosed) -> None:
+        if isinstance(fact, InstallWindowClosed):
+            log.warning("install window closed", device=fact.device, key_set=fact.key_set)
+            closed = events.InstallWindowClosed(
+                **self._stamp(), device=fact.device, key_set=fact.key_set
+            )
+            self._record(closed)
+            return
+        seconds = round(fact.lasts.total_seconds())
+        log.warning("install window open", device=fact.device, seconds=seconds)
+        opened = events.InstallWindowOpened(**self._stamp(), device=fact.device, seconds=seconds)
+        self._record(opened)
+
+    def _stamp(self) -> dict[str, Any]:
+        return {"at": self._clock.now(), "trust": int(self._clock.trust())}
+
+    def tampered(self, door_id: str) -> bool:
+        """Whether a case at the door is open: a device's own, or one with a switch in it."""
+        return door_id in self._switches_open or any(
+            device.tampered and door_id in self._points.doors_of(name)
+            for name, device in self.devices.items()
         )
 
     def _online(self, name: str) -> None:
@@ -425,6 +498,7 @@ class _Points:
         self.readers: dict[str, tuple[tuple[str, Side], ...]] = {}
         self.contacts: dict[tuple[str, int], tuple[str, _When]] = {}
         self.rex: dict[tuple[str, int], tuple[str, _When]] = {}
+        self.tampers: dict[tuple[str, int], tuple[str, _When]] = {}
         self.strikes: dict[tuple[str, int], str] = {}
         self.opposites: dict[tuple[str, int], tuple[str, str, _When]] = {}
         """Door, `contact` or `rex`, and when its main input is active by the config."""
@@ -442,6 +516,9 @@ class _Points:
                 if rex.opposite_input is not None:
                     there = (rex.device, rex.opposite_input)
                     self.opposites[there] = (door_id, "rex", rex.pressed_when)
+            if door.tamper is not None:
+                switch = door.tamper
+                self.tampers[switch.device, switch.input] = (door_id, switch.closed_when)
             for reader in door.readers:
                 at = self.readers.get(reader.device, ())
                 self.readers[reader.device] = (*at, (door_id, reader.side))
@@ -450,7 +527,12 @@ class _Points:
     def doors_of(self, device: str) -> set[str]:
         """The doors that have a point or a reader on the device."""
         found: set[str] = set()
-        tables: tuple[Mapping[Any, Any], ...] = (self.contacts, self.rex, self.strikes)
+        tables: tuple[Mapping[Any, Any], ...] = (
+            self.contacts,
+            self.rex,
+            self.tampers,
+            self.strikes,
+        )
         for points in tables:
             for (name, _), value in points.items():
                 if name == device:

@@ -300,6 +300,55 @@ class DeviceDown(_Event, frozen=True, tag="device_offline"):
     why: str
 
 
+class Tamper(_Event, frozen=True, tag="tamper"):
+    """A device's case was opened: somebody may be at its wires."""
+
+    priority: ClassVar[int] = Priority.ALARM
+    device: str
+    doors: tuple[str, ...] = ()
+    """The doors that it serves."""
+    input: int | None = None
+    """Of the device, where a switch in another case hangs on it; null: the device's own case."""
+
+
+class TamperRestored(_Event, frozen=True, tag="tamper_restored"):
+    """The case is closed again."""
+
+    device: str
+    doors: tuple[str, ...] = ()
+    input: int | None = None
+
+
+class PowerFailed(_Event, frozen=True, tag="power_failed"):
+    """A device says that its supply has failed."""
+
+    priority: ClassVar[int] = Priority.WARNING
+    device: str
+
+
+class PowerRestored(_Event, frozen=True, tag="power_restored"):
+    """The device's supply is back."""
+
+    device: str
+
+
+class InstallWindowOpened(_Event, frozen=True, tag="install_window_opened"):
+    """A reader may be given a new key: until then the default key, which all know, is accepted."""
+
+    priority: ClassVar[int] = Priority.ALARM
+    device: str
+    seconds: int
+
+
+class InstallWindowClosed(_Event, frozen=True, tag="install_window_closed"):
+    """The default key counts no longer."""
+
+    priority: ClassVar[int] = Priority.WARNING
+    device: str
+    key_set: bool
+    """Whether the reader has got a key of its own."""
+
+
 class OutputForcedOff(_Event, frozen=True, tag="output_forced_off"):
     """An output was energised that nobody had pulsed; it was put to rest."""
 
@@ -413,6 +462,12 @@ Event = (
     | AlarmRestored
     | DeviceUp
     | DeviceDown
+    | Tamper
+    | TamperRestored
+    | PowerFailed
+    | PowerRestored
+    | InstallWindowOpened
+    | InstallWindowClosed
     | OutputForcedOff
     | EntitlementsApplied
     | EntitlementsRefused

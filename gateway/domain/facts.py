@@ -48,10 +48,34 @@ class UnexpectedOutput(msgspec.Struct, frozen=True, gc=False):
 
 
 class TamperChanged(msgspec.Struct, frozen=True, gc=False):
-    """A device's case was opened or closed again; also told when it is open at first sight."""
+    """A device's case was opened or closed again, or was first seen so."""
 
     device: str
     active: bool
+    at: timedelta
+
+
+class PowerChanged(msgspec.Struct, frozen=True, gc=False):
+    """A device's supply failed or came back, as it says itself, or was first seen so."""
+
+    device: str
+    failed: bool
+    at: timedelta
+
+
+class InstallWindowOpened(msgspec.Struct, frozen=True, gc=False):
+    """A reader may be given a key with the default key, for so long. May precede `DeviceOnline`."""
+
+    device: str
+    lasts: timedelta
+    at: timedelta
+
+
+class InstallWindowClosed(msgspec.Struct, frozen=True, gc=False):
+    """It may no longer. `key_set`: it has a new key of its own. May precede `DeviceOnline`."""
+
+    device: str
+    key_set: bool
     at: timedelta
 
 
@@ -76,6 +100,9 @@ Fact = (
     | OutputReported
     | UnexpectedOutput
     | TamperChanged
+    | PowerChanged
+    | InstallWindowOpened
+    | InstallWindowClosed
     | DeviceOnline
     | DeviceOffline
 )

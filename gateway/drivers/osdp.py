@@ -51,7 +51,10 @@ from gateway.domain.facts import (
     DeviceOnline,
     Fact,
     InputChanged,
+    InstallWindowClosed,
+    InstallWindowOpened,
     OutputReported,
+    PowerChanged,
     TamperChanged,
     UnexpectedOutput,
 )
@@ -320,12 +323,6 @@ class CardRefused(msgspec.Struct, frozen=True):
     bits_count: int
 
 
-class PowerReported(msgspec.Struct, frozen=True):
-    """The reader's supply failed or came back."""
-
-    failed: bool
-
-
 class OsdpProtocol:
     """What a reader's line says in, facts out."""
 
@@ -337,11 +334,11 @@ class OsdpProtocol:
         self._inputs: dict[int, bool] = {}
         self.energised: dict[int, bool] = {}
         self._tamper: bool | None = None
-        self._power_failed = False
+        self._power_failed: bool | None = None
         self._pulsed_until: dict[int, timedelta] = {}
         self._renew_at: dict[int, timedelta] = {}
 
-    def receive(self, message: _Message) -> list[Fact | CardRefused | PowerReported]:
+    def receive(self, message: _Message) -> list[Fact | CardRefused]:
         """The facts in a message; states that are known already are none."""
         match message:
             case Card(ns=ns, bits=bits):
@@ -382,15 +379,13 @@ class OsdpProtocol:
                 self.energised[number] = energised
                 yield OutputReported(self.device_id, number, energised, at)
 
-    def _local(
-        self, tamper: bool, power_failed: bool, at: timedelta
-    ) -> Iterator[Fact | PowerReported]:
-        if self._tamper != tamper and (tamper or self._tamper is not None):
+    def _local(self, tamper: bool, power_failed: bool, at: timedelta) -> Iterator[Fact]:
+        if self._tamper != tamper:
+            self._tamper = tamper
             yield TamperChanged(self.device_id, tamper, at)
-        self._tamper = tamper
         if self._power_failed != power_failed:
             self._power_failed = power_failed
-            yield PowerReported(power_failed)
+            yield PowerChanged(self.device_id, power_failed, at)
 
     # --- Outputs ----------------------------------------------------------------------------------
 
@@ -691,11 +686,7 @@ class _Session:
             match said:
                 case CardRefused(bits_count=count):
                     log.warning("card_of_no_enabled_format", device=device, bits=count)
-                case PowerReported(failed=failed):
-                    log.warning("reader_power", device=device, failed=failed)
                 case fact:
-                    if isinstance(fact, TamperChanged):
-                        log.warning("reader_tamper", device=device, active=fact.active)
                     if self._emit is None:
                         self._early.append(fact)
                     else:
@@ -714,11 +705,12 @@ class Osdp:
         self._online: tuple[_Line, Up] | None = None
         self._tells_local = True
         self._started = False
+        self._window_told = False
 
     async def run(self, emit: FactSink) -> None:
         """See `Driver.run`."""
         settings = self._settings
-        key = await self._key()
+        key = await self._key(emit)
         self._protocol = OsdpProtocol(self.device_id, settings)
         session = _Session(self._protocol, settings.address, key)
         async with _Line.attached(settings.port, settings.baud_rate, session) as line:
@@ -777,17 +769,20 @@ class Osdp:
 
     # --- Keys -------------------------------------------------------------------------------------
 
-    async def _key(self) -> bytes:
+    async def _key(self, emit: FactSink) -> bytes:
         try:
             self._store.make()
             if not self._started:
                 # Left over from before a restart or a power cut: monotonic time may be another's,
                 # and the installer has gone home.
-                self._store.close_window(self.device_id)
+                if self._store.close_window(self.device_id):
+                    self._tell_closed(emit, key_set=False)
                 self._started = True
             left = self._store.window(self.device_id, self._clock.monotonic())
             if left is not None:
-                await self._install(left)
+                await self._install(left, emit)
+            elif self._window_told:
+                self._tell_closed(emit, key_set=False)
             key = self._store.key(self.device_id)
         except StorageError as error:
             raise DeviceMisconfigured(f"{self.device_id}: {error}") from error
@@ -797,7 +792,11 @@ class Osdp:
             )
         return key
 
-    async def _install(self, left: timedelta) -> None:
+    def _tell_closed(self, emit: FactSink, *, key_set: bool) -> None:
+        self._window_told = False
+        emit(InstallWindowClosed(self.device_id, key_set, self._clock.monotonic()))
+
+    async def _install(self, left: timedelta, emit: FactSink) -> None:
         """Give the reader a key of its own while the window is open.
 
         Raises:
@@ -806,18 +805,21 @@ class Osdp:
         """
         settings = self._settings
         key = self._store.pending(self.device_id)
-        log.warning("install_window_open", device=self.device_id, seconds=int(left.total_seconds()))
+        if not self._window_told:
+            self._window_told = True
+            emit(InstallWindowOpened(self.device_id, left, self._clock.monotonic()))
         session = _Session(self._protocol, settings.address, key, install_s=left.total_seconds())
         try:
             async with _Line.attached(settings.port, settings.baud_rate, session):
                 await self._wait_for(session, left)
             self._store.commit(self.device_id)
             self._store.close_window(self.device_id)
-            log.warning("reader_has_a_key_of_its_own", device=self.device_id)
+            self._tell_closed(emit, key_set=True)
         finally:
             if self._store.window(self.device_id, self._clock.monotonic()) is None:
                 self._store.close_window(self.device_id)
-                log.warning("install_window_closed", device=self.device_id)
+                if self._window_told:
+                    self._tell_closed(emit, key_set=False)
 
     # --- Outputs ----------------------------------------------------------------------------------
 

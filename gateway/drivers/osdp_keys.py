@@ -129,10 +129,12 @@ class KeyStore:
             return None
         return left
 
-    def close_window(self, device: str) -> None:
-        """Close it, whether it is open or not."""
+    def close_window(self, device: str) -> bool:
+        """Close it; whether there was one, open or over."""
         with contextlib.suppress(OSError):
-            self._file(device, "window").unlink(missing_ok=True)
+            self._file(device, "window").unlink()
+            return True
+        return False
 
     # --- Files ------------------------------------------------------------------------------------
 

@@ -220,17 +220,19 @@ class DoorStateReport(_Message, frozen=True, tag="door_state"):
     """The `TimeTrust` of `at`, 0 to 3."""
     at: datetime
     alarms: list[str] = []
-    """`forced_open`, `held_open` and alike, those that are not restored yet."""
+    """`forced_open`, `held_open`, `tamper`: those that are not restored yet."""
     readers_online: dict[str, bool] = {}
     mode_source: str = "records"
     """By whose word: `evacuation`, `lockdown`, `hand`, `schedule` or `records`."""
 
 
 class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether a device answers, and why not."""
+    """Whether a device answers, why not, and what it last said of its case and its supply."""
 
     online: bool
     why: str | None = None
+    tampered: bool = False
+    power_failed: bool = False
 
 
 class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):

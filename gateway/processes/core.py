@@ -348,7 +348,12 @@ class Core:
             acknowledged_seq=self._journal.acknowledged,
             backlog=backlog.committed + backlog.waiting,
             devices={
-                name: DeviceStatus(online=bool(device.online), why=device.why)
+                name: DeviceStatus(
+                    online=bool(device.online),
+                    why=device.why,
+                    tampered=device.tampered,
+                    power_failed=device.power_failed,
+                )
                 for name, device in self._site.devices.items()
             },
             doors=self._doors.latest(),
@@ -375,6 +380,11 @@ class Core:
             f"device {name}: offline: {device.why}"
             for name, device in self._site.devices.items()
             if not device.online
+        ]
+        found += [
+            f"device {name}: its supply has failed"
+            for name, device in self._site.devices.items()
+            if device.power_failed
         ]
         found += [
             f"door {name}: {alarm.replace('_', ' ')}"
@@ -475,7 +485,12 @@ class Core:
                 mode_source=mode.source,
                 locked=locked,
                 contact=state.contact.value,
-                alarms=sorted(alarm.value for alarm in state.alarms),
+                alarms=sorted(
+                    [
+                        *(alarm.value for alarm in state.alarms),
+                        *(["tamper"] if self._site.tampered(door_id) else []),
+                    ]
+                ),
                 readers_online=self._site.readers_online(door_id),
                 trust=int(self._clock.trust()),
                 at=self._clock.now(),

@@ -435,7 +435,9 @@ class TestAnOsdpReader(DriverContract):
             await site.press("reader", "2468#", gap=0)
             reader(site).set_input(1, active=True)
             await site.tamper("reader")
-            await run.until(lambda facts: any(isinstance(fact, TamperChanged) for fact in facts))
+            await run.until(
+                lambda facts: any(isinstance(fact, TamperChanged) and fact.active for fact in facts)
+            )
             assert run.values == [UID, "2468"]
             changed = [fact for fact in run.facts if isinstance(fact, InputChanged)]
             assert [(fact.input, fact.active) for fact in changed] == [
