@@ -602,8 +602,10 @@ def _opened_by(rules: DoorRules, now: Moment, cause: str, seq: int | None) -> Re
 
 
 def _watch_leaf(rules: DoorRules, state: DoorState, now: Moment) -> tuple[DoorState, list[Effect]]:
-    """Let the time run that an open door may stand; none runs while its mode holds it open."""
-    if state.renew_at is not None:
+    """Let the time run that an open door may stand; none runs while its mode holds it open, or
+    once its alarm was raised: a contact that was lost meanwhile raises no second one.
+    """
+    if state.renew_at is not None or Alarm.HELD_OPEN in state.alarms:
         return state, []
     held_open_at = now.mono + rules.held_open
     warn_at = held_open_at - min(rules.pre_alarm, rules.held_open / 2)

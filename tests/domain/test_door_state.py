@@ -319,6 +319,21 @@ facts: st.SearchStrategy[DoorFact] = st.one_of(
 )
 
 
+def test_a_door_whose_contact_is_lost_while_it_is_held_open_raises_no_second_alarm() -> None:
+    state, codes = DoorState(), []
+    for fact, at in (
+        (ContactSaid(Contact.OPEN), 0),
+        (TimeReached(), 30),
+        (ContactSaid(Contact.UNKNOWN), 31),
+        (ContactSaid(Contact.OPEN), 32),
+        (TimeReached(), 62),
+        (ContactSaid(Contact.CLOSED), 63),
+    ):
+        state, effects = step(RULES, state, fact, moment(at))
+        codes += [each for each in shape(effects) if each in ("held_open", "alarm_restored")]
+    assert codes == ["held_open", "alarm_restored"]
+
+
 @given(st.lists(st.tuples(facts, st.floats(0, 60)), max_size=40))
 def test_after_any_history_every_pulse_has_its_record_and_every_alarm_its_end(
     history: list[tuple[DoorFact, float]],
