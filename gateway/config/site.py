@@ -13,6 +13,7 @@ import msgspec
 
 from gateway.config.devices import Capability, DeviceSettings, DriverSpec, RelayClass
 from gateway.config.tables import convert_table, join
+from gateway.domain.after_decision import Assurance
 from gateway.errors import ConfigError, Fault
 
 FILE_BYTES_MAX = 1 << 20
@@ -166,8 +167,17 @@ class DoorTable(_Table, frozen=True):
     how long a door may be opened, never by whom."""
     pre_alarm_s: Seconds = 10
     """How long before `held_open_s` is over the readers' buzzers begin; at most half of it."""
+    assurance: Assurance = "low"
+    """The least that a credential must prove here (docs/door.md); by default whatever is in the
+    records counts, as they say who may pass and by what."""
     antipassback_forgets_min: Minutes | None = None
     """Timed anti-passback: how long a holder counts as inside; without it, until they leave."""
+
+
+class ZoneTable(_Table, frozen=True):
+    """[zones.ID]: what holds at every door into the zone with that id in the records."""
+
+    assurance: Assurance
 
 
 class BreakGlassTable(_Table, frozen=True):
@@ -193,6 +203,7 @@ class SiteConfig(msgspec.Struct, frozen=True):
     doors: Mapping[str, DoorTable]
     warnings: tuple[Fault, ...] = ()
     break_glass: Mapping[str, BreakGlassTable] = {}
+    zones: Mapping[str, ZoneTable] = {}
 
 
 def load(path: Path, drivers: Mapping[str, DriverSpec]) -> SiteConfig:
@@ -230,7 +241,17 @@ def _opened(path: Path) -> int:
 def check(raw: dict[str, object], drivers: Mapping[str, DriverSpec], file: str) -> SiteConfig:
     """Check a decoded site file; see `load`."""
     faults: list[Fault] = []
-    known = ("version", "site", "state", "clock", "mqtt", "devices", "doors", "break_glass")
+    known = (
+        "version",
+        "site",
+        "state",
+        "clock",
+        "mqtt",
+        "devices",
+        "doors",
+        "break_glass",
+        "zones",
+    )
     faults += [
         Fault(join("", name), f"unknown key; known here are: {', '.join(known)}")
         for name in raw
@@ -265,6 +286,11 @@ def check(raw: dict[str, object], drivers: Mapping[str, DriverSpec], file: str) 
     }
     for role, table in break_glass.items():
         faults += _break_glass(join("break_glass", role), table, raw, doors, devices)
+    zones = {
+        zone: zone_table
+        for zone, each in _entries(raw, "zones", faults).items()
+        if (zone_table := convert_table(each, ZoneTable, join("zones", zone), faults))
+    }
     if raw.get("doors") == {}:
         faults.append(Fault("doors", "names no door: there is nothing to control"))
     if mqtt is not None and mqtt.tls is None and mqtt.host not in _THIS_MACHINE:
@@ -289,10 +315,11 @@ def check(raw: dict[str, object], drivers: Mapping[str, DriverSpec], file: str) 
         doors=doors,
         warnings=tuple(warnings),
         break_glass=break_glass,
+        zones=zones,
     )
 
 
-_OPTIONAL = ("mqtt", "break_glass")
+_OPTIONAL = ("mqtt", "break_glass", "zones")
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 

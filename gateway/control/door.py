@@ -11,8 +11,8 @@ import structlog
 
 from gateway.clock import Clock, TimeTrust
 from gateway.control.memory import Overlaid, SiteMemory
-from gateway.domain import door_state, events, occupancy, pin_lockout
-from gateway.domain.after_decision import Case, Surroundings
+from gateway.domain import assurance, door_state, events, occupancy, pin_lockout
+from gateway.domain.after_decision import Assurance, Case, Surroundings
 from gateway.domain.break_glass import Role, broken
 from gateway.domain.decision import Decision, PresentedCredential, Request, decide
 from gateway.domain.door_mode import InForceMode, Standing, mode_of
@@ -104,6 +104,8 @@ class Wiring(msgspec.Struct, frozen=True):
     relock: Relock = "at_end"
     pre_alarm: timedelta = timedelta(seconds=10)
     antipassback_forgets: timedelta | None = None
+    assurance: Assurance = "low"
+    zone_assurance: Mapping[str, Assurance] = {}
 
 
 class CardTapped(msgspec.Struct, frozen=True):
@@ -114,6 +116,7 @@ class CardTapped(msgspec.Struct, frozen=True):
     kind: str
     value: str
     at: timedelta
+    counter: int | None = None
 
     def __repr__(self) -> str:
         """Without the value: a credential is never printed."""
@@ -322,7 +325,8 @@ class DoorController:
             as_of=force.as_of or moment.wall,
         )
         before = decide(force.records, request)
-        restricted, context = self._restrict(request, before, mode, moment)
+        counter = door_state.counter_to_decide(self.state, credentials, tap.counter)
+        restricted, context = self._restrict(request, before, mode, moment, counter)
         decision = restricted.decision
         # While PINs are locked out, not even the event may tell a right one from a wrong one.
         hidden = credentials[0][0] == "pin" and pin_lockout.is_door_locked(
@@ -355,6 +359,7 @@ class DoorController:
             event=event,
             presented_at=tap.at,
             challenged=credentials[0] if decision.outcome == "challenge" else None,
+            counter=counter,
             unlock=self._unlock_time(decision),
             passage=restricted.passage,
             spends=restricted.spends,
@@ -362,7 +367,12 @@ class DoorController:
         ), restricted.changes
 
     def _restrict(
-        self, request: Request, decision: Decision, mode: InForceMode, moment: Moment
+        self,
+        request: Request,
+        decision: Decision,
+        mode: InForceMode,
+        moment: Moment,
+        counter: int | None,
     ) -> tuple[Restricted, events.Context | None]:
         records = self._in_force().records
         door = records.tables.doors.get(self.door)
@@ -375,10 +385,15 @@ class DoorController:
                 undone.update(
                     settled(self._memory, self.door, each.passage, entered=False, seen=False)
                 )
+        entered = door.to_zone if request.side == "in" else door.from_zone
         around = Surroundings(
             blocked=mode.blocked,
             unsecured=() if door.interlock is None else self._unsecured(self.door),
             antipassback_forgets=self._wiring.antipassback_forgets,
+            least_assurance=assurance.least(
+                self._wiring.assurance, self._wiring.zone_assurance.get(entered, "low")
+            ),
+            counter=counter,
         )
         memory = Watched(Overlaid(self._memory, undone))
         case = Case(records, door, request, decision, memory, moment.mono, around)

@@ -176,7 +176,13 @@ class SiteController:
     def odd_wiring(self) -> list[str]:
         """Rules in the records that the wiring here can't follow as they are meant."""
         found = []
-        doors = self._in_force().records.tables.doors
+        tables = self._in_force().records.tables
+        doors = tables.doors
+        found += [
+            f"zone {zone}: is in no record: the assurance that it asks for is asked of nobody"
+            for zone in self._config.zones
+            if zone not in tables.zones
+        ]
         for door_id, table in self._config.doors.items():
             door = doors.get(door_id)
             if door is None:
@@ -244,7 +250,9 @@ class SiteController:
         match fact:
             case CredentialPresented() if self._readers_live:
                 for door, side in self._points.readers.get(fact.device, ()):
-                    tap = CardTapped(fact.device, side, fact.kind, fact.value, fact.at)
+                    tap = CardTapped(
+                        fact.device, side, fact.kind, fact.value, fact.at, fact.counter
+                    )
                     self.doors[door].tap(tap)
             case CredentialPresented():
                 log.debug("presented before every strike was at rest", device=fact.device)
@@ -459,6 +467,10 @@ class SiteController:
             has_contact=table.contact is not None,
             relock=table.relock,
             pre_alarm=timedelta(seconds=table.pre_alarm_s),
+            assurance=table.assurance,
+            zone_assurance={
+                zone: zone_table.assurance for zone, zone_table in self._config.zones.items()
+            },
             antipassback_forgets=(
                 None
                 if table.antipassback_forgets_min is None

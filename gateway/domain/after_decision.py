@@ -5,6 +5,7 @@ None; where it counts something, `after(case)` says what to remember once the gr
 """
 
 from datetime import timedelta
+from typing import Literal
 
 import msgspec
 
@@ -12,6 +13,9 @@ from gateway.domain.decision import Decision, Request
 from gateway.domain.entitlements import Entitlements
 from gateway.domain.memory import Memory
 from gateway.domain.records import Credential, Door
+
+Assurance = Literal["low", "medium", "high", "highest"]
+"""How much a credential proves, or is asked to prove."""
 
 
 class Surroundings(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -23,6 +27,10 @@ class Surroundings(msgspec.Struct, frozen=True, omit_defaults=True):
     """Doors of the same interlock that may be open, or be opened, at this moment."""
     antipassback_forgets: timedelta | None = None
     """How long a place counts (timed anti-passback); None: until the holder leaves it."""
+    least_assurance: Assurance = "low"
+    """What the door and the zone entered ask of a credential, the higher of the two."""
+    counter: int | None = None
+    """The counter that the first credential presented proved itself with, where it has one."""
 
 
 class Case(msgspec.Struct, frozen=True):

@@ -90,6 +90,7 @@ class PinWanted(msgspec.Struct, frozen=True):
     kind: str
     value: str
     until: timedelta
+    counter: int | None = None
 
     def __repr__(self) -> str:
         """Without the value: a credential is never printed."""
@@ -152,6 +153,8 @@ class Decided(msgspec.Struct, frozen=True):
     presented_at: timedelta
     challenged: tuple[str, str] | None = None
     """(kind, value) of the first credential, where the outcome is `challenge`."""
+    counter: int | None = None
+    """What that credential proved itself with, where each proof counts one on."""
     unlock: timedelta = UNLOCK_DEFAULT
     """The strike's time for this holder (`unlock_s`, or `extended_unlock_s`)."""
     passage: Passage | None = None
@@ -314,6 +317,15 @@ def credentials_to_decide(
     return ((kind, value),)
 
 
+def counter_to_decide(
+    state: DoorState, credentials: tuple[tuple[str, str], ...], counter: int | None
+) -> int | None:
+    """The counter of the first of `credentials`; a card that waited for its PIN brought its own."""
+    if len(credentials) > 1 and state.pin_wanted is not None:
+        return state.pin_wanted.counter
+    return counter
+
+
 def step(
     rules: DoorRules, state: DoorState, fact: DoorFact, now: Moment
 ) -> tuple[DoorState, list[Effect]]:
@@ -392,7 +404,7 @@ def _decided(
         ]
     if event.outcome == "challenge" and fact.challenged is not None:
         kind, value = fact.challenged
-        wanted = PinWanted(side, kind, value, now.mono + PIN_WAIT)
+        wanted = PinWanted(side, kind, value, now.mono + PIN_WAIT, fact.counter)
         return _replace(after, pin_wanted=wanted), [
             *records,
             Indicate(side, Signal.PIN_WANTED),

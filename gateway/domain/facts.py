@@ -15,6 +15,8 @@ class CredentialPresented(msgspec.Struct, frozen=True, gc=False):
     kind: str
     value: str
     at: timedelta
+    counter: int | None = None
+    """What it proved itself with, where each proof counts one on (`sun`): good for one opening."""
 
     def __repr__(self) -> str:
         """Without the value: a credential is never printed."""

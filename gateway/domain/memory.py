@@ -38,6 +38,12 @@ class Uses(_Value, frozen=True, tag="uses"):
     count: int
 
 
+class TagCounter(_Value, frozen=True, tag="tag_counter"):
+    """The highest counter that a tag has proved itself with."""
+
+    seen: int
+
+
 class Place(_Value, frozen=True, tag="place"):
     """Where a holder was last let in."""
 
@@ -105,6 +111,7 @@ class BreakGlassWindow(_Value, frozen=True, tag="break_glass_window"):
 Remembered = (
     PinRow
     | Uses
+    | TagCounter
     | Place
     | Count
     | FirstIn

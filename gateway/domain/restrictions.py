@@ -7,10 +7,12 @@ import msgspec
 
 from gateway.domain import (
     antipassback,
+    assurance,
     interlock,
     limited_uses,
     occupancy,
     pin_lockout,
+    sun_counter,
     two_person,
 )
 from gateway.domain.after_decision import Case
@@ -54,6 +56,8 @@ def blocked(case: Case) -> str | None:
 
 RULES: tuple[Callable[[Case], str | None], ...] = (
     blocked,
+    assurance.why_not,
+    sun_counter.why_not,
     interlock.why_not,
     antipassback.why_not,
     limited_uses.why_not,
@@ -70,7 +74,7 @@ def restrict(case: Case) -> Restricted:
         return _stands(case, {})
     if pin_lockout.why_not(case) is not None:
         return Restricted(pin_lockout.denial(case), {})
-    changes = dict(pin_lockout.after(case))
+    changes = {**pin_lockout.after(case), **sun_counter.after(case)}
     if decision.outcome != "grant":
         return Restricted(decision, changes)
     for why_not in RULES:
@@ -98,7 +102,7 @@ def _stands(case: Case, changes: dict[str, Remembered | None]) -> Restricted:
             changes[two_person.first_key(case.door.id)] = None
         uses = limited_uses.after(case)
         changes.update(uses)
-        spends = bool(uses)
+        spends = bool(uses) or case.around.counter is not None
         if case.door.unlock_after_first:
             changes[first_in_key(case.door.id)] = FirstIn(at=case.request.at)
     passage = Passage(

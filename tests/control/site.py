@@ -169,12 +169,18 @@ class Club:
         return Wiring(pulse=pulse, rest=rest, indicators=indicators, **more)
 
     async def tap(
-        self, value: str, door: str = "front", side: Any = "in", kind: str = ""
+        self,
+        value: str,
+        door: str = "front",
+        side: Any = "in",
+        kind: str = "",
+        counter: int | None = None,
     ) -> events.AccessDecided:
         """Present something; what was decided."""
         kind = kind or ("pin" if len(value) <= 8 and value.isdigit() else "uid")
         before = len(self.paper.events)
-        self.doors[door].tap(CardTapped("reader", side, kind, value, self.clock.monotonic()))
+        tap = CardTapped("reader", side, kind, value, self.clock.monotonic(), counter)
+        self.doors[door].tap(tap)
         await asyncio.sleep(0.01)
         return next(e for e in self.paper.events[before:] if isinstance(e, events.AccessDecided))
 
