@@ -367,6 +367,11 @@ class Peripheral:
         data = int(bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8), "big")
         self._tell(Event(Reply.RAW, bytes([0, 0]) + len(bits).to_bytes(2, "little") + data, sent))
 
+    def formatted_card(self, characters: str) -> None:
+        """Read a card and tell it in characters (osdp_FMT, 7.11: reader, direction, length)."""
+        data = characters.encode("ascii")
+        self._tell(Event(Reply.FMT, bytes([0, 0, len(data)]) + data))
+
     def keys(self, digits: str, sent: Callable[[int], None] | None = None) -> None:
         """Press keys: 0 to 9, * and # (osdp_KEYPAD, 7.12: * is 0x7F and # is 0x0D)."""
         data = digits.encode("ascii").replace(b"*", b"\x7f").replace(b"#", b"\x0d")

@@ -1,6 +1,6 @@
 """What the config must know of a driver to check a site: its settings and what it can do."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final
 
@@ -80,8 +80,14 @@ class DriverSpec(msgspec.Struct, frozen=True):
     """How many inputs there are, numbered from 1."""
     address: Callable[[Any], str | None] = lambda _settings: None
     """The line that the device owns: "/dev/ttyUSB0", "10.0.0.5:502"."""
-    station: Callable[[Any], int | None] = lambda _settings: None
+    station: Callable[[Any], int | str | None] = lambda _settings: None
     """Its number on a line that devices of this driver share; None: the line is its alone."""
+    alike: Callable[[Any], Mapping[str, object]] = lambda _settings: {}
+    """The settings of the line itself, which all that share it must have alike."""
+    strain: Callable[[Sequence[Any]], str | None] = lambda _settings: None
+    """What a line can't hold with devices of these settings on it; None where it holds all."""
+    pins: Callable[[Any], tuple[str, ...]] = lambda _settings: ()
+    """The lines of a chip that the device owns: "/dev/gpiochip0 line 5"."""
     title: str = ""
     """What it drives, for an installer who looks for a name."""
     transport: str = ""

@@ -303,7 +303,7 @@ def check(raw: dict[str, object], drivers: Mapping[str, DriverSpec], file: str) 
         )
     if faults or site is None or state is None or clock is None:
         raise ConfigError(file, faults)
-    warnings = [*_unused(sound, doors), *_host_names(sound)]
+    warnings = [*_unused(sound, doors), *_host_names(sound), *_strained(sound)]
     if mqtt is None:
         warnings.append(Fault("mqtt", "is missing: events stay on this box"))
     return SiteConfig(
@@ -406,7 +406,13 @@ def _addresses(devices: Mapping[str, DeviceTable]) -> Iterator[Fault]:
             continue
         for owner in owners.setdefault(address, []):
             other = devices[owner]
-            if station is None or other.driver.name != spec.name:
+            if other.driver.name != spec.name:
+                yield Fault(
+                    join("devices", name),
+                    f"{address} is already the line of device {owner!r}: {spec.name} and "
+                    f"{other.driver.name} can't share a line. Give each a port of its own",
+                )
+            elif station is None:
                 yield Fault(
                     join("devices", name), f"{address} is already the line of device {owner!r}"
                 )
@@ -416,7 +422,37 @@ def _addresses(devices: Mapping[str, DeviceTable]) -> Iterator[Fault]:
                     f"{address} is already the line of device {owner!r}, with the same number "
                     f"({station})",
                 )
+            else:
+                yield from _unlike(name, device, owner, other)
         owners[address].append(name)
+    pins: dict[str, str] = {}
+    for name, device in devices.items():
+        for pin in device.driver.pins(device.settings):
+            if pin in pins:
+                yield Fault(join("devices", name), f"{pin} is already used by {pins[pin]!r}")
+            pins.setdefault(pin, name)
+
+
+def _unlike(name: str, device: DeviceTable, owner: str, other: DeviceTable) -> Iterator[Fault]:
+    theirs = other.driver.alike(other.settings)
+    for key, value in device.driver.alike(device.settings).items():
+        if value != theirs[key]:
+            yield Fault(
+                join(join("devices", name), key),
+                f"{value} here and {theirs[key]} at {owner!r}: they share a line, "
+                "which has one setting",
+            )
+
+
+def _strained(devices: Mapping[str, DeviceTable]) -> Iterator[Fault]:
+    lines: dict[str, list[str]] = {}
+    for name, device in devices.items():
+        if (address := device.driver.address(device.settings)) is not None:
+            lines.setdefault(address, []).append(name)
+    for names in lines.values():
+        strain = devices[names[0]].driver.strain([devices[name].settings for name in names])
+        if strain is not None:
+            yield Fault(join("devices", names[0]), strain)
 
 
 def _life_safety(where: str, door: DoorTable) -> Iterator[Fault]:

@@ -13,10 +13,23 @@ from typing import Final, Literal
 
 import msgspec
 
-__all__ = ["BITS_MAX", "FORMATS", "Card", "CardFormat", "Check", "bare_value", "decode", "encode"]
+__all__ = [
+    "BITS_MAX",
+    "FORMATS",
+    "RAW_BITS_MIN",
+    "Card",
+    "CardFormat",
+    "Check",
+    "bare_value",
+    "decode",
+    "encode",
+    "raw_value",
+]
 
 BITS_MAX: Final = 96
 """Longer than any format in use; what sends more is noise, not a card."""
+RAW_BITS_MIN: Final = 24
+"""What is shorter, and no key, is a piece of a frame: nobody makes such cards."""
 
 Positions = tuple[int, ...]
 
@@ -87,6 +100,11 @@ class Card(msgspec.Struct, frozen=True):
 def bare_value(name: str, facility: int | None, number: int) -> str:
     """`FORMAT:FACILITY:NUMBER`, as docs/spec/entitlements.md has it."""
     return f"{name}:{'-' if facility is None else facility}:{number}"
+
+
+def raw_value(bits: str) -> str:
+    """The value of a card that no enabled format fits: `RAW` and its length, all bits a number."""
+    return bare_value(f"RAW{len(bits)}", None, int(bits, 2))
 
 
 def decode(bits: str, formats: Iterable[CardFormat] | None = None) -> tuple[Card, ...]:

@@ -290,7 +290,9 @@ DRIVER = DriverSpec(
     relay_class=lambda _settings: RelayClass.R0,
     outputs=lambda settings: len(settings.outputs),
     inputs=lambda settings: len(settings.inputs),
-    address=lambda settings: f"{settings.chip} line {(*settings.inputs, *settings.outputs)[0]}",
+    pins=lambda settings: tuple(
+        f"{settings.chip} line {line}" for line in (*settings.inputs, *settings.outputs)
+    ),
     title="contacts, exit buttons, tamper switches and strikes on a GPIO chip's lines",
     transport="GPIO (gpiod)",
 )

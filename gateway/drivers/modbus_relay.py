@@ -138,6 +138,9 @@ SILENT_S_MIN: Final = 0.00175
 TURNAROUND_S_MAX: Final = 0.25
 """How long an answer may be on its way: boards take a few milliseconds, a busy gateway more."""
 
+POLL_CHARACTERS: Final = 8 + 6
+"""A read of up to 8 points and its answer (V1.1b3, 6.2, with address and CRC)."""
+
 FRAME_CHARACTERS_MAX: Final = 24
 """A request and its answer, of any that this driver sends (64 points)."""
 
@@ -1057,6 +1060,28 @@ class ModbusRelay:
             ) from None
 
 
+REX_S_MAX: Final = 0.1
+"""From the exit button to the strike (docs/promises.md P20)."""
+
+
+def strain(boards: Sequence[ModbusRelaySettings]) -> str | None:
+    """Whether an exit button is felt in time on a line that these boards share."""
+    if not boards[0].shared or not any(board.board.inputs for board in boards):
+        return None
+    # Each board's inputs are read in turn; then the strike's command, behind one read at most.
+    read_s = POLL_CHARACTERS * BITS_PER_CHARACTER / boards[0].speed + boards[0].silent_s * 2
+    turns = sum(bool(board.board.inputs) for board in boards)
+    debounce_s = max(board.debounce_ms for board in boards) / 1000
+    worst_s = turns * max(read_s, INPUTS_S / turns) + debounce_s + 3 * read_s
+    if worst_s <= REX_S_MAX:
+        return None
+    return (
+        f"{len(boards)} boards at {boards[0].speed} baud: an exit button on them is answered after "
+        f"up to {worst_s * 1000:.0f} ms, not {REX_S_MAX * 1000:.0f}. Set all to 115200 baud, or "
+        "give the boards with buttons a line of their own"
+    )
+
+
 def _address(settings: ModbusRelaySettings) -> str:
     return str(settings.port) if settings.transport == "rtu" else f"{settings.host}:{settings.port}"
 
@@ -1071,6 +1096,13 @@ DRIVER = DriverSpec(
     inputs=lambda settings: settings.board.inputs,
     address=_address,
     station=lambda settings: settings.unit,
+    alike=lambda settings: {
+        "transport": settings.transport,
+        "baud_rate": settings.speed,
+        "parity": settings.parity or "none",
+        "stop_bits": settings.stop_bits or 1,
+    },
+    strain=strain,
     title="relay and input boards on Modbus: " + ", ".join(PROFILES) + " and any other",
     transport="Modbus TCP, RTU on RS-485, RTU over TCP",
     tried=(

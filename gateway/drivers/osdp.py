@@ -26,7 +26,7 @@ import itertools
 import os
 import signal as signals
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -45,7 +45,7 @@ from gateway.config.devices import (
     Trial,
     refuse,
 )
-from gateway.domain.card_format import FORMATS, decode
+from gateway.domain.card_format import BITS_MAX, FORMATS, RAW_BITS_MIN, decode, raw_value
 from gateway.domain.facts import (
     CredentialPresented,
     DeviceOnline,
@@ -238,6 +238,12 @@ class Card(_OfReader, frozen=True, tag="card"):
         return f"Card(address={self.address}, bits_count={len(self.bits)})"
 
 
+class Formatted(_OfReader, frozen=True, tag="formatted"):
+    """A card came in characters (osdp_FMT), which libosdp throws away."""
+
+    ns: int
+
+
 class Keys(_OfReader, frozen=True, tag="keys"):
     """Keys of the keypad, in hexadecimal."""
 
@@ -278,7 +284,19 @@ class Remote(_OfReader, frozen=True, tag="remote"):
 
 
 _Message = (
-    Ready | Alive | Ended | Done | Up | Down | Card | Keys | Local | Inputs | Outputs | Remote
+    Ready
+    | Alive
+    | Ended
+    | Done
+    | Up
+    | Down
+    | Card
+    | Formatted
+    | Keys
+    | Local
+    | Inputs
+    | Outputs
+    | Remote
 )
 _DECODER: Final = msgspec.json.Decoder(_Message)
 
@@ -318,9 +336,21 @@ class WorkerProtocol:
 
 
 class CardRefused(msgspec.Struct, frozen=True):
-    """A card of no format that is enabled; its bits are not passed on."""
+    """Too few or too many bits for a card."""
 
     bits_count: int
+
+
+class CardUnread(msgspec.Struct, frozen=True):
+    """A card whose data libosdp throws away."""
+
+
+class EntryRefused(msgspec.Struct, frozen=True):
+    """What was entered can't be a PIN."""
+
+
+Refusal = CardRefused | CardUnread | EntryRefused
+"""Nobody above hears of it, so the person is told from here."""
 
 
 class OsdpProtocol:
@@ -338,15 +368,18 @@ class OsdpProtocol:
         self._pulsed_until: dict[int, timedelta] = {}
         self._renew_at: dict[int, timedelta] = {}
 
-    def receive(self, message: _Message) -> list[Fact | CardRefused]:
+    def receive(self, message: _Message) -> list[Fact | Refusal]:
         """The facts in a message; states that are known already are none."""
         match message:
             case Card(ns=ns, bits=bits):
                 return [self._card(bits, _at(ns))]
+            case Formatted():
+                return [CardUnread()]
             case Keys(ns=ns, keys=keys):
                 # 7.12: digits in ASCII, 0x7F for `*` and 0x0D for `#`.
                 typed = bytes.fromhex(keys).replace(b"\x7f", b"*").replace(b"\x0d", b"#")
-                return [*self.entry.receive(typed, _at(ns))]
+                pins = self.entry.receive(typed, _at(ns))
+                return [*pins, *([EntryRefused()] if self.entry.take_refused() else [])]
             case Inputs(ns=ns, states=states):
                 return [*self._changed_inputs(states, _at(ns))]
             case Outputs(ns=ns, states=states):
@@ -363,6 +396,9 @@ class OsdpProtocol:
                     return CredentialPresented(self.device_id, "uid", value, at)
             elif cards := decode(bits, (FORMATS[name],)):
                 return CredentialPresented(self.device_id, "wiegand", cards[0].value, at)
+        if RAW_BITS_MIN <= len(bits) <= BITS_MAX:
+            # Denied like any unknown card: the person gets an answer, the installer the length.
+            return CredentialPresented(self.device_id, "wiegand", raw_value(bits), at)
         return CardRefused(len(bits))
 
     def _changed_inputs(self, states: tuple[int, ...], at: timedelta) -> Iterator[Fact]:
@@ -646,6 +682,8 @@ class _Session:
         self.install_s = install_s
         self._protocol = protocol
         self._emit: FactSink | None = None
+        self.refused = asyncio.Event()
+        """Something was refused that the person before the reader waits for an answer to."""
         self._early: list[Fact] = []
         self.last_why = ""
         loop = asyncio.get_running_loop()
@@ -662,7 +700,7 @@ class _Session:
                 self.last_why = f"address {self.address} {why}"
                 if self.install_s is None:  # else there the line tries again by itself
                     self.lose(self.last_why)
-            case Card() | Keys() if self._emit is None:
+            case Card() | Formatted() | Keys() if self._emit is None:
                 pass  # before it was online: nobody was there to decide
             case _:
                 self._tell(message)
@@ -685,7 +723,13 @@ class _Session:
         for said in self._protocol.receive(message):
             match said:
                 case CardRefused(bits_count=count):
-                    log.warning("card_of_no_enabled_format", device=device, bits=count)
+                    log.warning("card_of_no_length", device=device, bits=count)
+                    self.refused.set()
+                case CardUnread():
+                    log.warning("card_formatted_set_the_reader_to_raw", device=device)
+                    self.refused.set()
+                case EntryRefused():
+                    self.refused.set()
                 case fact:
                     if self._emit is None:
                         self._early.append(fact)
@@ -714,6 +758,7 @@ class Osdp:
         self._protocol = OsdpProtocol(self.device_id, settings)
         session = _Session(self._protocol, settings.address, key)
         async with _Line.attached(settings.port, settings.baud_rate, session) as line:
+            denying: asyncio.Task[None] | None = None
             try:
                 up = await self._wait_for(session, timedelta(seconds=START_S_MAX))
                 self._check(up)
@@ -729,6 +774,7 @@ class Osdp:
                     raise self._unavailable(session.lost.result())
                 session.begin(emit, DeviceOnline(self.device_id, self._clock.monotonic()))
                 self._online = line, up
+                denying = asyncio.create_task(self._deny(session))
                 while not session.lost.done():
                     await asyncio.wait({session.lost}, timeout=UPKEEP_S)
                     if not session.lost.done():
@@ -740,8 +786,18 @@ class Osdp:
                     raise self._unavailable(session.lost.result()) from None
                 raise
             finally:
+                if denying is not None:
+                    denying.cancel()
+                    await asyncio.wait({denying})
                 self._online = None
                 self._protocol.entry.forget()
+
+    async def _deny(self, session: _Session) -> None:
+        while True:
+            await session.refused.wait()
+            session.refused.clear()
+            with contextlib.suppress(DeviceError):  # its loss is told by itself
+                await self.indicate(Signal.DENIED)
 
     async def _wait_for(self, session: _Session, limit: timedelta) -> Up:
         either: set[asyncio.Future[Any]] = {session.up, session.lost}
@@ -885,6 +941,9 @@ class Osdp:
     async def indicate(self, signal: Signal) -> None:
         """See `Indicates.indicate`."""
         line, up = self._opened()
+        if signal is Signal.PIN_WANTED:
+            # Digits from before the card belong to no PIN; those pressed from now on do.
+            self._protocol.entry.forget()
         asked = [
             line.ask(self._settings.address, what, fields)
             for what, there, fields in (
@@ -926,6 +985,31 @@ def _buzzer(pattern: Pattern) -> dict[str, object]:
     }
 
 
+EXCHANGE_BYTES: Final = 29
+CARD_BYTES: Final = 45
+"""A poll and its answer in a secure channel, with nothing to tell (5.5, D.1.4) and with a card."""
+POLL_S: Final = 0.0505
+"""libosdp asks a reader again so long after its last answer (OSDP_PD_POLL_TIMEOUT_MS)."""
+REST_S: Final = 0.02
+"""The rest of a tap: decision, commit, strike."""
+TAP_S_MAX: Final = 0.15
+"""From the card to the strike (docs/promises.md P3)."""
+
+
+def strain(readers: Sequence[OsdpSettings]) -> str | None:
+    """Whether a line is too slow for so many readers, each of which must be asked in turn."""
+    byte_s = 10 / readers[0].baud_rate
+    turn_s = max(POLL_S, (len(readers) - 1) * EXCHANGE_BYTES * byte_s)
+    worst_s = turn_s + CARD_BYTES * byte_s + REST_S
+    if worst_s <= TAP_S_MAX:
+        return None
+    return (
+        f"{len(readers)} readers at {readers[0].baud_rate} baud: a card is answered after up to "
+        f"{worst_s * 1000:.0f} ms, not {TAP_S_MAX * 1000:.0f}. Set all to a higher speed with "
+        "their maker's tool, or give some a line of their own"
+    )
+
+
 DRIVER = DriverSpec(
     name="osdp",
     settings=OsdpSettings,
@@ -942,7 +1026,10 @@ DRIVER = DriverSpec(
     relay_class=lambda _settings: RelayClass.R2,
     outputs=lambda settings: settings.outputs,
     inputs=lambda settings: settings.inputs,
-    address=lambda settings: f"{settings.port} address {settings.address}",
+    address=lambda settings: settings.port,
+    station=lambda settings: settings.address,
+    alike=lambda settings: {"baud_rate": settings.baud_rate},
+    strain=strain,
     title="OSDP 2.2 readers and keypads, with their inputs and outputs, through libosdp",
     transport="RS-485 on a serial port",
     tried=(Trial(Means.VECTORS, "frames and secure channel values of OSDP's Annex E"),),

@@ -9,6 +9,9 @@ environment (see `Setup`); further ones are commands. What it says is in `gatewa
 
 libosdp 3.2.9, as observed; each is why something below is as it is:
 
+- It drops card data in characters (osdp_FMT) without an event, since OSDP 2.2.2 deprecates it
+  (its issue 206; the binding's CARD_FMT_ASCII is for peripherals): `Gate` takes note of one, for
+  the code of a reply is in clear in a session too.
 - It looks at replies before a secure channel is up as it does after, so a card in clear, as answer
   to the very first request, reaches its event handler. In a session it takes a frame that is marked
   as part of the handshake without looking for a MAC. It copies a card of up to 250 bytes into 64.
@@ -55,6 +58,7 @@ NAK: Final = 0x41
 PDID: Final = 0x45
 PDCAP: Final = 0x46
 RAW: Final = 0x50
+FMT: Final = 0x51
 KEYPAD: Final = 0x53
 BUSY: Final = 0x79
 FTSTAT: Final = 0x7A
@@ -202,6 +206,8 @@ class Gate:
         """By address: when it last answered and was last asked, and how often it didn't since."""
         self.dropped = 0
         """Frames that libosdp was not shown."""
+        self.formatted: list[int] = []
+        """The addresses of readers that sent a card as osdp_FMT, since somebody last looked."""
 
     # --- libosdp's side ---------------------------------------------------------------------------
 
@@ -251,6 +257,8 @@ class Gate:
             if self.waiting and self._may_pass(frame):
                 self._ready = frame
                 self.waiting = False
+                if code_of(frame) == FMT and self._is_secure(self.address):
+                    self.formatted.append(self.address)
                 self.answered_at[self.address] = self._now()
                 self.misses[self.address] = 0
             else:
@@ -434,6 +442,9 @@ class Bus:
         return max(BUSY_TICK_S, due - now)
 
     def _tell_events(self) -> None:
+        for address in self.gate.formatted:
+            self._say({"say": "formatted", "address": address, "ns": time.monotonic_ns()})
+        self.gate.formatted.clear()
         events, self._events = self._events, []
         lib = self._lib
         for index, event, at_ns in events:

@@ -6,7 +6,14 @@ from typing import Final, Literal
 
 import structlog
 
-from gateway.domain.card_format import BITS_MAX, FORMATS, CardFormat, decode
+from gateway.domain.card_format import (
+    BITS_MAX,
+    FORMATS,
+    RAW_BITS_MIN,
+    CardFormat,
+    decode,
+    raw_value,
+)
 from gateway.domain.facts import CredentialPresented
 from gateway.drivers.pin_entry import PinEntry
 
@@ -16,9 +23,6 @@ Keypad = Literal["none", "4bit", "8bit"]
 
 KEYS: Final = b"0123456789*#"
 """The key of each code 0 to 11 (Camden CV-550SPK manual, 4.1.28.5; CDVI Galeo manual, 11)."""
-
-RAW_BITS_MIN: Final = 24
-"""What is shorter, and no key, is a piece of a frame: nobody makes such cards."""
 
 REFUSALS_TOLD: Final = timedelta(minutes=1)
 """How often the log says how many frames were refused: a flood must not fill it."""
@@ -88,9 +92,8 @@ class WiegandReader:
             if cards:
                 return [CredentialPresented(self.device_id, "wiegand", cards[0].value, at)]
         elif RAW_BITS_MIN <= len(bits) <= BITS_MAX:
-            value = f"RAW{len(bits)}:-:{int(bits, 2)}"
             log.info("card of no enabled format", device=self.device_id, bits=len(bits))
-            return [CredentialPresented(self.device_id, "wiegand", value, at)]
+            return [CredentialPresented(self.device_id, "wiegand", raw_value(bits), at)]
         self.refused += 1
         return []
 

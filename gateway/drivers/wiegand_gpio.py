@@ -10,6 +10,9 @@
     bias = "pull_up"        # or "disabled" with resistors of your own, "as_is", "pull_down"
     at_once = false         # take a card of the longest format with its last bit
     inter_digit_timeout_s = 5.0
+    lamp = 23               # the reader's LED wire, its buzzer wire: leave out what is not wired
+    buzzer = 24
+    lamp_active_low = true  # the level on the chip's lines, so with transistors between: false
 
 Each falling edge of D0 is a 0, of D1 a 1. Time is that of the kernel's stamps, so a busy gateway
 misreads nothing, and edges that the kernel had to drop (a gap in their numbers) drop their frame.
@@ -23,16 +26,20 @@ is not noticed. Whoever reaches the wires can replay a card: Wiegand has no secr
 """
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
+from typing import Final, NamedTuple
 
 import gpiod
 from gpiod.line import Clock as EventClock
+from gpiod.line import Direction, Value
 from gpiod.line import Edge as LineEdge
 
 from gateway.clock import Clock
 from gateway.config.devices import Capability, DeviceSettings, DriverSpec, Means, Trial, refuse
 from gateway.domain.facts import DeviceOnline
-from gateway.drivers.base import FactSink
+from gateway.drivers.base import FactSink, Signal
 from gateway.drivers.gpio_lines import (
     BIAS,
     EVENT_BUFFER_SIZE,
@@ -44,6 +51,29 @@ from gateway.drivers.gpio_lines import (
 )
 from gateway.drivers.pin_entry import inter_digit_timeout_faults
 from gateway.drivers.wiegand import Edge, EdgeProtocol, Keypad, WiegandReader, format_faults
+from gateway.errors import DeviceUnavailable
+
+
+class Step(NamedTuple):
+    """For so many milliseconds the lamp is green or not, and the buzzer sounds or not."""
+
+    ms: int
+    green: bool
+    sounds: bool
+
+
+PATTERNS: Final = {
+    Signal.GRANTED: (Step(100, True, True), Step(2900, True, False)),
+    Signal.DENIED: (Step(100, False, True), Step(100, False, False)) * 3,
+    Signal.PIN_WANTED: (Step(500, True, False), Step(500, False, False)) * 10,
+    Signal.FAULT: (
+        Step(800, False, True),
+        *((Step(200, True, False), Step(200, False, False)) * 10),
+    ),
+    Signal.HELD_OPEN: (Step(500, False, True), Step(200, False, False)) * 2,
+}
+"""One wire switches most readers' LED from red to green; there is no third colour. A grant under
+duress is a grant like any other."""
 
 
 class WiegandGpioSettings(DeviceSettings, frozen=True, kw_only=True):
@@ -57,6 +87,14 @@ class WiegandGpioSettings(DeviceSettings, frozen=True, kw_only=True):
     bias: BiasName = "as_is"
     at_once: bool = False
     inter_digit_timeout_s: float = 5.0
+    lamp: int | None = None
+    buzzer: int | None = None
+    lamp_active_low: bool | None = None
+
+    @property
+    def shown_by(self) -> tuple[int, ...]:
+        """The lines of the lamp and the buzzer, as far as they are wired."""
+        return tuple(line for line in (self.lamp, self.buzzer) if line is not None)
 
     def __post_init__(self) -> None:
         """Refuse what can't work.
@@ -64,14 +102,58 @@ class WiegandGpioSettings(DeviceSettings, frozen=True, kw_only=True):
         Raises:
             ValueError: msgspec turns it into a fault with its path in the file.
         """
-        refuse(
-            (
-                *chip_faults(self.chip),
-                *line_faults("d1", (self.d0, self.d1)),
-                *format_faults(self.formats),
-                *inter_digit_timeout_faults(self.inter_digit_timeout_s),
-            )
-        )
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
+        yield from chip_faults(self.chip)
+        yield from line_faults("d1", (self.d0, self.d1))
+        shown = self.shown_by
+        yield from line_faults("lamp", shown)
+        if {self.d0, self.d1} & set(shown):
+            yield "`lamp` and `buzzer` must be other lines than d0 and d1"
+        if shown and self.lamp_active_low is None:
+            yield "`lamp_active_low` is missing: which level lights the lamp?"
+        yield from format_faults(self.formats)
+        yield from inter_digit_timeout_faults(self.inter_digit_timeout_s)
+
+
+class _Lamp:
+    """The reader's lamp and buzzer: the newest signal counts, and ends at rest."""
+
+    def __init__(self, settings: WiegandGpioSettings, lines: Lines) -> None:
+        self._settings = settings
+        self._lines = lines
+        self._timer: asyncio.TimerHandle | None = None
+
+    def show(self, signal: Signal) -> None:
+        """Begin with `signal`. Raises DeviceUnavailable."""
+        self._play(PATTERNS[signal])
+
+    def show_nothing(self) -> None:
+        """Go dark and silent, if the chip is still there."""
+        self._go_on(())
+
+    def _play(self, steps: tuple[Step, ...]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now, *rest = steps or (Step(0, False, False),)
+        settings = self._settings
+        values: dict[int | str, Value] = {}
+        for line, on in ((settings.lamp, now.green), (settings.buzzer, now.sounds)):
+            if line is not None:
+                values[line] = Value.ACTIVE if on else Value.INACTIVE
+        try:
+            self._lines.request.set_values(values)
+        except OSError as error:
+            raise self._lines.lose(error) from error
+        if steps:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(now.ms / 1000, self._go_on, tuple(rest))
+
+    def _go_on(self, steps: tuple[Step, ...]) -> None:
+        with suppress(DeviceUnavailable):  # `lost` says so already
+            self._play(steps)
 
 
 class _Reading:
@@ -84,6 +166,7 @@ class _Reading:
         lines: Lines,
         clock: Clock,
         emit: FactSink,
+        lamp: _Lamp | None,
     ) -> None:
         timeout = timedelta(seconds=settings.inter_digit_timeout_s)
         self._d1 = settings.d1
@@ -92,6 +175,7 @@ class _Reading:
         self._lines = lines
         self._clock = clock
         self._emit = emit
+        self._lamp = lamp
         self._timer: asyncio.TimerHandle | None = None
 
     def take(self, events: list[gpiod.EdgeEvent]) -> None:
@@ -112,10 +196,20 @@ class _Reading:
         self._reader.pin.expire(now)
         self._wait()
 
+    def show(self, signal: Signal) -> None:
+        """Let the lamp and the buzzer show `signal`. Raises DeviceUnavailable."""
+        if signal is Signal.PIN_WANTED:
+            # Digits from before the card belong to no PIN; those pressed from now on do.
+            self._reader.pin.forget()
+        if self._lamp is not None:
+            self._lamp.show(signal)
+
     def stop(self) -> None:
         """Forget everything."""
         if self._timer is not None:
             self._timer.cancel()
+        if self._lamp is not None:
+            self._lamp.show_nothing()
         self._edges.forget()
         self._reader.pin.forget()
 
@@ -127,6 +221,10 @@ class _Reading:
             at = timedelta(microseconds=at_ns / 1000)
             for fact in self._reader.frame(bits, min(at, self._clock.monotonic())):
                 self._emit(fact)
+        if self._reader.pin.take_refused():
+            # It can't be a PIN, so nobody above hears of it: the person is told from here.
+            with suppress(DeviceUnavailable):
+                self.show(Signal.DENIED)
         self._reader.tell_refusals(self._clock.monotonic())
 
     def _wait(self) -> None:
@@ -148,6 +246,7 @@ class WiegandGpio:
         self.device_id = device_id
         self._settings = settings
         self._clock = clock
+        self._reading: _Reading | None = None
 
     async def run(self, emit: FactSink) -> None:
         """See `Driver.run`."""
@@ -157,27 +256,45 @@ class WiegandGpio:
             bias=BIAS[settings.bias],
             event_clock=EventClock.MONOTONIC,
         )
+        dark = gpiod.LineSettings(
+            direction=Direction.OUTPUT,
+            active_low=bool(settings.lamp_active_low),
+            output_value=Value.INACTIVE,
+        )
+        config: dict[tuple[int, ...], gpiod.LineSettings] = {(settings.d0, settings.d1): falling}
+        if settings.shown_by:
+            config[settings.shown_by] = dark
         async with held(
-            self.device_id,
-            settings.chip,
-            {(settings.d0, settings.d1): falling},
-            event_buffer_size=EVENT_BUFFER_SIZE,
+            self.device_id, settings.chip, config, event_buffer_size=EVENT_BUFFER_SIZE
         ) as lines:
-            reading = _Reading(self.device_id, settings, lines, self._clock, emit)
+            lamp = _Lamp(settings, lines) if settings.shown_by else None
+            reading = _Reading(self.device_id, settings, lines, self._clock, emit, lamp)
             try:
                 emit(DeviceOnline(self.device_id, self._clock.monotonic()))
                 lines.watch(reading.take)
+                self._reading = reading
                 raise await asyncio.shield(lines.lost)
             finally:
+                self._reading = None
                 reading.stop()
+
+    async def indicate(self, signal: Signal) -> None:
+        """See `Indicates.indicate`."""
+        if self._reading is None:
+            raise DeviceUnavailable(f"{self.device_id}: {self._settings.chip} is not open")
+        self._reading.show(signal)
 
 
 DRIVER = DriverSpec(
     name="wiegand_gpio",
     settings=WiegandGpioSettings,
-    capabilities=frozenset({Capability.READS_CREDENTIALS, Capability.READS_PINS}),
+    capabilities=frozenset(
+        {Capability.READS_CREDENTIALS, Capability.READS_PINS, Capability.INDICATES}
+    ),
     build=WiegandGpio,
-    address=lambda settings: f"{settings.chip} line {settings.d0}",
+    pins=lambda settings: tuple(
+        f"{settings.chip} line {line}" for line in (settings.d0, settings.d1, *settings.shown_by)
+    ),
     title="Wiegand readers and keypads on two lines of a GPIO chip",
     transport="GPIO (gpiod)",
     tried=(

@@ -17,6 +17,7 @@ import pytest
 from gateway.clock import Clock
 from gateway.domain.card_format import encode
 from gateway.domain.facts import InputChanged, OutputReported
+from gateway.domain.signal import Signal
 from gateway.errors import DeviceMisconfigured, DeviceUnavailable
 from hwsim.gpio.host import ChipProcess, running_chip
 from hwsim.site import Site
@@ -25,6 +26,7 @@ from tests.drivers.contract import CONFIG, DriverContract, Running, eventually, 
 GPIO = CONFIG.with_name("gpio.toml")
 MS = timedelta(milliseconds=1)
 D0, D1 = 17, 27
+LAMP, BUZZER = 23, 24
 CONTACT, REX, STRIKE = 5, 6, 22
 CARD = encode("H10301", 123, 4567)
 
@@ -131,6 +133,27 @@ class TestAWiegandReaderOnGpio(DriverContract):
                 await asyncio.sleep(0.03)
             await run.until(lambda _facts: run.values)
             assert run.values == ["2468"]
+
+    async def test_it_shows_a_grant_and_answers_a_short_entry_and_ends_dark(
+        self, site: Site, clock: Clock
+    ) -> None:
+        driver = self.build(site, clock)
+        chip = chip_of(site)
+        async with running(driver):
+            await driver.indicate(Signal.GRANTED)
+            await eventually(lambda: chip.levels(BUZZER) == [True, False])
+            assert chip.levels(LAMP) == [True]
+            for key in "12#":
+                code = "0123456789*#".index(key)
+                await chip.card(D0, D1, f"{(code ^ 15) << 4 | code:08b}", 1000)
+                await asyncio.sleep(0.03)
+            await eventually(lambda: len(chip.levels(BUZZER)) == 2 + 6)
+            assert chip.levels(LAMP) == [True, False]
+            await driver.indicate(Signal.PIN_WANTED)
+            await eventually(lambda: len(chip.levels(LAMP)) == 3)
+        await eventually(lambda: chip.levels(LAMP) == [True, False] * 2)
+        with pytest.raises(DeviceUnavailable):
+            await driver.indicate(Signal.DENIED)
 
     async def test_a_line_that_the_chip_has_not_is_misconfigured_or_unavailable(
         self, site: Site, clock: Clock

@@ -58,6 +58,9 @@ def test_the_example_is_without_fault() -> None:
         {"keypad": "6bit"},
         {"bias": "up"},
         {"inter_digit_timeout_s": 99},
+        {"lamp": 23},
+        {"lamp": 23, "buzzer": 23, "lamp_active_low": True},
+        {"buzzer": 27, "lamp_active_low": True},
     ],
 )
 def test_impossible_settings_of_a_reader_are_refused(wrong: dict[str, Any]) -> None:

@@ -308,5 +308,5 @@ def test_the_config_takes_boards_with_their_own_units_on_one_line_and_nothing_el
         check(wired, REGISTRY, "wired.toml")
     wired["devices"][BUS[1]]["unit"] = 2
     wired["devices"]["lobby-scanner"]["port"] = wired["devices"][BUS[0]]["port"]
-    with pytest.raises(ConfigError, match="is already the line of device"):
+    with pytest.raises(ConfigError, match="barcode_scanner and modbus_relay can't share"):
         check(wired, REGISTRY, "wired.toml")

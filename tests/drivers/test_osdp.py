@@ -25,6 +25,8 @@ from gateway.domain.card_format import encode
 from gateway.domain.facts import (
     CredentialPresented,
     InputChanged,
+    InstallWindowClosed,
+    InstallWindowOpened,
     OutputReported,
     TamperChanged,
     UnexpectedOutput,
@@ -34,6 +36,7 @@ from gateway.drivers.base import Signal
 from gateway.drivers.osdp import (
     Card,
     CardRefused,
+    EntryRefused,
     Inputs,
     Keys,
     Osdp,
@@ -241,12 +244,25 @@ def test_the_first_enabled_format_that_fits_names_the_card() -> None:
             CredentialPresented("reader", "wiegand", "H10301:12:34567", timedelta(microseconds=1))
         ]
     wrong_parity = ("1" if bits[0] == "0" else "0") + bits[1:]
-    assert protocol(formats=["H10301"]).receive(Card(0, 1000, wrong_parity)) == [CardRefused(26)]
+    (raw,) = protocol(formats=["H10301"]).receive(Card(0, 1000, wrong_parity))
+    assert isinstance(raw, CredentialPresented)
+    assert raw.value.startswith("RAW26:")
 
 
-@pytest.mark.parametrize(("formats", "count"), [([], 32), (["uid"], 26), (["uid"], 31)])
-def test_bits_of_no_enabled_format_are_no_credential(formats: list[str], count: int) -> None:
-    assert protocol(formats=formats).receive(Card(0, 1, "1" * count)) == [CardRefused(count)]
+@pytest.mark.parametrize("count", [23, 97])
+def test_what_no_card_is_as_long_as_is_no_credential(count: int) -> None:
+    assert protocol(formats=["uid"]).receive(Card(0, 1, "1" * count)) == [CardRefused(count)]
+
+
+@pytest.mark.parametrize(("formats", "count"), [([], 32), (["uid"], 26), (["H10301"], 26)])
+def test_a_card_of_no_enabled_format_is_presented_raw(formats: list[str], count: int) -> None:
+    (fact,) = protocol(formats=formats).receive(Card(0, 1, "1" * count))
+    assert isinstance(fact, CredentialPresented)
+    assert (fact.kind, fact.value) == ("wiegand", f"RAW{count}:-:{2**count - 1}")
+
+
+def test_an_entry_that_can_be_no_pin_is_refused_at_once() -> None:
+    assert protocol().receive(Keys(0, 1, b"123\x0d".hex())) == [EntryRefused()]
 
 
 def test_keys_are_entered_by_the_rules_of_every_keypad() -> None:
@@ -512,6 +528,31 @@ class TestAnOsdpReader(DriverContract):
             assert [seen.signal for seen in site.seen.of(Lamp)] == [given_.value]
             beeped = any(told.what == "buzzer" for told in reader(site).peripheral.told)
             assert beeped == (given_ is not Signal.PIN_WANTED)
+
+    async def test_a_short_entry_and_a_card_in_characters_are_answered_with_denied(
+        self, site: Site, clock: Clock
+    ) -> None:
+        driver = self.build(site, clock)
+        async with running(driver) as run:
+            await site.press("reader", "12#", gap=0)
+            await eventually(lambda: len(site.seen.of(Lamp)) == 1)
+            # libosdp 3.2.9 drops osdp_FMT; the day it doesn't, there is a card to decode.
+            reader(site).peripheral.formatted_card("0000123456")
+            await eventually(lambda: len(site.seen.of(Lamp)) == 2)
+            assert {seen.signal for seen in site.seen.of(Lamp)} == {"denied"}
+            await self.prove(site, run)
+            assert len(run.values) == 1
+
+    async def test_what_was_pressed_before_the_card_is_no_part_of_the_pin(
+        self, site: Site, clock: Clock
+    ) -> None:
+        driver = self.build(site, clock)
+        async with running(driver) as run:
+            await site.press("reader", "99", gap=0)
+            await self.prove(site, run)
+            await driver.indicate(Signal.PIN_WANTED)
+            await site.press("reader", "2468#", gap=0)
+            await run.until(lambda _facts: "2468" in run.values)
 
     async def test_a_reader_without_lamp_and_buzzer_is_not_asked_to_use_them(
         self, site: Site, clock: Clock
@@ -815,7 +856,7 @@ async def test_the_window_ends_by_itself_and_nothing_was_accepted(
     with pytest.raises(DeviceUnavailable, match="install"):
         await run.task
     assert time.monotonic() - started < 4.0
-    assert run.facts == []
+    assert {type(fact) for fact in run.facts} == {InstallWindowOpened, InstallWindowClosed}
     assert store.key("reader") == KEY
     assert not (tmp_path / "keys" / "reader.window").exists()
 
@@ -845,7 +886,7 @@ async def test_nothing_that_comes_while_installing_counts(
     run = Running(driver)
     with pytest.raises(DeviceUnavailable):
         await run.task
-    assert run.facts == []
+    assert {type(fact) for fact in run.facts} == {InstallWindowOpened, InstallWindowClosed}
 
 
 async def test_keys_are_in_no_log_and_no_error(
