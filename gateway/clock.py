@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 
 class TimeTrust(IntEnum):
@@ -61,12 +61,32 @@ def boot_id() -> str:
         return told or uuid.uuid4().hex  # as if the machine had just booted
 
 
+VOUCHED_FOR = timedelta(days=1)
+"""How long the word of an authenticated source makes the time trusted."""
+DRIFT_PPM_MAX = 500
+"""How far CLOCK_MONOTONIC may be from true seconds: a time daemon slews it by as much (adjtimex(2)),
+and a crystal is five times better. So what was once vouched for widens by 43 s either way a day."""
+
+
+def _host_wall() -> datetime:
+    return datetime.fromtimestamp(time.time_ns() // 1_000 / 1_000_000, UTC)
+
+
+class _Vouched(NamedTuple):
+    """An authenticated source has said that it was between these two at that moment."""
+
+    earliest: datetime
+    latest: datetime
+    at: timedelta
+
+
 class SystemClock:
-    """The machine's clock above a floor.
+    """The machine's clock above a floor, and within what an authenticated source has vouched for.
 
     `vouched` says whether the source of time that the config accepts vouches for it right now:
-    without that, or while wall time is below the floor, trust is at most T1. `told` hears of the
-    first trust and of every change, from within the `trust()` that finds it.
+    without that and without an authenticated one, or while wall time is below the floor, trust is
+    at most T1. `told` hears of the first trust and of every change, from within the `trust()` that
+    finds it.
     """
 
     def __init__(
@@ -75,20 +95,50 @@ class SystemClock:
         floor: datetime | None,
         vouched: Callable[[], bool],
         told: Callable[[TimeTrust], None] | None = None,
+        wall: Callable[[], datetime] = _host_wall,
+        monotonic: Callable[[], timedelta] = monotonic,
     ) -> None:
         self._floor = floor
-        self._vouched = vouched
+        self._host_vouched = vouched
+        self._wall = wall
+        self._monotonic = monotonic
+        self._vouched: _Vouched | None = None
         self._told = told
         self._last: TimeTrust | None = None
 
     def now(self) -> datetime:
         """See `Clock.now`."""
-        wall = datetime.fromtimestamp(time.time_ns() // 1_000 / 1_000_000, UTC)
+        wall = self._wall()
+        if self._vouched is not None:
+            earliest, latest = self._bounds(self._vouched)
+            wall = min(max(wall, earliest), latest)
         return wall if self._floor is None or wall >= self._floor else self._floor
 
     def monotonic(self) -> timedelta:
         """See `Clock.monotonic`."""
-        return monotonic()
+        return self._monotonic()
+
+    def vouch(self, earliest: datetime, latest: datetime) -> timedelta:
+        """Take the word of an authenticated source that it is between these two now (T2).
+
+        From here on `now()` keeps within them, as the monotonic clock carries them on, whatever
+        the machine's clock says. Returns by how much that one is ahead (or, negative, behind);
+        zero while it is between them.
+        """
+        wall = self._wall()
+        self._vouched = _Vouched(earliest, latest, self._monotonic())
+        return wall - min(max(wall, earliest), latest)
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether an authenticated source has vouched for the time lately."""
+        vouched = self._vouched
+        return vouched is not None and self._monotonic() - vouched.at < VOUCHED_FOR
+
+    def _bounds(self, vouched: _Vouched) -> tuple[datetime, datetime]:
+        gone = self._monotonic() - vouched.at
+        drift = gone * DRIFT_PPM_MAX / 1_000_000
+        return vouched.earliest + gone - drift, vouched.latest + gone + drift
 
     def trust(self) -> TimeTrust:
         """See `Clock.trust`."""
@@ -101,7 +151,7 @@ class SystemClock:
 
     def _trust(self) -> TimeTrust:
         below = self._floor is not None and self.now() <= self._floor
-        if self._vouched() and not below:
+        if (self.authenticated or self._host_vouched()) and not below:
             return TimeTrust.T2
         return TimeTrust.T0 if self._floor is None else TimeTrust.T1
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway import clock
-from gateway.clock import ANSWER_KEPT, SystemClock, TimeDaemon, TimeTrust, voucher
+from gateway.clock import ANSWER_KEPT, VOUCHED_FOR, SystemClock, TimeDaemon, TimeTrust, voucher
 
 TRUST_US_MAX = 200.0
 """Not a promise: looking for the C library at every call took 1,400 to 8,000 us."""
@@ -112,6 +112,47 @@ def test_every_change_of_trust_is_told_once() -> None:
     vouched[0] = True
     assert system.trust() is TimeTrust.T1
     assert len(told) == 3
+
+
+NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("off", [timedelta(days=3653), timedelta(days=-365), timedelta(hours=-2)])
+def test_a_host_whose_clock_is_wrong_keeps_the_time_that_was_vouched_for(off: timedelta) -> None:
+    monotonic = Monotonic()
+    host = [NOON + off]
+    system = SystemClock(
+        floor=NOON - timedelta(days=900),
+        vouched=lambda: False,
+        wall=lambda: host[0],
+        monotonic=monotonic,
+    )
+    assert system.trust() is TimeTrust.T1
+    assert abs(system.vouch(NOON, NOON + SECOND) - off) <= SECOND
+    assert NOON <= system.now() <= NOON + SECOND
+    assert system.trust() is TimeTrust.T2
+    monotonic.now += timedelta(hours=2)
+    host[0] += timedelta(days=30)  # and a step under way changes nothing
+    assert abs(system.now() - NOON - timedelta(hours=2)) <= 5 * SECOND
+
+
+def test_a_host_whose_clock_is_right_keeps_its_own_time_and_a_word_grows_old() -> None:
+    monotonic = Monotonic()
+    system = SystemClock(
+        floor=None,
+        vouched=lambda: False,
+        wall=lambda: NOON + monotonic.now + SECOND / 2,
+        monotonic=monotonic,
+    )
+    assert system.vouch(NOON, NOON + SECOND) == timedelta()
+    assert system.now() == NOON + SECOND / 2
+    monotonic.now += VOUCHED_FOR - SECOND
+    assert system.trust() is TimeTrust.T2
+    monotonic.now += SECOND
+    assert not system.authenticated
+    assert system.trust() is TimeTrust.T0
+    assert system.now() == NOON + VOUCHED_FOR + SECOND / 2
 
 
 def test_asking_for_the_trust_costs_a_decision_nothing() -> None:
