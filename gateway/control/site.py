@@ -14,7 +14,7 @@ from gateway.config.site import DoorTable, SiteConfig
 from gateway.control.door import CardTapped, DoorController, InForce, Journal, PointChanged, Wiring
 from gateway.control.memory import SiteMemory
 from gateway.control.shared_reader import SharedReader
-from gateway.control.supervised import SupervisedInput
+from gateway.control.supervised import SETTLE, Fault, SupervisedInput
 from gateway.domain import events
 from gateway.domain.break_glass import Role
 from gateway.domain.door_mode import Standing, next_wall_change
@@ -33,6 +33,7 @@ from gateway.domain.facts import (
     DeviceOnline,
     Fact,
     InputChanged,
+    InputGlimpsed,
     InstallWindowClosed,
     InstallWindowOpened,
     OutputReported,
@@ -116,7 +117,10 @@ class SiteController:
         }
         self._points = _Points(config.doors)
         self._contacts: dict[str, Contact] = {}
-        self._pressed: dict[str, bool] = {}
+        self._glimpsed: set[tuple[str, bool]] = set()
+        """Door and wire of each REX that was taken for pressed before that was sure."""
+        self._pressed: dict[str, tuple[bool, timedelta]] = {}
+        """By which wire, and when, somebody last asked to leave by each door."""
         self._switches_open: set[str] = set()
         self._supervised = {
             (door, name): self._supervise(door, name)
@@ -258,6 +262,9 @@ class SiteController:
                 log.debug("presented before every strike was at rest", device=fact.device)
             case InputChanged():
                 self._input_changed(fact)
+            case InputGlimpsed():
+                # Whoever wants to get out doesn't wait for a contact to come to rest.
+                self._rex_said(fact, sure=False)
             case OutputReported():
                 said = StrikeSaid(Strike.ENERGISED if fact.energised else Strike.AT_REST)
                 self._to_strike(fact.device, fact.output, said, fact.at)
@@ -278,49 +285,81 @@ class SiteController:
 
     def _input_changed(self, fact: InputChanged) -> None:
         point = (fact.device, fact.input)
-        if point in self._points.opposites:
-            self._opposite_changed(*self._points.opposites[point], fact)
         if point in self._points.contacts:
             door, closed_when = self._points.contacts[point]
             closed = fact.active == (closed_when == "active")
             self._contacts[door] = Contact.CLOSED if closed else Contact.OPEN
-            pair = self._supervised.get((door, "contact"))
-            if pair is not None:
-                pair.said(opposite=False, active=fact.active)
-            if pair is None or not pair.faulty:
+            if (pair := self._supervised.get((door, "contact"))) is None:
                 said = ContactSaid(self._contacts[door])
                 self.doors[door].point(PointChanged(said, fact.at))
+            else:
+                self._wire_said(door, "contact", pair, fact, opposite=False)
         if point in self._points.rex:
-            door, pressed_when = self._points.rex[point]
-            pressed = fact.active == (pressed_when == "active")
-            self._pressed[door] = pressed
-            if pressed:
-                self.doors[door].point(PointChanged(RexPressed(), fact.at))
-            pair = self._supervised.get((door, "rex"))
-            if pair is not None:
-                pair.said(opposite=False, active=fact.active)
+            door, _ = self._points.rex[point]
+            if pair := self._supervised.get((door, "rex")):
+                self._wire_said(door, "rex", pair, fact, opposite=False)
+        if point in self._points.opposites:
+            door, name, _ = self._points.opposites[point]
+            self._wire_said(door, name, self._supervised[door, name], fact, opposite=True)
         if point in self._points.tampers:
             door, closed_when = self._points.tampers[point]
             opened = fact.active != (closed_when == "active")
             self._switch_moved(door, fact, opened=opened)
+        self._rex_said(fact, sure=True)
 
-    def _opposite_changed(self, door: str, name: str, when: _When, fact: InputChanged) -> None:
-        self._supervised[door, name].said(opposite=True, active=fact.active)
-        pressed = fact.active != (when == "active")
-        if name == "rex" and pressed and not self._pressed.get(door):
-            # Either wire lets people out, whatever is the matter with the other.
-            self.doors[door].point(PointChanged(RexPressed(), fact.at))
+    def _wire_said(
+        self, door: str, name: str, pair: SupervisedInput, fact: InputChanged, *, opposite: bool
+    ) -> None:
+        """One wire of a supervised input reported. A contact is believed once both agree on it."""
+        pair.said(opposite=opposite, active=fact.active)
+        if name == "contact" and pair.is_sound:
+            self.doors[door].point(PointChanged(ContactSaid(self._contacts[door]), fact.at))
+
+    def _rex_said(self, fact: InputChanged | InputGlimpsed, *, sure: bool) -> None:
+        """Either wire of a REX lets people out, whatever is the matter with the other."""
+        point = (fact.device, fact.input)
+        if point in self._points.rex:
+            door, pressed_when = self._points.rex[point]
+            self._rex_wire(door, fact, pressed_when, opposite=False, sure=sure)
+        if point in self._points.opposites:
+            door, name, when = self._points.opposites[point]
+            if name == "rex":
+                pressed_when = "inactive" if when == "active" else "active"
+                self._rex_wire(door, fact, pressed_when, opposite=True, sure=sure)
+
+    def _rex_wire(
+        self,
+        door: str,
+        fact: InputChanged | InputGlimpsed,
+        pressed_when: _When,
+        *,
+        opposite: bool,
+        sure: bool,
+    ) -> None:
+        wire = (door, opposite)
+        known = wire in self._glimpsed and sure
+        self._glimpsed.discard(wire)
+        if fact.active != (pressed_when == "active"):
+            return
+        if not sure:
+            self._glimpsed.add(wire)
+        by, at = self._pressed.get(door, (opposite, fact.at))
+        if known or (by != opposite and fact.at - at < SETTLE):
+            return  # the same press
+        self._pressed[door] = opposite, fact.at
+        self.doors[door].point(PointChanged(RexPressed(), fact.at))
 
     def _supervise(self, door: str, name: str) -> SupervisedInput:
-        def found(broken: bool) -> None:
-            what = events.InputFault if broken else events.InputRestored
-            log.warning("supervised input", door=door, point=name, broken=broken)
-            self._record(
-                what(at=self._clock.now(), trust=int(self._clock.trust()), door=door, point=name)
-            )
+        def found(fault: Fault | None) -> None:
+            self._on_change(door)
+            log.warning("supervised input", door=door, point=name, fault=fault)
+            at, trust = self._clock.now(), int(self._clock.trust())
+            if fault is None:
+                self._record(events.InputRestored(at=at, trust=trust, door=door, point=name))
+                return
+            self._record(events.InputFault(at=at, trust=trust, door=door, point=name, what=fault))
             if name == "contact":
-                contact = Contact.UNKNOWN if broken else self._contacts[door]
-                change = PointChanged(ContactSaid(contact), self._clock.monotonic())
+                change = PointChanged(ContactSaid(Contact.UNKNOWN), self._clock.monotonic())
                 self.doors[door].point(change)
 
         return SupervisedInput(found)
@@ -385,12 +424,16 @@ class SiteController:
     def _stamp(self) -> dict[str, Any]:
         return {"at": self._clock.now(), "trust": int(self._clock.trust())}
 
-    def tampered(self, door_id: str) -> bool:
-        """Whether a case at the door is open: a device's own, or one with a switch in it."""
-        return door_id in self._switches_open or any(
+    def troubles(self, door_id: str) -> list[str]:
+        """What is wrong at a door besides its leaf: `tamper`, where a case is open (a device's own,
+        or one with a switch in it), and `input_fault`.
+        """
+        tampered = door_id in self._switches_open or any(
             device.tampered and door_id in self._points.doors_of(name)
             for name, device in self.devices.items()
         )
+        faulty = any(pair.faulty for (door, _), pair in self._supervised.items() if door == door_id)
+        return [name for name, found in (("tamper", tampered), ("input_fault", faulty)) if found]
 
     def _online(self, name: str) -> None:
         device = self.devices[name]
@@ -424,6 +467,11 @@ class SiteController:
                 if pair := self._supervised.get((door, "contact")):
                     pair.forget()
                 self.doors[door].point(PointChanged(ContactSaid(Contact.UNKNOWN), fact.at))
+        for (name, _), (door, _when) in self._points.rex.items():
+            if name == fact.device:
+                if pair := self._supervised.get((door, "rex")):
+                    pair.forget()
+                self._glimpsed -= {(door, False), (door, True)}
         for name, output in self._points.strikes:
             if name == fact.device:
                 self._to_strike(name, output, StrikeSaid(Strike.UNKNOWN), fact.at)

@@ -395,6 +395,8 @@ class InputFault(_Event, frozen=True, tag="input_fault"):
     door: str
     point: str
     """`contact` or `rex`."""
+    what: str = ""
+    """`cut` (both wires say nothing) or `short` (both say something)."""
 
 
 class InputRestored(_Event, frozen=True, tag="input_restored"):

@@ -32,6 +32,17 @@ class InputChanged(msgspec.Struct, frozen=True, gc=False):
     at: timedelta
 
 
+class InputGlimpsed(msgspec.Struct, frozen=True, gc=False):
+    """An input was seen twice in a row in another state than was told: it may be bouncing, pressed
+    or disturbed. If it stays so, `InputChanged` follows. Only for what must not wait for that.
+    """
+
+    device: str
+    input: int
+    active: bool
+    at: timedelta
+
+
 class OutputReported(msgspec.Struct, frozen=True, gc=False):
     """A device's read-back of an output (numbered from 1): it is energised or at rest."""
 
@@ -99,6 +110,7 @@ class DeviceOffline(msgspec.Struct, frozen=True, gc=False):
 Fact = (
     CredentialPresented
     | InputChanged
+    | InputGlimpsed
     | OutputReported
     | UnexpectedOutput
     | TamperChanged

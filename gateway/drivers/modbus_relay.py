@@ -63,6 +63,7 @@ from gateway.domain.facts import (
     DeviceOnline,
     Fact,
     InputChanged,
+    InputGlimpsed,
     OutputReported,
     UnexpectedOutput,
 )
@@ -111,8 +112,30 @@ CALL_S_MAX: Final = 2.0
 """A pulse's three requests with others ahead of them; nobody waits for longer, whatever happens."""
 
 INPUTS_S: Final = 0.020
-SETTLING_S: Final = 0.010
-"""How often inputs are read; the shorter one while a change is being confirmed."""
+"""How often inputs are read while nothing happens."""
+
+SETTLING_S_MAX: Final = 0.002
+CHATTER_S_MAX: Final = 0.008
+"""The longest pause between two readings while a change is being confirmed. Each is another part of
+it, so that no chatter keeps step with them. The longer one is for a contact that doesn't come to
+rest: it must not take the processor from the doors."""
+
+CHATTER: Final = timedelta(milliseconds=500)
+"""For how long an input may be restless before it is read at the slower pace."""
+
+_GOLDEN: Final = 0.6180339887498949  # its multiples, less their whole parts, never fall into step
+
+READINGS_MIN: Final = 12
+"""How many readings in a row must agree before a change counts: chatter that is as often closed as
+open looks like a change once in 4096 times."""
+
+UNREST_FACTOR: Final = 4
+"""How much longer than the debounce time an input must hold still that has been restless for longer
+than that: it chatters, and anything shorter may be chance."""
+
+HOLD_MAX: Final = timedelta(milliseconds=300)
+"""A change that has held for so long counts, however few readings that were: what lasts 400 ms is
+never missed, on a slow line neither."""
 
 OUTPUTS_S: Final = 0.5
 """How often outputs are read back (at least 2 Hz: the relay bus is not trusted)."""
@@ -322,37 +345,52 @@ class Reply(NamedTuple):
 
 
 class DebouncedInput:
-    """A contact's state, once it has held for the debounce time."""
+    """A contact that is only seen now and then, and what it is held to be."""
 
     def __init__(self, debounce: timedelta) -> None:
         self._debounce = debounce
-        self._differed = timedelta()  # for how long, in sum; what agrees in between is taken off
-        self._at = timedelta()
         self._raw: bool | None = None
+        self._readings = 0  # in a row that agree
+        self._since = timedelta()  # when the first of them was
+        self._restless: timedelta | None = None
+        self._glimpsed = -debounce
         self.active: bool | None = None
 
     @property
-    def settling(self) -> bool:
-        """Whether the contact is seen in another state than the reported one."""
-        return self._raw is not self.active
+    def restless_since(self) -> timedelta | None:
+        """Since when it has not been at rest in the state that was told last."""
+        return self._restless
 
     def sample(self, raw: bool, now: timedelta) -> bool:
         """Take one reading; return whether `active` changed. The first one always does."""
-        elapsed, self._at = now - self._at, now
-        before, self._raw = self._raw, raw
-        if before is None:
-            self.active = raw
+        if self._raw is None:
+            self._raw = self.active = raw
             return True
-        if raw == self.active:
-            self._differed = max(timedelta(), self._differed - elapsed)
+        if raw != self._raw:
+            self._raw, self._since, self._readings = raw, now, 0
+            self._restless = now if self._restless is None else self._restless
+        self._readings += 1
+        if self._restless is None or not self._holds(now):
             return False
-        if before == raw:
-            self._differed += elapsed
-        if self._differed < self._debounce:
+        self._restless = None
+        changed, self.active = raw != self.active, raw
+        return changed
+
+    def glimpsed(self, now: timedelta) -> bool:
+        """Whether two readings in a row have just been unlike what was told last; no more often
+        than a debounced input could change.
+        """
+        is_new = self._readings == 2 and self._raw != self.active
+        if self._restless is None or not is_new or now - self._glimpsed < self._debounce:
             return False
-        self.active = raw
-        self._differed = timedelta()
+        self._glimpsed = now
         return True
+
+    def _holds(self, now: timedelta) -> bool:
+        held = now - self._since
+        chatters = self._restless is not None and self._since - self._restless > self._debounce
+        needed = self._debounce * (UNREST_FACTOR if chatters else 1)
+        return held >= HOLD_MAX or (held >= needed and self._readings >= READINGS_MIN)
 
 
 class ModbusRelayProtocol:
@@ -366,6 +404,7 @@ class ModbusRelayProtocol:
         self._until: list[timedelta | None] = [None] * settings.board.outputs
         self._reported: list[bool | None] = [None] * settings.board.outputs
         self._alarmed = [False] * settings.board.outputs
+        self._looks = 0
 
     @property
     def read_outputs(self) -> Request:
@@ -377,10 +416,17 @@ class ModbusRelayProtocol:
         """Ask for all inputs."""
         return Request(Function.READ_DISCRETE_INPUTS, 0, self._board.inputs)
 
-    @property
-    def settling(self) -> bool:
-        """Whether an input's change is being confirmed, so that the next look should come soon."""
-        return any(each.settling for each in self._inputs)
+    def pause_s(self, spent_s: float, now: timedelta) -> float:
+        """How long to wait after a reading of the inputs that took `spent_s`."""
+        since = min(
+            (each.restless_since for each in self._inputs if each.restless_since is not None),
+            default=None,
+        )
+        if since is None:
+            return max(0.0, INPUTS_S - spent_s)
+        self._looks += 1
+        longest_s = SETTLING_S_MAX if now - since < CHATTER else CHATTER_S_MAX
+        return longest_s * (self._looks * _GOLDEN % 1)
 
     def check(self, request: Request, reply: Reply) -> None:
         """Refuse an answer that can't be `request`'s.
@@ -455,12 +501,16 @@ class ModbusRelayProtocol:
         return [number for number in self.host_timed() if (self._until[number - 1] or now) <= due]
 
     def inputs_read(self, bits: Sequence[bool], now: timedelta) -> list[Fact]:
-        """Take a reading of all inputs; return what changed. The first returns every input."""
-        return [
-            InputChanged(self.device_id, number, raw, now)
-            for number, (contact, raw) in enumerate(zip(self._inputs, bits, strict=False), 1)
-            if contact.sample(raw, now)
-        ]
+        """Take a reading of all inputs; return what changed, or may have. The first returns every
+        input.
+        """
+        facts: list[Fact] = []
+        for number, (contact, raw) in enumerate(zip(self._inputs, bits, strict=False), 1):
+            if contact.sample(raw, now):
+                facts.append(InputChanged(self.device_id, number, raw, now))
+            elif contact.glimpsed(now):
+                facts.append(InputGlimpsed(self.device_id, number, raw, now))
+        return facts
 
     def outputs_read(self, bits: Sequence[bool], now: timedelta) -> list[Fact]:
         """Take a reading of all outputs; return what changed."""
@@ -930,9 +980,8 @@ class _Session:
                 await self._force_off()
                 again_s = RELEASE_RETRY_S if protocol.unexpected(started) else OUTPUTS_S
                 outputs_due = started + timedelta(seconds=again_s)
-            period_s = SETTLING_S if protocol.settling else INPUTS_S
-            spent_s = (self._clock.monotonic() - started).total_seconds()
-            await asyncio.sleep(max(0.0, period_s - spent_s))
+            now = self._clock.monotonic()
+            await asyncio.sleep(protocol.pause_s((now - started).total_seconds(), now))
 
     async def keep_time(self) -> None:
         """End the pulses that the board doesn't time itself."""

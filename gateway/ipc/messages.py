@@ -220,7 +220,7 @@ class DoorStateReport(_Message, frozen=True, tag="door_state"):
     """The `TimeTrust` of `at`, 0 to 3."""
     at: datetime
     alarms: list[str] = []
-    """`forced_open`, `held_open`, `tamper`: those that are not restored yet."""
+    """`forced_open`, `held_open`, `input_fault`, `tamper`: those that are not restored yet."""
     readers_online: dict[str, bool] = {}
     mode_source: str = "records"
     """By whose word: `evacuation`, `lockdown`, `hand`, `schedule` or `records`."""

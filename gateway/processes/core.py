@@ -486,10 +486,7 @@ class Core:
                 locked=locked,
                 contact=state.contact.value,
                 alarms=sorted(
-                    [
-                        *(alarm.value for alarm in state.alarms),
-                        *(["tamper"] if self._site.tampered(door_id) else []),
-                    ]
+                    [*(each.value for each in state.alarms), *self._site.troubles(door_id)]
                 ),
                 readers_online=self._site.readers_online(door_id),
                 trust=int(self._clock.trust()),

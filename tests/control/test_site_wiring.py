@@ -51,7 +51,7 @@ def test_a_shared_reader_shows_the_best_answer_of_its_doors_once(
 
 def test_inputs_that_agree_for_a_moment_only_are_no_fault_and_those_that_stay_are_one() -> None:
     async def journey() -> None:
-        told: list[bool] = []
+        told: list[str | None] = []
         pair = SupervisedInput(told.append)
         pair.said(opposite=False, active=True)
         pair.said(opposite=True, active=False)
@@ -63,12 +63,18 @@ def test_inputs_that_agree_for_a_moment_only_are_no_fault_and_those_that_stay_ar
         assert told == []
         pair.said(opposite=True, active=False)
         await asyncio.sleep(settle_s * 1.1)
-        assert told == [True]
+        assert told == ["cut"]
         pair.said(opposite=True, active=True)
-        assert told == [True, False]
+        assert told == ["cut", None]
+        pair.said(opposite=False, active=True)
+        await asyncio.sleep(settle_s * 1.1)
+        assert told == ["cut", None, "short"]
+        pair.said(opposite=False, active=False)
         pair.said(opposite=True, active=False)
         pair.forget()
         await asyncio.sleep(settle_s * 2)
-        assert told == [True, False], "a board that is lost says nothing of its wires"
+        assert told == ["cut", None, "short", None], (
+            "a board that is lost says nothing of its wires"
+        )
 
     run(journey())

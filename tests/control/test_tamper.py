@@ -95,22 +95,22 @@ async def test_case_supply_and_install_window_are_events_and_a_tampered_door_say
         await site.tamper("reader")
         await eventually(lambda: told(events.Tamper), 5)
         assert told(events.Tamper)[0].doors == ("front",)
-        assert controller.tampered("front")
+        assert controller.troubles("front") == ["tamper"]
         assert changes[-1] == "front"
         # Lost and found again with its case closed: only then is it over.
         await site.unplug("reader")
         await eventually(lambda: told(events.DeviceDown), 5)
-        assert controller.tampered("front")
+        assert controller.troubles("front") == ["tamper"]
         await site.tamper("reader", active=False)
         await site.plug("reader")
         await eventually(lambda: told(events.TamperRestored), 10)
-        assert not controller.tampered("front")
+        assert not controller.troubles("front")
 
         reader = site.devices["reader"]
         assert isinstance(reader, OsdpReader)
         reader.set_input(2, active=True)
         await eventually(lambda: len(told(events.Tamper)) == 2, 5)
-        assert (told(events.Tamper)[1].input, controller.tampered("front")) == (2, True)
+        assert (told(events.Tamper)[1].input, controller.troubles("front")) == (2, ["tamper"])
         reader.set_input(2, active=False)
         await eventually(lambda: len(told(events.TamperRestored)) == 2, 5)
 

@@ -167,8 +167,7 @@ async def test_duress_opens_and_wrong_pins_lock_pins_out(rig: Rig) -> None:
 
 async def test_chatter_is_no_opening_and_a_press_of_400_ms_is_never_missed(rig: Rig) -> None:
     before = await rig.last_seq()
-    # Shorter than the debounce, as contacts bounce: what lasts longer may be an opening.
-    await rig.site.chatter("back", "contact", edges=10, gap=0.002)
+    await rig.site.chatter("back", "contact", edges=60, gap=0.002)
     for _ in range(5):
         await rig.site.rex("back", 0.4)
         await asyncio.sleep(0.1)

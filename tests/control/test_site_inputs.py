@@ -1,0 +1,180 @@
+"""What inputs say, brought to their doors: REX at second sight, supervised wires."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from gateway.config.site import load
+from gateway.control.door import InForce
+from gateway.control.memory import SiteMemory
+from gateway.control.site import SiteController
+from gateway.control.supervised import SETTLE
+from gateway.domain import events
+from gateway.domain.door_state import Contact
+from gateway.domain.entitlements import NO_RECORDS
+from gateway.domain.facts import (
+    DeviceOffline,
+    DeviceOnline,
+    Fact,
+    InputChanged,
+    InputGlimpsed,
+)
+from gateway.drivers import REGISTRY
+from tests.control.test_door import Paper
+from tests.process.rig import site_config
+from tests.virtual import VirtualClock, run
+
+BOARD = "relays-a"
+CONTACT, REX, CONTACT_OPPOSITE, REX_OPPOSITE = 1, 5, 2, 6
+
+
+class Inputs:
+    """A site whose devices are spoken for; nothing is opened."""
+
+    def __init__(self, directory: Path, *, supervised: bool) -> None:
+        config: dict[str, Any] = site_config(directory)
+        front = config["doors"]["front"]
+        if supervised:
+            front["contact"]["opposite_input"] = CONTACT_OPPOSITE
+            front["rex"]["opposite_input"] = REX_OPPOSITE
+        file = directory / "site.toml"
+        file.write_text(tomli_w.dumps(config))
+        self.clock, self.paper = VirtualClock(), Paper()
+        self.site = SiteController(
+            load(file, REGISTRY),
+            journal=self.paper,
+            memory=SiteMemory(dict, boot="b", clock=self.clock),
+            in_force=lambda: InForce(NO_RECORDS, None, None),
+            clock=self.clock,
+            rng=random.Random(0),
+        )
+
+    async def say(self, *facts: Fact, wait_s: float = 0.01) -> None:
+        for fact in facts:
+            self.site.take(fact)
+        await asyncio.sleep(wait_s)
+
+    def changed(self, number: int, active: bool) -> InputChanged:
+        return InputChanged(BOARD, number, active, self.clock.monotonic())
+
+    def glimpsed(self, number: int, active: bool) -> InputGlimpsed:
+        return InputGlimpsed(BOARD, number, active, self.clock.monotonic())
+
+    def presses(self) -> int:
+        return self.paper.codes().count("rex")
+
+    def contact(self) -> Contact:
+        return self.site.doors["front"].state.contact
+
+
+@asynccontextmanager
+async def inputs(directory: Path, *, supervised: bool = False) -> AsyncIterator[Inputs]:
+    made = Inputs(directory, supervised=supervised)
+    running = [asyncio.create_task(door.run()) for door in made.site.doors.values()]
+    await made.say(DeviceOnline(BOARD, made.clock.monotonic()))
+    try:
+        yield made
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+def test_an_exit_button_counts_as_soon_as_it_is_glimpsed_and_once_a_press(tmp_path: Path) -> None:
+    async def journey() -> None:
+        async with inputs(tmp_path) as site:
+            for press in range(1, 4):
+                await site.say(site.glimpsed(REX, True))
+                assert site.presses() == press
+                await site.say(site.changed(REX, True), wait_s=0.4)
+                await site.say(site.glimpsed(REX, False), site.changed(REX, False))
+                assert site.presses() == press
+            # One that is told at once, as a driver does whose kernel or board debounces.
+            await site.say(site.changed(REX, True), site.changed(REX, False))
+            assert site.presses() == 4
+            # One that never comes to rest lets people out each time it is seen pressed.
+            await site.say(site.glimpsed(REX, True), wait_s=0.05)
+            await site.say(site.glimpsed(REX, True))
+            assert site.presses() == 6
+
+    run(journey())
+
+
+def test_a_glimpse_moves_no_contact(tmp_path: Path) -> None:
+    async def journey() -> None:
+        async with inputs(tmp_path) as site:
+            await site.say(site.changed(CONTACT, True))
+            await site.say(site.glimpsed(CONTACT, False))
+            assert site.contact() is Contact.CLOSED
+            await site.say(site.changed(CONTACT, False))
+            assert site.contact() is Contact.OPEN
+
+    run(journey())
+
+
+def test_either_wire_of_a_supervised_exit_button_lets_people_out(tmp_path: Path) -> None:
+    async def journey() -> None:
+        async with inputs(tmp_path, supervised=True) as site:
+            await site.say(site.changed(REX, False), site.changed(REX_OPPOSITE, True))
+            await site.say(site.glimpsed(REX, True), site.glimpsed(REX_OPPOSITE, False))
+            await site.say(site.changed(REX, True), site.changed(REX_OPPOSITE, False))
+            assert site.presses() == 1, "both wires are one press"
+            await site.say(site.changed(REX, False), site.changed(REX_OPPOSITE, True), wait_s=1)
+            await site.say(site.changed(REX, True), wait_s=1)  # shorted, and stays so
+            assert site.presses() == 2
+            assert "short" in [e.what for e in site.paper.events if type(e) is events.InputFault]
+            for presses in (3, 4):
+                await site.say(site.changed(REX_OPPOSITE, False), wait_s=0.4)
+                assert site.presses() == presses
+                await site.say(site.changed(REX_OPPOSITE, True), wait_s=1)
+
+    run(journey())
+
+
+def test_each_cut_or_shorted_wire_of_a_supervised_contact_is_a_fault_and_no_alarm(
+    tmp_path: Path,
+) -> None:
+    async def journey() -> None:
+        settled_s = SETTLE.total_seconds() * 1.1
+        async with inputs(tmp_path, supervised=True) as site:
+            await site.say(site.changed(CONTACT, True))
+            assert site.contact() is Contact.UNKNOWN, "one wire is half an answer"
+            await site.say(site.changed(CONTACT_OPPOSITE, False))
+            assert site.contact() is Contact.CLOSED
+            for wire, active, what in (
+                (CONTACT, False, "cut"),
+                (CONTACT_OPPOSITE, True, "short"),
+            ):
+                await site.say(site.changed(wire, active), wait_s=settled_s)
+                fault = site.paper.events[-1]
+                assert isinstance(fault, events.InputFault)
+                assert (fault.door, fault.point, fault.what) == ("front", "contact", what)
+                assert site.contact() is Contact.UNKNOWN
+                assert site.site.troubles("front") == ["input_fault"]
+                assert site.site.troubles("back") == []
+                await site.say(site.changed(wire, not active))
+                assert isinstance(site.paper.events[-1], events.InputRestored)
+                assert site.contact() is Contact.CLOSED
+                assert site.site.troubles("front") == []
+            await site.say(site.changed(CONTACT, False), site.changed(CONTACT_OPPOSITE, True))
+            assert site.contact() is Contact.OPEN
+            assert site.paper.codes().count("forced_open") == 1, "that was an opening"
+
+    run(journey())
+
+
+def test_after_its_board_was_lost_a_press_is_a_press_again(tmp_path: Path) -> None:
+    async def journey() -> None:
+        async with inputs(tmp_path, supervised=True) as site:
+            await site.say(site.glimpsed(REX, True), wait_s=1)
+            await site.say(DeviceOffline(BOARD, "unplugged", site.clock.monotonic()))
+            await site.say(DeviceOnline(BOARD, site.clock.monotonic()))
+            await site.say(site.changed(REX, True))
+            assert site.presses() == 2
+
+    run(journey())
