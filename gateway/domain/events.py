@@ -438,6 +438,27 @@ class CacheRebuilt(_Event, frozen=True, tag="cache_rebuilt"):
     why: str
 
 
+class FindingRaised(_Event, frozen=True, tag="finding"):
+    """Something that operations should look at, found on the box (`gateway.domain.detection`)."""
+
+    priority: ClassVar[int] = Priority.WARNING
+    what: str
+    """`device_offline`, `denied_spike_door`, …: the kind of finding."""
+    subject: str
+    """The door, device, holder or certificate that it is about; empty for the site."""
+    text: str
+    """One line for a person."""
+    count: int
+    usual: float = 0.0
+
+
+class FindingCleared(_Event, frozen=True, tag="finding_cleared"):
+    """A finding is over."""
+
+    what: str
+    subject: str
+
+
 Event = (
     AccessDecided
     | LateCommit
@@ -481,6 +502,8 @@ Event = (
     | JournalGap
     | JournalRestarted
     | CacheRebuilt
+    | FindingRaised
+    | FindingCleared
 )
 
 

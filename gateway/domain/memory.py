@@ -108,6 +108,12 @@ class BreakGlassWindow(_Value, frozen=True, tag="break_glass_window"):
     until: timedelta
 
 
+class Usual(_Value, frozen=True, tag="usual"):
+    """How often something usually happens: no rule of a door looks at it (detection)."""
+
+    count: float
+
+
 Remembered = (
     PinRow
     | Uses
@@ -119,6 +125,7 @@ Remembered = (
     | FirstOfTwo
     | BreakGlassCounter
     | BreakGlassWindow
+    | Usual
 )
 Changes = Mapping[str, Remembered | None]
 """New values by key; None forgets."""

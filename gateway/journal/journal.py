@@ -182,6 +182,8 @@ class Journal:
         self._lost = 0
         self._lost_last: tuple[datetime, int, str] | None = None
         self._state: dict[str, bytes] | None = None
+        self.listener: Callable[[events.Event], None] | None = None
+        """Hears of every event that is appended, at once: it must be quick and never raise."""
 
     async def __aenter__(self) -> Self:
         """Open the file.
@@ -256,6 +258,8 @@ class Journal:
                 f"{self._path}: {len(self._queue)} events wait for the disk: {self._failure}"
             )
         self._note_gap()
+        if self.listener is not None:
+            self.listener(event)
         return self._put(event, events.encode(event), state)
 
     async def keep(self, take: Callable[[], StateChanges]) -> None:

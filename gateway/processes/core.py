@@ -26,8 +26,10 @@ from gateway.control.memory import SiteMemory
 from gateway.control.muster import muster
 from gateway.control.orders import Orders
 from gateway.control.site import SiteController
+from gateway.control.watch import SiteWatch
 from gateway.domain import events
 from gateway.domain.break_glass import SECRET_BYTES_MIN, Role
+from gateway.domain.detection import Detector
 from gateway.domain.door_mode import LOOK_AHEAD, opens_by_schedule
 from gateway.domain.door_state import Strike
 from gateway.domain.entitlements import NO_RECORDS
@@ -59,6 +61,7 @@ from gateway.ipc.messages import (
 from gateway.ipc.server import CoreServer
 from gateway.journal import Journal
 from gateway.notify import notify, watchdog_interval
+from gateway.processes.standing import Standing
 from gateway.statedir import StateDir
 from gateway.trust import Source, admit
 
@@ -133,6 +136,15 @@ class Core:
                     on_change=self._report,
                     break_glass=_roles(config),
                 )
+                self._watch = SiteWatch(
+                    Detector(self._memory, self._share_a_zone),
+                    site_now=Standing(config, self._site, self._clock).now,
+                    timezone=lambda: self._in_force().records.tables.site.timezone,
+                    record=self._record,
+                    memory=self._memory,
+                    clock=self._clock,
+                )
+                self._journal.listener = self._watch.heard
                 self._orders = Orders(
                     self._site,
                     journal=self._journal,
@@ -157,6 +169,7 @@ class Core:
                 group.create_task(self._site.run(), name="site")
                 group.create_task(server.run(), name="socket")
                 group.create_task(self._watch_itself(), name="self-test")
+                group.create_task(self._watch.run(), name="detection")
                 await server.listening.wait()
                 revision = self._in_force().revision
                 log.info("deciding", doors=len(self._config.doors), revision=revision)
@@ -185,6 +198,22 @@ class Core:
         if current is None:
             return InForce(NO_RECORDS, None, None)
         return InForce(current, self._cache.revision, self._cache.as_of)
+
+    def _share_a_zone(self, one: str, other: str) -> bool:
+        doors = self._in_force().records.tables.doors
+        if one not in doors or other not in doors:
+            return True
+        zones = [{doors[each].from_zone, doors[each].to_zone} for each in (one, other)]
+        return not zones[0].isdisjoint(zones[1])
+
+    def _record(self, event: events.Event) -> None:
+        """Record what no door waits for, with what is to be remembered by then."""
+        state = self._memory.take_unwritten()
+        try:
+            self._journal.append(event, state)
+        except StorageError as error:
+            self._memory.give_back(state)
+            log.error("event not kept", why=str(error))
 
     def _doors_in_no_record(self) -> list[str]:
         doors = self._in_force().records.tables.doors
@@ -391,7 +420,7 @@ class Core:
             for name, door in self._doors.latest().items()
             for alarm in door.alarms
         ]
-        return found
+        return [*found, *self._watch.problems]
 
     async def import_records(self, records: bytes) -> ImportDone:
         """See `CoreApi.import_records`."""

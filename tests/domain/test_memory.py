@@ -15,6 +15,7 @@ from gateway.domain.memory import (
     Place,
     Remembered,
     Uses,
+    Usual,
     restore,
     store,
 )
@@ -39,6 +40,7 @@ VALUES: list[Remembered] = [
     FirstOfTwo(holder="sam", until=s(120)),
     BreakGlassCounter(next=7),
     BreakGlassWindow(until=s(3600)),
+    Usual(count=2.5),
 ]
 
 

@@ -32,6 +32,7 @@ pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
 CODES = {str(event.__struct_config__.tag): event for event in get_args(events.Event)}
 
 ELSEWHERE = {
+    "finding_cleared": "tests/control/test_watch.py: ten minutes of calm",
     "journal_gap": "tests/journal/test_journal.py: a disk that stays full",
     **dict.fromkeys(
         (
@@ -161,6 +162,7 @@ async def test_duress_opens_and_wrong_pins_lock_pins_out(rig: Rig) -> None:
     for _ in range(5):
         await rig.entered("0000")
     assert (await rig.event(events.PinLockout)).seconds == 10
+    assert (await rig.event(events.FindingRaised)).what == "unknown_cards"
     await rig.entered(SAM_PIN)
     await rig.event(events.AccessDecided, lambda e: e.reason == "pin_locked_out")
 
