@@ -33,6 +33,8 @@ class Cloud:
     out_of_order: int = 0
     """Events that came first when their predecessor had not come."""
     messages: int = 0
+    urgent: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+    """What came ahead of the backlog. It comes again at its place in the sequence."""
     retained: Retained = field(default_factory=dict)
     """The last status and door states, by topic."""
     health: list[dict[str, Any]] = field(default_factory=list)
@@ -99,6 +101,9 @@ class Cloud:
             reached = self._reached.get(stream, 0)
             for numbered in batch["events"]:
                 identity = (stream, numbered["seq"])
+                if batch.get("urgent"):
+                    self.urgent.setdefault(identity, numbered["event"])
+                    continue
                 if identity in self.events:
                     self.duplicates += 1
                     continue

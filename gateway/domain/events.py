@@ -16,7 +16,7 @@ from gateway.domain.memory import Remembered
 
 
 class Priority:
-    """How urgently operations want to know; a higher one may travel first in a later release."""
+    """How urgently operations want to know. From ALARM on, an event goes ahead of any backlog."""
 
     ROUTINE: ClassVar[int] = 0
     WARNING: ClassVar[int] = 1
@@ -430,6 +430,19 @@ class JournalRestarted(_Event, frozen=True, tag="journal_restarted"):
     salvaged: int
 
 
+class AckRefused(_Event, frozen=True, tag="ack_refused"):
+    """Events were acknowledged that were never sent. Whoever can say so could have events deleted
+    that nobody has: look for a stranger on the broker.
+    """
+
+    priority: ClassVar[int] = Priority.ALARM
+    seq: int
+    """The number acknowledged; `last` is the highest that there was."""
+    last: int
+    count: int
+    """How many since the last such event."""
+
+
 class CacheRebuilt(_Event, frozen=True, tag="cache_rebuilt"):
     """The entitlement cache was corrupt and was built again from the last good bundle."""
 
@@ -501,6 +514,7 @@ Event = (
     | InputIgnored
     | JournalGap
     | JournalRestarted
+    | AckRefused
     | CacheRebuilt
     | FindingRaised
     | FindingCleared

@@ -13,6 +13,7 @@ from gateway.ipc.messages import (
     Order,
     Preview,
     Status,
+    UrgentEvents,
 )
 
 
@@ -31,6 +32,15 @@ class CoreApi(Protocol):
 
     async def wait_beyond(self, after: int) -> None:
         """Return as soon as the journal has an event with `seq` above `after`."""
+
+    async def urgent_after(self, after: int, limit: int) -> UrgentEvents:
+        """At most `limit` alarms and emergencies above `after`, oldest first, at once."""
+
+    async def wait_urgent(self, after: int) -> None:
+        """Return as soon as the journal has an alarm or emergency with `seq` above `after`."""
+
+    async def report_ack(self, stream: str, seq: int) -> int:
+        """Somebody acknowledged what was never sent: remember that. Returns as `acknowledge`."""
 
     async def acknowledge(self, stream: str, seq: int) -> int:
         """The cloud has everything of `stream` up to `seq`: remember it, durably.

@@ -23,6 +23,7 @@ from gateway.ipc.messages import (
     DoorStateReport,
     Events,
     Fetch,
+    FetchUrgent,
     Forgive,
     Hello,
     ImportBegin,
@@ -38,10 +39,12 @@ from gateway.ipc.messages import (
     PreviewWanted,
     Problem,
     Proceed,
+    ReportAck,
     Request,
     RequestBody,
     Status,
     StatusWanted,
+    UrgentEvents,
     WatchDoors,
     Welcome,
     decode_answer,
@@ -99,6 +102,17 @@ class CoreClient:
         """The journal's events after `after`, waiting up to `wait_s` seconds for the first."""
         wanted = Fetch(after=after, limit=limit, bytes_max=bytes_max, wait_s=wait_s)
         return await self._ask(wanted, Events, wait_s)
+
+    async def fetch_urgent(
+        self, after: int, *, limit: int = 20, wait_s: float = 0.0
+    ) -> UrgentEvents:
+        """Alarms and emergencies after `after`, waiting up to `wait_s` seconds for the first."""
+        wanted = FetchUrgent(after=after, limit=limit, wait_s=wait_s)
+        return await self._ask(wanted, UrgentEvents, wait_s)
+
+    async def report_ack(self, stream: str, seq: int) -> None:
+        """Tell the core of an acknowledgement that can't be right."""
+        await self._ask(ReportAck(stream=stream, seq=seq), Acknowledged)
 
     async def acknowledge(self, stream: str, seq: int) -> int:
         """Tell the journal what the cloud has; up to where it counts as acknowledged now."""

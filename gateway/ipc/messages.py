@@ -6,7 +6,7 @@ gets one answer, which may be a `Problem`. The first request is `Hello`.
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
@@ -68,6 +68,24 @@ class Fetch(_Message, frozen=True, tag="fetch"):
     bytes_max: Annotated[int, msgspec.Meta(ge=1, le=FETCH_BYTES_MAX)] = FETCH_BYTES_MAX
     wait_s: Annotated[float, msgspec.Meta(ge=0, le=FETCH_WAIT_S_MAX)] = 0.0
     """How long to wait for the first event where there is none yet."""
+
+
+class FetchUrgent(_Message, frozen=True, tag="fetch_urgent"):
+    """The journal's alarms and emergencies after `after`, oldest first; answered by
+    `UrgentEvents`.
+    """
+
+    after: Seq
+    limit: Annotated[int, msgspec.Meta(ge=1, le=FETCH_EVENTS_MAX)] = 20
+    wait_s: Annotated[float, msgspec.Meta(ge=0, le=FETCH_WAIT_S_MAX)] = 0.0
+    """How long to wait for the first where there is none yet."""
+
+
+class ReportAck(_Message, frozen=True, tag="report_ack"):
+    """Somebody acknowledged events that were never sent; answered by `Acknowledged`."""
+
+    stream: Stream
+    seq: Seq
 
 
 class Acknowledge(_Message, frozen=True, tag="acknowledge"):
@@ -153,6 +171,8 @@ RequestBody = (
     Hello
     | Cancel
     | Fetch
+    | FetchUrgent
+    | ReportAck
     | Acknowledge
     | WatchDoors
     | StatusWanted
@@ -198,6 +218,20 @@ class Events(_Message, frozen=True, tag="events"):
     first_seq: int
     bodies: list[bytes]
     """Each the canonical bytes of an event (`gateway.domain.events.encode`)."""
+
+
+class NumberedBody(NamedTuple):
+    """An event and its number."""
+
+    seq: int
+    body: bytes
+
+
+class UrgentEvents(_Message, frozen=True, tag="urgent_events"):
+    """Alarms and emergencies, with gaps between them."""
+
+    stream: str
+    events: list[NumberedBody]
 
 
 class Acknowledged(_Message, frozen=True, tag="acknowledged"):
@@ -343,6 +377,7 @@ AnswerBody = (
     Welcome
     | Problem
     | Events
+    | UrgentEvents
     | Acknowledged
     | DoorStateReport
     | Status

@@ -10,7 +10,9 @@ from gateway.ipc.messages import (
     Acknowledge,
     Cancel,
     Fetch,
+    FetchUrgent,
     Hello,
+    ReportAck,
     RequestBody,
     StatusWanted,
     WatchDoors,
@@ -39,7 +41,16 @@ class Rights(Enum):
         return self is Rights.ALL or isinstance(request, _OF_LINK)
 
 
-_OF_LINK = (Hello, Cancel, Fetch, Acknowledge, WatchDoors, StatusWanted)
+_OF_LINK = (
+    Hello,
+    Cancel,
+    Fetch,
+    FetchUrgent,
+    ReportAck,
+    Acknowledge,
+    WatchDoors,
+    StatusWanted,
+)
 
 
 class Peer(NamedTuple):

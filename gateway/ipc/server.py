@@ -23,6 +23,7 @@ from gateway.ipc.messages import (
     Cancel,
     Events,
     Fetch,
+    FetchUrgent,
     Forgive,
     Hello,
     ImportBegin,
@@ -34,9 +35,11 @@ from gateway.ipc.messages import (
     PreviewWanted,
     Problem,
     Proceed,
+    ReportAck,
     Request,
     RequestBody,
     StatusWanted,
+    UrgentEvents,
     WatchDoors,
     Welcome,
     decode_request,
@@ -123,6 +126,11 @@ class CoreServer:
         match request.body:
             case Fetch() as fetch:
                 connection.send(request.number, await self._fetch(fetch))
+            case FetchUrgent() as fetch_urgent:
+                connection.send(request.number, await self._fetch_urgent(fetch_urgent))
+            case ReportAck(stream=stream, seq=seq):
+                reached = await self._api.report_ack(stream, seq)
+                connection.send(request.number, Acknowledged(stream=stream, seq=reached))
             case Acknowledge(stream=stream, seq=seq):
                 reached = await self._api.acknowledge(stream, seq)
                 connection.send(request.number, Acknowledged(stream=stream, seq=reached))
@@ -153,6 +161,15 @@ class CoreServer:
                     await self._api.wait_beyond(fetch.after)
             events = await self._api.events_after(fetch.after, fetch.limit)
         return _cut(events, fetch.bytes_max)
+
+    async def _fetch_urgent(self, fetch: FetchUrgent) -> UrgentEvents:
+        urgent = await self._api.urgent_after(fetch.after, fetch.limit)
+        if not urgent.events and fetch.wait_s:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(fetch.wait_s):
+                    await self._api.wait_urgent(fetch.after)
+            urgent = await self._api.urgent_after(fetch.after, fetch.limit)
+        return urgent
 
     async def _import(
         self, connection: "_Connection", step: ImportBegin | ImportChunk | ImportEnd

@@ -140,6 +140,7 @@ class _Position(NamedTuple):
     chain: bytes
     acknowledged: int
     purged: int
+    urgent: int
     state: dict[str, bytes] | None
 
 
@@ -166,11 +167,12 @@ class Journal:
         self._clock = clock
         self._tasks = asyncio.TaskGroup()
         self._database: aiosqlite.Connection | None = None
-        self._position = _Position("", 0, b"", 0, 0, None)
+        self._position = _Position("", 0, b"", 0, 0, 0, None)
         self._rows = _Chainer(self._position)
         self._committed = 0
         self._acknowledged = 0
         self._purged = 0
+        self._urgent = 0
         self._queue: deque[_Waiting] = deque()
         self._jobs: deque[tuple[_Job, asyncio.Future[None]]] = deque()
         self._work = asyncio.Event()
@@ -370,6 +372,29 @@ class Journal:
             await self._news.wait()
         return self._committed
 
+    async def urgent_after(self, seq: int, limit: int) -> list[RawEvent]:
+        """Committed alarms and emergencies above `seq`, in order, at most `limit`."""
+        rows = await self._fetch(
+            "SELECT seq FROM event WHERE priority >= 2 AND seq > ? AND seq <= ? ORDER BY seq"
+            " LIMIT ?",
+            (seq, self._committed, min(limit, READ_EVENTS_MAX)),
+        )
+        found: list[RawEvent] = []
+        for (number,) in rows:
+            found += await self.raw_after(number - 1, 1)
+        return found
+
+    async def wait_for_urgent(self, after_seq: int) -> None:
+        """Wait until an alarm or emergency above `after_seq` is on disk.
+
+        Raises:
+            StorageError: the journal was closed.
+        """
+        while self._urgent <= after_seq:
+            if not self._open:
+                raise StorageError(f"{self._path}: the journal is closed")
+            await self._news.wait()
+
     @property
     def backlog(self) -> Backlog:
         """How much the cloud has not acknowledged."""
@@ -535,6 +560,8 @@ class Journal:
             await _insert(database, [waiting.row for waiting in group])
             await _write_state(database, (waiting.state for waiting in group))
             await database.commit()
+            urgent = (each.row.seq for each in group if each.row.priority >= events.Priority.ALARM)
+            self._urgent = max(self._urgent, *urgent, 0)
             self._settle(group[-1].row.seq)
         self._note_gap()
         if self._jobs:
@@ -598,12 +625,14 @@ class Journal:
             )
         # A commit that reported an error may have reached the disk all the same.
         self._acknowledged, self._purged = position.acknowledged, position.purged
+        self._urgent = max(self._urgent, position.urgent)
         self._settle(position.last)
 
     def _stand_at(self, position: _Position) -> None:
         self._state = position.state
         self._position, self._committed = position, position.last
         self._acknowledged, self._purged = position.acknowledged, position.purged
+        self._urgent = position.urgent
         self._rows = _Chainer(position)
 
     def _opened(self) -> aiosqlite.Connection:
@@ -761,12 +790,13 @@ async def _read_position(database: aiosqlite.Connection, path: Path) -> _Positio
         await database.execute_fetchall(
             "SELECT (SELECT value FROM meta WHERE key = 'stream'), acknowledged, purged,"
             " purged_chain, (SELECT count(*) FROM event), (SELECT min(seq) FROM event),"
-            " (SELECT max(seq) FROM event) FROM mark"
+            " (SELECT max(seq) FROM event),"
+            " (SELECT max(seq) FROM event WHERE priority >= 2) FROM mark"
         )
     )
     if len(facts) != 1:
         raise DatabaseCorrupt(f"{path}: damaged: no mark")
-    stream, acknowledged, purged, purged_chain, count, first, last = facts[0]
+    stream, acknowledged, purged, purged_chain, count, first, last, urgent = facts[0]
     if not isinstance(stream, str) or not STREAM.fullmatch(stream):
         raise DatabaseCorrupt(f"{path}: damaged: no stream")
     last = purged if last is None else last
@@ -789,7 +819,7 @@ async def _read_position(database: aiosqlite.Connection, path: Path) -> _Positio
         raise DatabaseCorrupt(f"{path}: damaged: no chain at {last}")
     stored = await database.execute_fetchall("SELECT key, value FROM state")
     state: dict[str, bytes] = {key: value for key, value in stored}  # noqa: C416 - rows, no pairs
-    return _Position(stream, last, chain, acknowledged, purged, state)
+    return _Position(stream, last, chain, acknowledged, purged, urgent or 0, state)
 
 
 async def _not_taken_over(database: aiosqlite.Connection, path: Path) -> list[Path]:

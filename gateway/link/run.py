@@ -17,14 +17,14 @@ from gateway.clock import Clock
 from gateway.errors import IpcError
 from gateway.ipc.client import CoreClient, connect
 from gateway.ipc.messages import DoorStateReport
-from gateway.link.acks import open_ack
+from gateway.link.acks import Ack, open_ack
 from gateway.link.backoff import Backoff
 from gateway.link.errors import BrokerUnavailable, LinkError, TlsUnusable
 from gateway.link.session import Session, open_session
 from gateway.link.settings import LinkSettings
 from gateway.link.tls import client_context
 from gateway.link.topics import Topics
-from gateway.link.uplink import UplinkProtocol, Verdict
+from gateway.link.uplink import URGENT_EVENTS_MAX, UplinkProtocol, Verdict
 
 FETCH_WAIT_S = 20.0
 """How long one question for events waits: an idle gateway asks three times a minute."""
@@ -67,6 +67,7 @@ class _Link:
         )
         self._uplink = UplinkProtocol(
             rng,
+            probe_s_first=self._pace.probe_s_first,
             resend_s_first=self._pace.resend_s_first,
             resend_s_max=self._pace.resend_s_max,
         )
@@ -81,7 +82,9 @@ class _Link:
         self._acks = Counter[str]()
         self._fetching: asyncio.Timeout | None = None
         self._may_send = asyncio.Event()
+        self._may_send_urgent = asyncio.Event()
         self._ack_to_relay = asyncio.Event()
+        self._suspect_ack: Ack | None = None
         self._state_to_tell = asyncio.Event()
 
     async def run(self) -> None:
@@ -109,6 +112,7 @@ class _Link:
             self._core_is_there(there=True)
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._send_events(core))
+                group.create_task(self._send_urgent(core))
                 group.create_task(self._relay_acks(core))
                 group.create_task(self._follow_doors(core))
                 group.create_task(self._tell_health(core))
@@ -122,7 +126,7 @@ class _Link:
 
     async def _learn_journal(self, core: CoreClient) -> None:
         status = await core.status()
-        self._uplink.journal(status.stream, status.acknowledged_seq)
+        self._uplink.journal(status.stream, status.acknowledged_seq, status.last_seq)
         # The core may have died before it heard of the last acknowledgement.
         self._ack_to_relay.set()
         self._send_anew()
@@ -160,15 +164,31 @@ class _Link:
                 done = partial(self._published, batch.token)
                 session.publish(self._topics.event, batch.payload, done=done)
 
+    async def _send_urgent(self, core: CoreClient) -> None:
+        """What must not wait behind a month's backlog goes ahead of it."""
+        while True:
+            session, after = self._session, self._uplink.urgent_wanted()
+            if session is None or after is None:
+                self._may_send_urgent.clear()
+                await self._may_send_urgent.wait()
+                continue
+            urgent = await core.fetch_urgent(after, limit=URGENT_EVENTS_MAX, wait_s=FETCH_WAIT_S)
+            batch = self._uplink.took_urgent(urgent)
+            if batch is not None and (session := self._session) is not None:
+                done = partial(self._published, batch.token)
+                session.publish(self._topics.event, batch.payload, done=done)
+
     def _published(self, token: int, reason: ReasonCode) -> None:
         if reason.is_failure:
             # It stays in the journal and is sent again when the cloud doesn't acknowledge it.
             _log.warning("broker_refused_events", reason=str(reason))
         self._uplink.published(token, self._clock.monotonic())
         self._may_send.set()
+        self._may_send_urgent.set()
 
     def _send_anew(self) -> None:
         self._may_send.set()
+        self._may_send_urgent.set()
         if self._fetching is not None:
             self._fetching.reschedule(asyncio.get_running_loop().time())
 
@@ -176,6 +196,9 @@ class _Link:
         while True:
             await self._ack_to_relay.wait()
             self._ack_to_relay.clear()
+            suspect, self._suspect_ack = self._suspect_ack, None
+            if suspect is not None:
+                await core.report_ack(suspect.stream, suspect.seq)
             stream, seq = self._uplink.stream, self._uplink.acknowledged
             if stream is not None and seq:
                 reached = await core.acknowledge(stream, seq)
@@ -274,8 +297,13 @@ class _Link:
         if verdict is Verdict.TAKEN:
             self._ack_to_relay.set()
             self._may_send.set()
+        elif verdict is Verdict.EARLY:
+            self._may_send.set()
         elif verdict is not Verdict.OLD:
             _log.warning("ack_ignored", why=verdict.value, stream=ack.stream, seq=ack.seq)
+            if verdict is Verdict.AHEAD:
+                self._suspect_ack = ack
+                self._ack_to_relay.set()
 
     async def _tell_states(self, session: Session) -> None:
         """Status and the states of doors, retained: the latest of each, one at a time."""

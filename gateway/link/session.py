@@ -49,7 +49,7 @@ INBOUND_BYTES_WANTED = 64 * 1024
 _ENVELOPE_BYTES = 16 * 1024
 """What 100 sequence numbers, the topic and headers add to the bodies of a batch, generously."""
 
-_BESIDE_EVENTS = 2  # a retained state and the goodbye may be in flight beside the batches
+_BESIDE_EVENTS = 3  # urgent events, a retained state and the goodbye may be in flight as well
 
 _HOUSEKEEPING_S = 0.5  # paho looks after its keepalive when asked
 

@@ -22,6 +22,9 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     stable_s: float = 30.0
     """A session that lasted as long ends the backoff: one that is taken over again and again
     doesn't."""
+    probe_s_first: float = 1.0
+    """How long a new session's first events may go unacknowledged before they are sent again,
+    doubling: the cloud may subscribe seconds after a broker that has forgotten it is back."""
     resend_s_first: float = 30.0
     resend_s_max: float = 300.0
     """How long a cloud that acknowledges nothing is waited for, doubling from first to max."""

@@ -2,8 +2,10 @@
 
 The journal is the only outbox. The cloud's acknowledgement is the only position that counts:
 PUBACK says that the broker took a batch, not that anybody has it. Whenever that position is in
-doubt (a new session, a cloud that fell silent) sending starts again behind it; the cloud tells
-duplicates by (stream, seq).
+doubt (a new session, a cloud that fell silent) sending starts again behind it, with one small batch
+until the cloud has answered: a broker that lost its sessions drops what comes before the cloud has
+subscribed again. The cloud tells duplicates by (stream, seq), so an urgent event may also go ahead
+of the backlog, in a message that says so; at its place in the sequence it comes all the same.
 """
 
 import random
@@ -13,11 +15,18 @@ from typing import NamedTuple
 
 import msgspec
 
-from gateway.ipc.messages import Events
+from gateway.ipc.messages import Events, UrgentEvents
 from gateway.link.acks import Ack
 
 BATCH_EVENTS_MAX = 100
 """Events of one message."""
+
+PROBE_EVENTS_MAX = 20
+"""Events sent in a new session, or to a cloud that has fallen silent, before it acknowledges one:
+little enough to send again every few seconds, over a slow line too."""
+
+URGENT_EVENTS_MAX = 20
+"""Urgent events of one message ahead of the backlog; the next follows its PUBACK."""
 
 IN_FLIGHT_MAX = 20
 """Batches without a PUBACK: throughput no longer grows beyond it, only what a broker's death has
@@ -25,7 +34,7 @@ sent in vain. It is also the receive maximum that brokers grant by default."""
 
 AHEAD_EVENTS_MAX = 10_000
 """Events sent beyond the cloud's acknowledgement: room for slow lines, a bound on what is sent
-again. A cloud that has fallen silent gets one batch at a time until it acknowledges something."""
+again."""
 
 PUBACK_WAIT = timedelta(seconds=120)
 """A broker that owes PUBACKs and sends none for as long is given up, though it answers pings."""
@@ -52,6 +61,9 @@ class Verdict(StrEnum):
     OLD = "old"
     FOREIGN = "foreign"
     """Of another stream than the journal's."""
+    EARLY = "early"
+    """Beyond what this life of the link has sent, of what an earlier one may have: it counts when
+    it is said again."""
     AHEAD = "ahead"
     """Beyond what was ever sent: believed, it would delete what the cloud can't have."""
 
@@ -67,6 +79,13 @@ class _Message(msgspec.Struct, frozen=True, gc=False):
     events: list[_Numbered]
 
 
+class _UrgentMessage(msgspec.Struct, frozen=True, gc=False):
+    v: int
+    stream: str
+    urgent: bool
+    events: list[_Numbered]
+
+
 _encoder = msgspec.json.Encoder()
 
 
@@ -74,9 +93,15 @@ class UplinkProtocol:
     """The state of the uplink. Times are the `Clock`'s monotonic ones."""
 
     def __init__(
-        self, rng: random.Random, *, resend_s_first: float = 30.0, resend_s_max: float = 300.0
+        self,
+        rng: random.Random,
+        *,
+        probe_s_first: float = 1.0,
+        resend_s_first: float = 30.0,
+        resend_s_max: float = 300.0,
     ) -> None:
         self._rng = rng
+        self._patience_probe = timedelta(seconds=probe_s_first)
         self._patience_first = timedelta(seconds=resend_s_first)
         self._patience_max = timedelta(seconds=resend_s_max)
         self._patience = self._patience_first
@@ -89,6 +114,9 @@ class UplinkProtocol:
         self._probing = False
         self._position = 0
         self._highest_sent = 0
+        self._last_known = 0
+        self._urgent_position = 0
+        self._urgent_token: int | None = None
         self.stream: str | None = None
         """The journal's stream; None before the core has told."""
         self.acknowledged = 0
@@ -96,15 +124,18 @@ class UplinkProtocol:
         self.resends = 0
         """How often sending began again because the cloud was silent."""
 
-    def journal(self, stream: str, acknowledged: int) -> None:
+    def journal(self, stream: str, acknowledged: int, last: int) -> None:
         """What the core says of its journal. Sending goes on behind what is acknowledged."""
         if stream != self.stream:
             self.stream = stream
             self.acknowledged = 0
             self._highest_sent = 0
+            self._last_known = 0
+            self._urgent_position = 0
             self._in_flight.clear()
             self._puback_by = None
-            self._be_patient()
+            self._probe()
+        self._last_known = max(self._last_known, last)
         self.acknowledged = max(self.acknowledged, acknowledged)
         self._rewind()
 
@@ -114,6 +145,9 @@ class UplinkProtocol:
         self._window = window
         self._in_flight.clear()
         self._puback_by = None
+        self._urgent_token = None
+        self._urgent_position = 0
+        self._probe()
         self._rewind()
 
     def disconnected(self) -> None:
@@ -126,7 +160,7 @@ class UplinkProtocol:
         """What to read from the journal next; None while nothing may be sent."""
         if not self._connected or self.stream is None or len(self._in_flight) >= self._window:
             return None
-        room = BATCH_EVENTS_MAX if self._probing else AHEAD_EVENTS_MAX
+        room = PROBE_EVENTS_MAX if self._probing else AHEAD_EVENTS_MAX
         room -= self._position - self.acknowledged
         if room <= 0:
             return None
@@ -156,12 +190,37 @@ class UplinkProtocol:
         ]
         return Batch(self._tokens, _encoder.encode(_Message(1, events.stream, numbered)))
 
+    def urgent_wanted(self) -> int | None:
+        """After which event to look for urgent ones; None while none may be sent."""
+        if not self._connected or self.stream is None or self._urgent_token is not None:
+            return None
+        return max(self._urgent_position, self._position)
+
+    def took_urgent(self, urgent: UrgentEvents) -> Batch | None:
+        """The batch to publish ahead of the backlog; None where the sequence is as quick."""
+        if self.urgent_wanted() is None or urgent.stream != self.stream or not urgent.events:
+            return None
+        self._urgent_position = max(self._urgent_position, urgent.events[-1].seq)
+        due = self.wanted()
+        soon = self._position if due is None else due.after + due.limit
+        ahead = [_Numbered(seq, msgspec.Raw(body)) for seq, body in urgent.events if seq > soon]
+        if not ahead:
+            return None
+        self._last_known = max(self._last_known, ahead[-1].seq)
+        self._tokens += 1
+        self._urgent_token = self._tokens
+        message = _UrgentMessage(1, urgent.stream, urgent=True, events=ahead)
+        return Batch(self._tokens, _encoder.encode(message))
+
     def skip_to(self, seq: int) -> None:
         """The journal has nothing between the position and `seq`: go on behind it."""
         self._position = max(self._position, seq)
 
     def published(self, token: int, now: timedelta) -> None:
         """The broker has the batch (PUBACK). That frees the window and says nothing more."""
+        if token == self._urgent_token:
+            self._urgent_token = None
+            return
         self._in_flight.discard(token)
         self._puback_by = now + PUBACK_WAIT if self._in_flight else None
 
@@ -169,8 +228,14 @@ class UplinkProtocol:
         """The cloud has acknowledged."""
         if ack.stream != self.stream:
             return Verdict.FOREIGN
-        if ack.seq > self._highest_sent:
+        if ack.seq > max(self._last_known, self._highest_sent):
             return Verdict.AHEAD
+        if ack.seq > self._highest_sent:
+            # Whoever says so listens: what was sent before a restart of the link can follow fast.
+            self._be_patient()
+            if self._position > self.acknowledged:
+                self._wait_for_ack(now)
+            return Verdict.EARLY
         if ack.seq <= self.acknowledged:
             return Verdict.OLD
         self.acknowledged = ack.seq
@@ -184,6 +249,8 @@ class UplinkProtocol:
         """Whether the cloud has been silent for too long: then sending has been set back."""
         if not self._connected or self._ack_by is None or now < self._ack_by:
             return False
+        if self._probing and self._in_flight:
+            return False  # the line is slow: what is still on its way need not go twice
         self._patience = min(self._patience * 2, self._patience_max)
         self._probing = True
         self.resends += 1
@@ -193,6 +260,11 @@ class UplinkProtocol:
     def stuck(self, now: timedelta) -> bool:
         """Whether the broker owes PUBACKs for so long that the session is of no use."""
         return self._puback_by is not None and now >= self._puback_by
+
+    def _probe(self) -> None:
+        self._patience = self._patience_probe
+        self._probing = True
+        self._ack_by = None
 
     def _be_patient(self) -> None:
         self._patience = self._patience_first

@@ -53,10 +53,12 @@ from gateway.ipc.messages import (
     ImportDone,
     JournalStatus,
     Muster,
+    NumberedBody,
     Obeyed,
     Order,
     Preview,
     Status,
+    UrgentEvents,
 )
 from gateway.ipc.server import CoreServer
 from gateway.journal import Journal
@@ -80,6 +82,8 @@ SELF_TEST_EVERY = timedelta(seconds=10)
 """Where no service manager asks for it: a core that can't decide must not look alive."""
 WARNINGS_MAX = 200
 """Warnings told of one import; the others are only counted."""
+ACK_REFUSED_EVERY = timedelta(minutes=10)
+"""How often wrong acknowledgements are told of: whoever sends them must not fill the journal."""
 RETENTION_AT_HOUR = 3
 """Local hour of the box at which acknowledged events past their retention are deleted."""
 
@@ -93,6 +97,8 @@ class Core:
         self._doors = DoorStates()
         self._jobs = AsyncIOScheduler()
         self._started: timedelta
+        self._acks_refused = 0
+        self._ack_refused_next = timedelta(0)
 
     async def run(self) -> None:
         """Open everything, decide until SIGTERM or SIGINT, close in order.
@@ -348,6 +354,30 @@ class Core:
     async def wait_beyond(self, after: int) -> None:
         """See `CoreApi.wait_beyond`."""
         await self._journal.wait_for_new(after)
+
+    async def urgent_after(self, after: int, limit: int) -> UrgentEvents:
+        """See `CoreApi.urgent_after`."""
+        raw = await self._journal.urgent_after(after, limit)
+        return UrgentEvents(
+            stream=self._journal.stream,
+            events=[NumberedBody(event.seq, event.body) for event in raw],
+        )
+
+    async def wait_urgent(self, after: int) -> None:
+        """See `CoreApi.wait_urgent`."""
+        await self._journal.wait_for_urgent(after)
+
+    async def report_ack(self, stream: str, seq: int) -> int:
+        """See `CoreApi.report_ack`."""
+        self._acks_refused += 1
+        now = self._clock.monotonic()
+        if now >= self._ack_refused_next:
+            self._ack_refused_next = now + ACK_REFUSED_EVERY
+            last, count = self._journal.last_committed, self._acks_refused
+            log.error("acknowledged beyond what was sent", stream=stream, seq=seq, last=last)
+            self._journal.append(events.AckRefused(**self._now(), seq=seq, last=last, count=count))
+            self._acks_refused = 0
+        return self._journal.acknowledged
 
     async def acknowledge(self, stream: str, seq: int) -> int:
         """See `CoreApi.acknowledge`."""

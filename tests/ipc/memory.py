@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from gateway.domain.events import DoorClosed, encode
+from gateway.domain.events import DoorClosed, Duress, encode
 from gateway.errors import OrderRefused, RecordFault, RecordsRefused
 from gateway.ipc.doors import DoorStates
 from gateway.ipc.messages import (
@@ -16,10 +16,12 @@ from gateway.ipc.messages import (
     ImportDone,
     JournalStatus,
     Muster,
+    NumberedBody,
     Obeyed,
     Order,
     Preview,
     Status,
+    UrgentEvents,
 )
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
@@ -32,6 +34,8 @@ class MemoryCore:
         self.stream = stream
         self.bodies: list[bytes] = []
         self.acknowledged = 0
+        self.urgent: list[int] = []
+        self.suspect_acks: list[int] = []
         self.doors = DoorStates()
         self.orders: list[tuple[Order | Forgive, str]] = []
         self.imported: list[bytes] = []
@@ -45,6 +49,15 @@ class MemoryCore:
             self.bodies.append(encode(DoorClosed(at=NOON, trust=2, door=door)))
         for grown in self._grown:
             grown.set()
+
+    def record_duress(self) -> int:
+        """Journal an emergency; its number."""
+        self.bodies.append(
+            encode(Duress(at=NOON, trust=2, door="street", holder="h-1", outcome="grant"))
+        )
+        self.urgent.append(len(self.bodies))
+        self.record(0)
+        return len(self.bodies)
 
     @contextmanager
     def hanging(self) -> Iterator[None]:
@@ -69,6 +82,19 @@ class MemoryCore:
                 await grown.wait()
         finally:
             self._grown.discard(grown)
+
+    async def urgent_after(self, after: int, limit: int) -> UrgentEvents:
+        found = [seq for seq in self.urgent if seq > after][:limit]
+        events = [NumberedBody(seq, self.bodies[seq - 1]) for seq in found]
+        return UrgentEvents(stream=self.stream, events=events)
+
+    async def wait_urgent(self, after: int) -> None:
+        while not self.urgent or self.urgent[-1] <= after:
+            await self.wait_beyond(len(self.bodies))
+
+    async def report_ack(self, stream: str, seq: int) -> int:
+        self.suspect_acks.append(seq)
+        return self.acknowledged
 
     async def acknowledge(self, stream: str, seq: int) -> int:
         if stream == self.stream and seq <= len(self.bodies):

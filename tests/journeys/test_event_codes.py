@@ -15,6 +15,7 @@ from pymodbus.client import AsyncModbusTcpClient
 
 from gateway.domain import events
 from gateway.domain.break_glass import code
+from gateway.ipc.client import connect
 from hwsim.relay_board import RelayBoard
 from tests.process.rig import (
     MILO,
@@ -131,6 +132,22 @@ async def test_a_day_at_the_doors(rig: Rig) -> None:
     await rig.site.force("front")
     await rig.event(events.ForcedOpen)
     await rig.event(events.AlarmRestored)
+
+
+async def test_an_acknowledgement_of_what_was_never_sent_is_told_once(rig: Rig) -> None:
+    async with connect(rig.socket, role="link") as core:
+        status = await core.status()
+        for _ in range(3):
+            await core.report_ack(status.stream, 10**9)
+        told = await rig.event(events.AckRefused)
+        assert (told.seq, told.count) == (10**9, 1)
+        urgent = await core.fetch_urgent(status.last_seq)
+        assert [events.decode(body) for _, body in urgent.events] == [told]
+        waiting = asyncio.create_task(core.fetch_urgent(await rig.last_seq(), wait_s=10))
+        await rig.site.force("front")
+        codes = [type(events.decode(body)) for _, body in (await waiting).events]
+        assert codes == [events.ForcedOpen]
+        await rig.event(events.AlarmRestored)
 
 
 async def test_a_door_that_is_propped_open_warns_then_alarms(rig: Rig) -> None:

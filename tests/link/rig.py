@@ -19,6 +19,7 @@ PREFIX = "acs/v1/LON/lon-1"
 BRISK = Pace(
     backoff_s_first=0.05,
     backoff_s_max=0.3,
+    probe_s_first=0.2,
     resend_s_first=0.5,
     resend_s_max=2.0,
     health_s=0.2,

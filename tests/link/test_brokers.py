@@ -52,7 +52,7 @@ async def test_a_thousand_events_made_while_the_broker_is_away_arrive_in_order(
         Cloud(broker.host, broker.port) as cloud,
         core_on(path, core),
     ):
-        await broker.stop()  # it keeps the cloud's session, as a broker with a disk does
+        await broker.kill()  # it has forgotten the cloud, and drops what comes before that is back
         async with linking(link_settings(broker.port), path):
             core.record(1_000)
             await broker.start()
@@ -119,13 +119,36 @@ async def test_an_event_the_cloud_does_not_acknowledge_is_sent_again_though_puba
             await cloud.until(lambda: cloud.duplicates > silent, 1.5)
 
 
+async def test_an_emergency_does_not_wait_behind_a_months_backlog(
+    path: Path, tmp_path: Path
+) -> None:
+    core = MemoryCore()
+    core.record(60_000)
+    async with (
+        mosquitto(tmp_path) as broker,
+        Cloud(broker.host, broker.port) as cloud,
+        core_on(path, core),
+        linking(link_settings(broker.port), path),
+    ):
+        await cloud.until(lambda: len(cloud.events) > 1_000)
+        seq = core.record_duress()
+        reached = cloud.reached("s-1")
+        await cloud.until(lambda: ("s-1", seq) in cloud.urgent, 2)
+        assert cloud.reached("s-1") < seq, "else there was no backlog to go ahead of"
+        assert reached < seq
+        assert core.acknowledged < seq
+
+
 async def test_after_a_restart_the_link_sends_only_what_is_not_acknowledged(
     path: Path, tmp_path: Path
 ) -> None:
     core = MemoryCore()
     core.record(500)
     core.acknowledged = 400
-    async with mosquitto(tmp_path) as broker, Cloud(broker.host, broker.port) as cloud:
+    async with (
+        mosquitto(tmp_path) as broker,
+        Cloud(broker.host, broker.port, begin={"s-1": 400}) as cloud,
+    ):
         async with core_on(path, core), linking(link_settings(broker.port), path):
             await cloud.until(lambda: len(cloud.events) == 100)
         assert min(seq for _, seq in cloud.events) == 401
@@ -158,6 +181,7 @@ async def test_acknowledgements_that_are_not_right_change_nothing(
                 return bool(acks == wanted)
 
             await cloud.until(counted)
+            await cloud.until(lambda: core.suspect_acks == [4])
             assert core.acknowledged == 0
             cloud.publish(topic, ack("s-1", 2))
             await cloud.until(lambda: core.acknowledged == 2)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.ipc.messages import Events
+from gateway.ipc.messages import Events, NumberedBody, UrgentEvents
 from gateway.link.acks import ACK_BYTES_MAX, Ack, open_ack
 from gateway.link.backoff import Backoff
 from gateway.link.errors import LinkError
@@ -16,6 +16,7 @@ from gateway.link.uplink import (
     AHEAD_EVENTS_MAX,
     BATCH_EVENTS_MAX,
     IN_FLIGHT_MAX,
+    PROBE_EVENTS_MAX,
     PUBACK_WAIT,
     Batch,
     UplinkProtocol,
@@ -26,11 +27,16 @@ from gateway.link.uplink import (
 NOW = timedelta(hours=5)
 
 
-def uplink(acknowledged: int = 0, *, connected: bool = True) -> UplinkProtocol:
+def uplink(
+    acknowledged: int = 0, *, connected: bool = True, answered: bool = True
+) -> UplinkProtocol:
+    """`answered`: the cloud has acknowledged something in this session."""
     made = UplinkProtocol(random.Random(1))
-    made.journal("s", acknowledged)
+    made.journal("s", acknowledged, acknowledged + answered)
     if connected:
         made.connected()
+    if answered:
+        assert made.acked(Ack("s", acknowledged + 1), NOW) is Verdict.EARLY
     return made
 
 
@@ -67,8 +73,8 @@ def test_nothing_is_wanted_before_the_core_and_the_broker_are_there() -> None:
     assert link.wanted() is None
     link.connected()
     assert link.wanted() is None
-    link.journal("s", 7)
-    assert link.wanted() == (7, BATCH_EVENTS_MAX)
+    link.journal("s", 7, 7)
+    assert link.wanted() == (7, PROBE_EVENTS_MAX)
     link.disconnected()
     assert link.wanted() is None
 
@@ -103,7 +109,91 @@ def test_a_new_session_begins_behind_what_the_cloud_acknowledged() -> None:
     link.acked(Ack("s", 120), NOW)
     link.disconnected()
     link.connected()
-    assert send_all(link, 300) == list(range(121, 301))
+    assert send_all(link, 300) == list(range(121, 141))
+    link.acked(Ack("s", 140), NOW)
+    assert send_all(link, 300) == list(range(141, 301))
+
+
+def test_a_new_session_sends_one_small_batch_until_the_cloud_has_answered() -> None:
+    link = uplink(answered=False)
+    waits = []
+    now = NOW
+    for _ in range(4):
+        assert send_all(link, 10**6, now) == list(range(1, PROBE_EVENTS_MAX + 1))
+        begun = now
+        while not link.tick(now):
+            now += timedelta(seconds=0.25)
+        waits.append((now - begun).total_seconds())
+    for wait, least in zip(waits, (1, 2, 4, 8), strict=True):
+        assert least <= wait <= least * 1.25 + 0.25
+    send_all(link, 10**6, now)
+    assert link.acked(Ack("s", PROBE_EVENTS_MAX), now) is Verdict.TAKEN
+    assert len(send_all(link, 10**6, now)) == AHEAD_EVENTS_MAX
+
+
+def test_what_is_still_on_its_way_over_a_slow_line_is_not_sent_twice() -> None:
+    link = uplink(answered=False)
+    batch = send(link, 5)
+    assert batch is not None
+    assert not link.tick(NOW + timedelta(minutes=1))
+    link.published(batch.token, NOW + timedelta(minutes=1))
+    assert link.tick(NOW + timedelta(minutes=1))
+
+
+def test_a_cloud_that_is_ahead_of_a_restarted_link_is_caught_up_with() -> None:
+    link = UplinkProtocol(random.Random(1))
+    link.journal("s", 400, 9_000)
+    link.connected()
+    assert send_all(link, 9_000) == list(range(401, 421))
+    assert link.acked(Ack("s", 5_000), NOW) is Verdict.EARLY
+    assert link.acknowledged == 400
+    assert send_all(link, 9_000)[-1] == 9_000
+    assert link.acked(Ack("s", 5_000), NOW) is Verdict.TAKEN
+    assert link.acked(Ack("s", 9_001), NOW) is Verdict.AHEAD
+
+
+def urgent(*seqs: int, stream: str = "s") -> UrgentEvents:
+    return UrgentEvents(stream=stream, events=[NumberedBody(seq, b"{}") for seq in seqs])
+
+
+def test_an_urgent_event_goes_ahead_of_the_backlog_and_comes_again_at_its_place() -> None:
+    link = uplink()
+    send(link, 10**6)
+    assert link.urgent_wanted() == BATCH_EVENTS_MAX
+    batch = link.took_urgent(urgent(9_000, 9_500))
+    assert batch is not None
+    assert batch.payload == (
+        b'{"v":1,"stream":"s","urgent":true,'
+        b'"events":[{"seq":9000,"event":{}},{"seq":9500,"event":{}}]}'
+    )
+    assert link.urgent_wanted() is None, "one urgent message at a time"
+    link.published(batch.token, NOW)
+    assert link.urgent_wanted() == 9_500
+    assert 9_000 in send_all(link, 10**6)
+
+
+def test_an_urgent_event_that_the_next_batch_carries_is_not_sent_twice() -> None:
+    link = uplink(10)
+    assert link.took_urgent(urgent(11)) is None
+    assert link.urgent_wanted() == 11
+
+
+def test_that_an_urgent_event_was_sent_says_nothing_of_those_before_it() -> None:
+    link = uplink()
+    send(link, 10**6)
+    link.took_urgent(urgent(9_000))
+    assert link.acked(Ack("s", 9_000), NOW) is Verdict.EARLY
+    assert link.acknowledged == 0
+
+
+def test_urgent_events_of_another_stream_or_without_a_session_are_not_sent() -> None:
+    link = uplink()
+    assert link.took_urgent(urgent(9_000, stream="t")) is None
+    link.disconnected()
+    assert link.urgent_wanted() is None
+    assert link.took_urgent(urgent(9_000)) is None
+    link.connected()
+    assert link.took_urgent(urgent(9_000)) is not None
 
 
 def test_puback_is_not_delivery() -> None:
@@ -133,10 +223,10 @@ def test_a_silent_cloud_is_asked_ever_less_and_with_one_batch_only() -> None:
         while not link.tick(now):
             now += timedelta(seconds=1)
         waits.append((now - begun).total_seconds())
-        assert send_all(link, 10**6, now) == list(range(1, BATCH_EVENTS_MAX + 1))
+        assert send_all(link, 10**6, now) == list(range(1, PROBE_EVENTS_MAX + 1))
     for wait, least in zip(waits, (30, 60, 120, 240, 300, 300), strict=True):
         assert least <= wait <= least * 1.25 + 1
-    assert link.acked(Ack("s", 100), now) is Verdict.TAKEN
+    assert link.acked(Ack("s", 20), now) is Verdict.TAKEN
     assert len(send_all(link, 10**6, now)) == AHEAD_EVENTS_MAX
 
 
@@ -175,23 +265,23 @@ def test_what_was_read_before_a_step_back_is_not_sent() -> None:
     link.connected()
     assert link.took(late, NOW) is None
     assert link.took(read(link.wanted(), 150, stream="new"), NOW) is None
-    assert link.wanted() == (0, BATCH_EVENTS_MAX)
+    assert link.wanted() == (0, PROBE_EVENTS_MAX)
 
 
 def test_a_new_journal_begins_at_its_own_position() -> None:
     link = uplink()
     send_all(link, 50)
     link.acked(Ack("s", 50), NOW)
-    link.journal("t", 3)
+    link.journal("t", 3, 3)
     assert link.acked(Ack("s", 50), NOW) is Verdict.FOREIGN
-    assert link.wanted() == (3, BATCH_EVENTS_MAX)
+    assert link.wanted() == (3, PROBE_EVENTS_MAX)
 
 
 def test_a_core_that_forgot_an_acknowledgement_does_not_make_events_go_again() -> None:
     link = uplink()
     send_all(link, 50)
     link.acked(Ack("s", 50), NOW)
-    link.journal("s", 10)
+    link.journal("s", 10, 10)
     assert link.wanted() == (50, BATCH_EVENTS_MAX)
 
 
@@ -264,7 +354,7 @@ def test_over_any_history_the_cloud_gets_every_event_once_faults_stop(
             now += timedelta(seconds=400)
             link.tick(now)
         elif step == "core":
-            link.journal("s", core_acknowledged)
+            link.journal("s", core_acknowledged, core_acknowledged)
         assert link.acknowledged <= reached()
         core_acknowledged = max(core_acknowledged, link.acknowledged - rng.randrange(5))
         core_acknowledged = max(core_acknowledged, 0)

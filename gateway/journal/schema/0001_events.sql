@@ -14,6 +14,9 @@ CREATE TABLE event (
     chain BLOB NOT NULL
 ) STRICT;
 
+-- Alarms and emergencies go ahead of a backlog (gateway.domain.events.Priority.ALARM).
+CREATE INDEX event_urgent ON event (seq) WHERE priority >= 2;
+
 -- acknowledged: all events up to it have arrived. purged: all up to it have been deleted here, and
 -- purged_chain is the last one's chain, from which the rest can be verified.
 CREATE TABLE mark (
