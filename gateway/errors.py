@@ -18,7 +18,10 @@ GatewayError
 │   ├── TlsUnusable        a certificate or key is missing, unreadable, expired or of another pair
 │   └── BrokerUnavailable  transient: no session with the broker; tried again with backoff
 ├── NotAdmitted            an envelope is not believed (gateway/trust/admission.py)
+│   └── BreaksRule         it breaks a rule of docs/spec/trust.md, which it names (trust/rules.py)
 ├── NotSigned              a message bears no signature to believe (gateway/trust/cose.py)
+│   ├── UnknownKey         it names none of the keys asked for
+│   └── BadSignature       it names a key that did not sign it
 ├── UnreadableFileError    a file named on the command line can't be read (gateway/cli)
 └── DeviceError            a device did not do what it was told
     ├── DeviceUnavailable  transient: unplugged, silent, unreachable; the supervisor tries again

@@ -1,12 +1,13 @@
 """COSE_Sign1 (RFC 9052, section 4.2) with two algorithms, and CBOR read strictly: one form each.
 
+A *message* has its payload in it; a *document* is a payload with up to 16 detached signatures.
 The profile is narrower than the standard. `alg` and `kid` stand in the protected header, with an
 optional content type, and the unprotected one is empty, so every byte is either signed or the
 signature; the whole message is in the one deterministic encoding. `context` goes in as the
 `external_aad`: what was signed for one purpose is worth nothing for another.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import cbor2
@@ -33,8 +34,9 @@ EDDSA: Final = -8
 ES256: Final = -7
 """The algorithms, as in the IANA registry "COSE Algorithms"."""
 
+_SIGN1: Final = 18
 SIGN1_TAG: Final = b"\xd2"
-"""The CBOR tag 18."""
+"""The CBOR tag 18, as it stands before every COSE_Sign1."""
 
 _ALG, _CONTENT_TYPE, _KID = 1, 3, 4
 
@@ -54,8 +56,20 @@ _SIGNATURE_BYTES = 64
 _COORDINATE_BYTES = 32
 
 
+SIGNATURES_MAX = 16
+"""Of one document: as many as a role may have keys."""
+
+
 class NotSigned(GatewayError):
     """No message that this key signed for this purpose. Nothing of it may be used."""
+
+
+class UnknownKey(NotSigned):
+    """It names a key that is none of those asked for."""
+
+
+class BadSignature(NotSigned):
+    """It names a key that did not sign it."""
 
 
 class Sign1(NamedTuple):
@@ -68,6 +82,14 @@ class Sign1(NamedTuple):
     protected: bytes
     """The protected header as it stands in the message: this is what was signed."""
     signature: bytes
+
+
+class Document(NamedTuple):
+    """A payload and the signatures that came with it. Only what `signers` names signed it."""
+
+    payload: bytes
+    signatures: tuple[Sign1, ...]
+    """Each with the document's payload."""
 
 
 def sign1(
@@ -86,13 +108,26 @@ def sign1(
     if content_type is not None:
         header[_CONTENT_TYPE] = content_type
     protected = encode(header)
+    return SIGN1_TAG + encode([protected, {}, payload, _sign(protected, payload, key, context)])
+
+
+def sign_document(
+    payload: bytes, key: PrivateKey, kid: bytes, *, context: bytes, beside: Sequence[Sign1] = ()
+) -> bytes:
+    """The payload as a document, with a signature by this key behind those it has already."""
+    protected = encode({_ALG: _algorithm_of(key.public_key()), _KID: kid})
+    signed = [(each.protected, each.signature) for each in beside]
+    signed.append((protected, _sign(protected, payload, key, context)))
+    tagged = [cbor2.CBORTag(_SIGN1, [header, {}, None, by]) for header, by in signed]
+    return encode([payload, tagged])
+
+
+def _sign(protected: bytes, payload: bytes, key: PrivateKey, context: bytes) -> bytes:
     to_be_signed = signature_input(protected, payload, context)
     if isinstance(key, Ed25519PrivateKey):
-        signature = key.sign(to_be_signed)
-    else:
-        r, s = decode_dss_signature(key.sign(to_be_signed, ECDSA(SHA256())))
-        signature = r.to_bytes(_COORDINATE_BYTES, "big") + s.to_bytes(_COORDINATE_BYTES, "big")
-    return SIGN1_TAG + encode([protected, {}, payload, signature])
+        return key.sign(to_be_signed)
+    r, s = decode_dss_signature(key.sign(to_be_signed, ECDSA(SHA256())))
+    return r.to_bytes(_COORDINATE_BYTES, "big") + s.to_bytes(_COORDINATE_BYTES, "big")
 
 
 def verify1(
@@ -110,13 +145,36 @@ def verify1(
     found = parse1(message, bytes_max=bytes_max)
     key = keys.get(found.kid)
     if key is None:
-        raise NotSigned(f"signed by the key {found.kid.hex()}, which is not known here")
-    if found.alg != _algorithm_of(key):
-        raise NotSigned(f"algorithm {found.alg}: the key {found.kid.hex()} is for another")
-    to_be_signed = signature_input(found.protected, found.payload, context)
-    if not signature_holds(key, found.signature, to_be_signed):
-        raise NotSigned(f"the signature is not that of the key {found.kid.hex()}")
+        raise UnknownKey(f"signed by the key {found.kid.hex()}, which is not known here")
+    _check(found, key, context)
     return found
+
+
+def signers(
+    document: Document, keys: Mapping[bytes, PublicKey], *, context: bytes
+) -> frozenset[bytes]:
+    """Which of the keys signed the document for this context.
+
+    A signature by any other key counts for nothing.
+
+    Raises:
+        BadSignature: one that names one of the keys is not that key's.
+    """
+    found = set()
+    for signed in document.signatures:
+        key = keys.get(signed.kid)
+        if key is not None:
+            _check(signed, key, context)
+            found.add(signed.kid)
+    return frozenset(found)
+
+
+def _check(signed: Sign1, key: PublicKey, context: bytes) -> None:
+    if signed.alg != _algorithm_of(key):
+        raise BadSignature(f"algorithm {signed.alg}: the key {signed.kid.hex()} is for another")
+    to_be_signed = signature_input(signed.protected, signed.payload, context)
+    if not signature_holds(key, signed.signature, to_be_signed):
+        raise BadSignature(f"the signature is not that of the key {signed.kid.hex()}")
 
 
 def parse1(message: bytes, *, bytes_max: int = MESSAGE_BYTES_MAX) -> Sign1:
@@ -128,15 +186,41 @@ def parse1(message: bytes, *, bytes_max: int = MESSAGE_BYTES_MAX) -> Sign1:
     if not message.startswith(SIGN1_TAG):
         raise NotSigned("no COSE_Sign1: it must be tagged 18")
     match decode(message.removeprefix(SIGN1_TAG), bytes_max=bytes_max):
-        case [
-            bytes() as protected,
-            dict() as unprotected,
-            bytes() as payload,
-            bytes() as signature,
-        ]:
-            pass
-        case _:
-            raise NotSigned("no COSE_Sign1: it is [protected, unprotected, payload, signature]")
+        case [_, _, bytes() as payload, _] as parts:
+            return _parsed(parts, payload)
+    raise NotSigned("no COSE_Sign1: it is [protected, unprotected, payload, signature]")
+
+
+def parse_document(data: bytes, *, bytes_max: int) -> Document:
+    """A document taken apart, its signatures NOT checked.
+
+    Raises:
+        NotSigned: it is no document: [payload, [COSE_Sign1 with a detached payload, …]].
+    """
+    match decode(data, bytes_max=bytes_max):
+        case [bytes() as payload, list() as signatures] if 1 <= len(signatures) <= SIGNATURES_MAX:
+            return Document(payload, tuple(_detached(each, payload) for each in signatures))
+    raise NotSigned(f"no document: it is a payload and 1 to {SIGNATURES_MAX} signatures")
+
+
+def _detached(item: object, payload: bytes) -> Sign1:
+    if isinstance(item, cbor2.CBORTag) and item.tag == _SIGN1:
+        match item.value:
+            case [_, _, None, _] as parts:
+                signed = _parsed(parts, payload)
+                if signed.content_type is None:
+                    return signed
+    raise NotSigned("a document's signature is a COSE_Sign1 with no payload and no content type")
+
+
+def _parsed(parts: Sequence[object], payload: bytes) -> Sign1:
+    protected, unprotected, _, signature = parts
+    if not (
+        isinstance(protected, bytes)
+        and isinstance(unprotected, Mapping)
+        and isinstance(signature, bytes)
+    ):
+        raise NotSigned("no COSE_Sign1: it is [protected, unprotected, payload, signature]")
     if unprotected:
         raise NotSigned("the unprotected header must be empty: nobody has signed it")
     if len(signature) != _SIGNATURE_BYTES:
