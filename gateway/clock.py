@@ -64,8 +64,9 @@ def boot_id() -> str:
 VOUCHED_FOR = timedelta(days=1)
 """How long the word of an authenticated source makes the time trusted."""
 DRIFT_PPM_MAX = 500
-"""How far CLOCK_MONOTONIC may be from true seconds: a time daemon slews it by as much (adjtimex(2)),
-and a crystal is five times better. So what was once vouched for widens by 43 s either way a day."""
+"""How far CLOCK_MONOTONIC may be from true seconds: a time daemon slews it by as much
+(adjtimex(2)), and a crystal is five times better. So what was once vouched for widens by 43 s
+either way a day."""
 
 
 def _host_wall() -> datetime:

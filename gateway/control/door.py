@@ -117,6 +117,7 @@ class CardTapped(msgspec.Struct, frozen=True):
     value: str
     at: timedelta
     counter: int | None = None
+    began: timedelta | None = None
 
     def __repr__(self) -> str:
         """Without the value: a credential is never printed."""
@@ -350,6 +351,7 @@ class DoorController:
             lockdown=mode.lockdown,
             credential=None if primary is None else primary.id,
             decide_ms=_ms(self._clock.monotonic() - tap.at),
+            read_ms=None if tap.began is None else _ms(tap.at - tap.began),
             mode=mode.mode,
             turned_from=before.reason if before.outcome == "grant" != decision.outcome else None,
             pin=self._pin_record(request, before, decision),
@@ -532,10 +534,11 @@ class DoorController:
                 self._mode_announced = InForceMode("controlled", "records")
             await self._take(msgspec.structs.replace(failed, why=why, recorded=False), at)
             return False
-        late = False
+        late, asked = False, self._clock.monotonic()
         if effect.wait_for_commit and ticket is not None:
             limit = SPEND_WAIT if effect.spends else COMMIT_WAIT
             late = not await self._committed_in_time(ticket, limit)
+        recorded = self._clock.monotonic() - asked
         if late and effect.spends:
             why = "what opens is spent, and that isn't on disk yet"
             await self._take(msgspec.structs.replace(failed, why=why), at)
@@ -559,7 +562,8 @@ class DoorController:
             self._append(
                 events.LateCommit(at=moment.wall, trust=moment.trust, door=self.door, seq=seq)
             )
-        await self._take(Released(effect.cause, seq, effect.duration, took, effect.grant), at)
+        released = Released(effect.cause, seq, effect.duration, took, effect.grant, recorded)
+        await self._take(released, at)
         return True
 
     async def _relock(self, at: timedelta) -> None:

@@ -255,7 +255,13 @@ class SiteController:
             case CredentialPresented() if self._readers_live:
                 for door, side in self._points.readers.get(fact.device, ()):
                     tap = CardTapped(
-                        fact.device, side, fact.kind, fact.value, fact.at, fact.counter
+                        fact.device,
+                        side,
+                        fact.kind,
+                        fact.value,
+                        fact.at,
+                        fact.counter,
+                        fact.began,
                     )
                     self.doors[door].tap(tap)
             case CredentialPresented():

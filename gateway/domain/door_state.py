@@ -108,6 +108,8 @@ class Release(msgspec.Struct, frozen=True):
     """When the pulse that was asked for ends: a shorter one that follows must not cut it."""
     before: "Release | None" = None
     """What was confirmed already, for when this one fails."""
+    begun: timedelta | None = None
+    """When it was confirmed, or else asked for."""
 
 
 class Pending(msgspec.Struct, frozen=True):
@@ -202,6 +204,8 @@ class Released(msgspec.Struct, frozen=True):
     took: timedelta
     """From the fact's arrival to the confirmation."""
     grant: int = 0
+    recorded: timedelta = timedelta()
+    """Of that, how long it waited for the record to be on disk."""
 
 
 class ReleaseFailed(msgspec.Struct, frozen=True):
@@ -484,7 +488,7 @@ def _releasing(state: DoorState, cause: Cause, pulse: timedelta, now: Moment) ->
     before = state.release
     if before is not None and before.seq is None:
         before = before.before
-    return _replace(state, release=Release(cause, None, until, now.mono + pulse, before))
+    return _replace(state, release=Release(cause, None, until, now.mono + pulse, before, now.mono))
 
 
 def _pulse(state: DoorState, asked: timedelta, now: Moment) -> timedelta:
@@ -514,7 +518,8 @@ def _released(
             _replace(each, seq=fact.seq, until=until) if each.grant == fact.grant else each
             for each in state.pending
         )
-        release = None if used else Release(fact.cause, fact.seq, until, now.mono + fact.pulse)
+        ends = now.mono + fact.pulse
+        release = None if used else Release(fact.cause, fact.seq, until, ends, begun=now.mono)
         state = _replace(state, release=release, pending=pending)
     event = events.Unlocked(
         at=now.wall,
@@ -524,6 +529,7 @@ def _released(
         seq=fact.seq,
         pulse_ms=round(fact.pulse / _MS),
         confirm_ms=round(fact.took / _MS, 3),
+        record_ms=round(fact.recorded / _MS, 3),
     )
     effects: list[Effect] = [Record(event)]
     if state.pending and fact.cause == "grant":
@@ -585,7 +591,7 @@ def _opened(rules: DoorRules, state: DoorState, now: Moment) -> tuple[DoorState,
     release = state.release
     effects: list[Effect] = []
     if release is not None and now.mono < release.until:
-        effects.append(_opened_by(rules, now, release.cause, release.seq))
+        effects.append(_opened_by(rules, now, release.cause, release.seq, release.begun))
         people = [person for each in state.pending for person in each.passage.people]
         alone = len(people) == 1 and release.cause == "grant"
         for each in state.pending:
@@ -607,9 +613,19 @@ def _opened(rules: DoorRules, state: DoorState, now: Moment) -> tuple[DoorState,
     return after, [*effects, *wakes]
 
 
-def _opened_by(rules: DoorRules, now: Moment, cause: str, seq: int | None) -> Record:
+def _opened_by(
+    rules: DoorRules, now: Moment, cause: str, seq: int | None, begun: timedelta | None = None
+) -> Record:
+    after_ms = None if begun is None else round((now.mono - begun) / _MS)
     return Record(
-        events.DoorOpened(at=now.wall, trust=now.trust, door=rules.door, cause=cause, seq=seq)
+        events.DoorOpened(
+            at=now.wall,
+            trust=now.trust,
+            door=rules.door,
+            cause=cause,
+            seq=seq,
+            after_ms=after_ms,
+        )
     )
 
 

@@ -64,6 +64,8 @@ class AccessDecided(_Event, frozen=True, tag="access"):
     """The id of the record of the primary credential, where it is in one."""
     decide_ms: float = 0.0
     """From the fact's arrival (last byte of the credential) to the decision."""
+    read_ms: float | None = None
+    """From the first sign of the credential to its last byte, where its device knows both."""
     mode: str = "controlled"
     """The door's mode at that moment."""
     turned_from: str | None = None
@@ -94,6 +96,8 @@ class Unlocked(_Event, frozen=True, tag="unlocked"):
     pulse_ms: int = 0
     confirm_ms: float = 0.0
     """From the fact's arrival to the board's confirmation."""
+    record_ms: float = 0.0
+    """Of that, how long the release waited for its record to be on disk."""
 
 
 class UnlockFailed(_Event, frozen=True, tag="unlock_failed"):
@@ -120,6 +124,8 @@ class DoorOpened(_Event, frozen=True, tag="opened"):
     """`grant`, `rex`, `mode`; by a handle that nothing reports, `egress`; while the contact was
     lost, `unseen`."""
     seq: int | None = None
+    after_ms: int | None = None
+    """From the strike's release to the leaf's opening, for a grant or REX."""
 
 
 class DoorClosed(_Event, frozen=True, tag="closed"):

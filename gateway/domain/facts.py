@@ -17,6 +17,8 @@ class CredentialPresented(msgspec.Struct, frozen=True, gc=False):
     at: timedelta
     counter: int | None = None
     """What it proved itself with, where each proof counts one on (`sun`): good for one opening."""
+    began: timedelta | None = None
+    """When its first sign came, where the device knows."""
 
     def __repr__(self) -> str:
         """Without the value: a credential is never printed."""

@@ -269,13 +269,49 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     power_failed: bool = False
 
 
+class Latency(msgspec.Struct, frozen=True, kw_only=True):
+    """How long something took at a door, in milliseconds, over its last taps."""
+
+    taps: int
+    p50: float
+    p99: float
+    worst: float
+
+
+class DoorFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What happened at a door since the core's start."""
+
+    outcomes: dict[str, int]
+    """`grant`, `deny`, `challenge`."""
+    denials: dict[str, int]
+    """By reason."""
+    latency_ms: dict[str, Latency]
+    """`read` (first sign of a credential to its last byte), `decide` (to the decision), `record`
+    (waiting for the disk), `release` (last byte to the strike's confirmation), `open` (release to
+    the leaf's opening)."""
+
+
+class BoxStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How the box is; null where it doesn't tell."""
+
+    temperature_c: float | None = None
+    disk_free: float | None = None
+    """Share of the disk with the state directory, 0 to 1."""
+    disk_free_bytes: int | None = None
+    storage_life_used: float | None = None
+    """Share, as the storage itself says it."""
+    memory_bytes: int | None = None
+    """Of the core."""
+    certificates: dict[str, datetime] = {}
+    """When each ends."""
+
+
 class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Whether events can be kept: `why` says what is wrong where not."""
 
     healthy: bool
     why: str | None = None
     file_bytes: int | None = None
-    disk_free_bytes: int | None = None
 
 
 class Status(_Message, frozen=True, tag="status"):
@@ -301,6 +337,11 @@ class Status(_Message, frozen=True, tag="status"):
     journal: JournalStatus
     problems: list[str]
     """What somebody should look at, a line each; none where all is well."""
+    box: BoxStatus = BoxStatus()
+    figures: dict[str, DoorFigures] = {}
+    """By door."""
+    counters: dict[str, int] = {}
+    """Events by code since the core's start."""
 
 
 class Obeyed(_Message, frozen=True, tag="obeyed"):

@@ -22,6 +22,7 @@ from gateway.clock import SystemClock, TimeTrust, boot_id, voucher
 from gateway.config.devices import RelayClass
 from gateway.config.site import SiteConfig
 from gateway.control.door import InForce
+from gateway.control.figures import Figures
 from gateway.control.memory import SiteMemory
 from gateway.control.muster import muster
 from gateway.control.orders import Orders
@@ -142,15 +143,17 @@ class Core:
                     on_change=self._report,
                     break_glass=_roles(config),
                 )
+                self._figures = Figures()
+                self._standing = Standing(config, self._site, self._clock)
                 self._watch = SiteWatch(
                     Detector(self._memory, self._share_a_zone),
-                    site_now=Standing(config, self._site, self._clock).now,
+                    site_now=self._standing.site,
                     timezone=lambda: self._in_force().records.tables.site.timezone,
                     record=self._record,
                     memory=self._memory,
                     clock=self._clock,
                 )
-                self._journal.listener = self._watch.heard
+                self._journal.listener = self._heard
                 self._orders = Orders(
                     self._site,
                     journal=self._journal,
@@ -204,6 +207,10 @@ class Core:
         if current is None:
             return InForce(NO_RECORDS, None, None)
         return InForce(current, self._cache.revision, self._cache.as_of)
+
+    def _heard(self, event: events.Event) -> None:
+        self._figures.heard(event)
+        self._watch.heard(event)
 
     def _share_a_zone(self, one: str, other: str) -> bool:
         doors = self._in_force().records.tables.doors
@@ -418,6 +425,9 @@ class Core:
             doors=self._doors.latest(),
             journal=JournalStatus(healthy=not failure, why=failure or None),
             problems=self._problems(),
+            box=self._standing.box(),
+            figures=self._figures.doors(),
+            counters=dict(self._figures.codes),
         )
 
     def _problems(self) -> list[str]:

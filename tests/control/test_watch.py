@@ -10,7 +10,7 @@ from gateway.control.memory import SiteMemory
 from gateway.control.watch import HEARD_MAX, SiteWatch
 from gateway.domain import events
 from gateway.domain.detection import CALM, Detector, DoorNow, SiteNow
-from gateway.processes.standing import disk_free_share, storage_life_used
+from gateway.processes.standing import storage_life_used, temperature_c
 from tests.virtual import VirtualClock, run
 
 DENIED = events.AccessDecided(
@@ -123,15 +123,17 @@ def test_what_is_usual_goes_to_the_sites_memory() -> None:
 def test_the_storage_tells_how_much_of_its_life_is_used(
     tmp_path: Path, said: str, used: float | None
 ) -> None:
-    file = tmp_path / "mmcblk0" / "device" / "life_time"
+    file = tmp_path / "block" / "mmcblk0" / "device" / "life_time"
     file.parent.mkdir(parents=True)
     file.write_text(said)
-    assert storage_life_used(f"{tmp_path}/mmcblk*/device/life_time") == used
-    assert storage_life_used(f"{tmp_path}/none*/device/life_time") is None
+    assert storage_life_used(tmp_path) == used
+    assert storage_life_used(tmp_path / "block") is None
 
 
-def test_a_disk_that_cant_be_asked_has_no_share(tmp_path: Path) -> None:
-    share = disk_free_share(tmp_path)
-    assert share is not None
-    assert 0 < share < 1
-    assert disk_free_share(tmp_path / "nowhere") is None
+def test_the_hottest_place_of_the_box_counts(tmp_path: Path) -> None:
+    assert temperature_c(tmp_path) is None
+    for number, said in enumerate(("48312", "71000", "?")):
+        file = tmp_path / "class" / "thermal" / f"thermal_zone{number}" / "temp"
+        file.parent.mkdir(parents=True)
+        file.write_text(said + "\n")
+    assert temperature_c(tmp_path) == 71.0
