@@ -43,6 +43,7 @@ class Card:
         sak: Select acknowledge of the last cascade level; bit 6 set is ISO/IEC 14443-4.
         memory: A type 2 tag's pages of four bytes each.
         apdu: What an ISO/IEC 14443-4 card answers to a command APDU.
+        powered: What it does when it gets power.
         frames_left: The card is pulled away after so many frames of data; None: never.
         told: Whether the host has been given the UID since the card came into the field.
     """
@@ -52,6 +53,7 @@ class Card:
     sak: int
     memory: bytearray = field(default_factory=bytearray)
     apdu: Callable[[bytes], bytes] = lambda _: SW_INS_NOT_SUPPORTED
+    powered: Callable[[], None] = lambda: None
     frames_left: int | None = None
     state: State = State.IDLE
     told: bool = False
@@ -63,6 +65,7 @@ class Card:
         self.state = State.IDLE
         self._block_number = 1
         self._answer = b""
+        self.powered()
 
     @property
     def is_type_2(self) -> bool:
