@@ -39,6 +39,10 @@ class DatabaseTooNew(StorageError):
     """The file was written by a later release that says that this one must not use it."""
 
 
+class DatabaseLocked(StorageError):
+    """Another process has the file open, and may be writing."""
+
+
 class Migration(NamedTuple):
     """One numbered step of a schema, forward only."""
 
@@ -95,6 +99,11 @@ def is_damage(error: sqlite3.Error | UnicodeDecodeError) -> bool:
     return code in _DAMAGED_MEDIUM or code & 0xFF not in _CIRCUMSTANCE
 
 
+def _is_locked(error: sqlite3.Error | UnicodeDecodeError) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
 def migrations(package: str) -> tuple[Migration, ...]:
     """The schema of a package: its files `NNNN_what.sql`, numbered from 1 without a gap."""
     found = sorted(
@@ -117,6 +126,7 @@ def open_connection(path: Path, schema: tuple[Migration, ...]) -> sqlite3.Connec
     Raises:
         DatabaseCorrupt: its content is damaged.
         DatabaseTooNew: a later release wrote it, and this one must not use it.
+        DatabaseLocked: another process has it open.
         StorageError: it can't be opened or written, or a setting doesn't hold.
     """
     _take_along_orphans(path)
@@ -137,7 +147,8 @@ def open_connection(path: Path, schema: tuple[Migration, ...]) -> sqlite3.Connec
         connection.close()
         if is_damage(error) and not is_new:
             raise DatabaseCorrupt(f"{path}: damaged: {error}") from error
-        raise StorageError(f"{path}: can't be used: {error}") from error
+        kind = DatabaseLocked if _is_locked(error) else StorageError
+        raise kind(f"{path}: can't be used: {error}") from error
     except BaseException:
         connection.close()
         raise
@@ -147,8 +158,47 @@ def open_connection(path: Path, schema: tuple[Migration, ...]) -> sqlite3.Connec
 async def open_database(path: Path, schema: tuple[Migration, ...]) -> aiosqlite.Connection:
     """`open_connection` in a thread, for aiosqlite. Raises what it raises."""
     # Not by aiosqlite's own thread: where that fails to open, it leaves a thread behind.
-    connection = await asyncio.to_thread(open_connection, path, schema)
+    return await _handed_over(await asyncio.to_thread(open_connection, path, schema))
+
+
+async def open_database_to_read(path: Path) -> aiosqlite.Connection:
+    """`open_to_read` in a thread, for aiosqlite. Raises what it raises."""
+    return await _handed_over(await asyncio.to_thread(open_to_read, path))
+
+
+async def _handed_over(connection: sqlite3.Connection) -> aiosqlite.Connection:
     return await aiosqlite.Connection(lambda: connection, _ROWS_PER_HOP)
+
+
+def open_to_read(path: Path) -> sqlite3.Connection:
+    """Open a database on a disk that takes no writes, its log included; nothing is changed.
+
+    Nobody else may have it open: no lock is taken, for that can't be had there.
+
+    Raises:
+        DatabaseCorrupt: its content is damaged.
+        StorageError: it isn't there, or can't be read.
+    """
+    if lost_commits(path.with_name(path.name + "-wal")):
+        raise DatabaseCorrupt(f"{path}: damaged: its log is broken before its last commit")
+    try:
+        # Exclusive: the log's index is kept in memory, where other modes would make a file for it.
+        # (SQLite documentation, "Write-Ahead Logging", sections 8 and 9.)
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=ro&vfs=unix-none", uri=True, check_same_thread=False
+        )
+    except sqlite3.Error as error:
+        raise StorageError(f"{path}: can't be opened: {error}") from error
+    try:
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE").fetchall()
+        _check(connection, path)
+    except SqliteErrors as error:
+        connection.close()
+        raise StorageError(f"{path}: can't be read: {error}") from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def lost_commits(log: Path) -> bool:

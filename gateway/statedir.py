@@ -63,22 +63,28 @@ class StateDir:
         self.bundles = path / "bundles"
         self._floor_file = path / "floor"
         self._floor: datetime | None = None
-        self._lock: int | None = None
+        self._locks: list[int] = []
 
     def __enter__(self) -> Self:
         """Make the layout if need be, and take the directory.
 
+        A disk that can be read only, or is full, is no error: the doors need no file of it.
+
         Raises:
             StateDirInUse: another process has it, named by its pid.
-            StorageError: it can't be made or written.
+            StorageError: there is no such directory, and it can't be made.
         """
-        try:
-            for directory in (self.path, self.bundles):
+        for directory in (self.path, self.bundles):
+            try:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if directory.stat().st_mode & 0o077:
                     directory.chmod(0o700)
-        except OSError as error:
-            raise StorageError(f"{error.filename}: {error.strerror}") from error
+            except OSError as error:
+                if not self.path.is_dir():
+                    raise StorageError(f"{error.filename}: {error.strerror}") from error
+                _log.error(
+                    "the state directory can't be written", file=str(directory), why=str(error)
+                )
         self._take()
         self._floor = self._read_floor()
         return self
@@ -90,29 +96,35 @@ class StateDir:
         trace: TracebackType | None,
     ) -> None:
         """Let the directory go."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        while self._locks:
+            os.close(self._locks.pop())
 
     def _take(self) -> None:
+        """Lock the directory, which needs no room on it, and the file that older releases lock."""
         file = self.path / "lock"
+        flags = os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._locks.append(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | flags))
         except OSError as error:
-            raise StorageError(f"{file}: can't be opened: {error.strerror}") from error
+            raise StorageError(f"{self.path}: can't be opened: {error.strerror}") from error
+        for how in (os.O_RDWR | os.O_CREAT, os.O_RDONLY):
+            try:
+                self._locks.append(os.open(file, how | flags, 0o600))
+                break
+            except OSError as error:
+                _log.warning("the lock can't be opened", file=str(file), why=error.strerror)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for lock in self._locks:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            owner = os.read(lock, 32).strip().decode("ascii", "replace")
-            os.close(lock)
+            self.__exit__(None, None, None)
             raise StateDirInUse(
-                f"{self.path} is in use by door-gateway core, pid {owner or 'unknown'}"
+                f"{self.path} is in use by door-gateway core, pid {_owner(file) or 'unknown'}"
             ) from error
         # The pid is for the message only; a full disk must not stand in the way of a start.
         with contextlib.suppress(OSError):
-            os.ftruncate(lock, 0)
-            os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-        self._lock = lock
+            os.ftruncate(self._locks[-1], 0)
+            os.pwrite(self._locks[-1], f"{os.getpid()}\n".encode(), 0)
 
     # --- The high-water mark of time --------------------------------------------------------------
 
@@ -151,6 +163,12 @@ class StateDir:
             pass
         _log.warning("the floor of time is damaged: it starts anew", file=str(self._floor_file))
         return None
+
+
+def _owner(lock: Path) -> str:
+    with contextlib.suppress(OSError):
+        return lock.read_bytes()[:32].strip().decode("ascii", "replace")
+    return ""
 
 
 def _floor_line(ms: int) -> bytes:

@@ -23,6 +23,7 @@ from gateway.journal.chain import CHAIN_BYTES, genesis, link
 from gateway.journal.salvage import STREAM, salvage
 from gateway.sqlite import (
     DatabaseCorrupt,
+    DatabaseLocked,
     DatabaseTooNew,
     Migration,
     SqliteErrors,
@@ -30,6 +31,7 @@ from gateway.sqlite import (
     is_damage,
     migrations,
     open_database,
+    open_database_to_read,
     set_aside,
 )
 
@@ -191,7 +193,8 @@ class Journal:
         """Open the file.
 
         Damage is no error: see the class. Nor is a disk that can't be used: until it can, the
-        journal isn't healthy and `append` raises `JournalFull`, as no event can be numbered.
+        journal isn't healthy. Where it can be read at least, events are numbered and wait in
+        memory; else none can be, and `append` raises `JournalFull`.
 
         Raises:
             DatabaseTooNew: a later release wrote the file.
@@ -204,6 +207,8 @@ class Journal:
             # The doors' other duties go on without a disk; the writer tries again for ever.
             self._note_failure(str(error))
             self._suspect = True
+            if not isinstance(error, DatabaseLocked):
+                await self._stand_at_what_reads()
         try:
             await self._tasks.__aenter__()
         except BaseException:
@@ -605,15 +610,16 @@ class Journal:
     async def _reopen(self) -> None:
         """Open the file again after a failure, and see what did get committed.
 
-        If it turned out to be damaged, what waits is saved in the new file and the core falls:
-        followers hold numbers of the old stream, so everything starts again.
+        If it turned out to be damaged, or has got other events meanwhile (of a file that was set
+        aside), what waits is saved behind them and the core falls: what waits has been told by
+        numbers that are not its own any more, so everything starts again.
         """
         await self._close_database()
         position = await self._open_file()
         self._suspect = False
         if not self.stream:
             self._stand_at(position)
-        if position.stream != self.stream:
+        if not self._is_ours(position):
             rows = _Chainer(position)
             saved = [rows.again(waiting.row) for waiting in self._queue]
             await _insert(self._opened(), saved)
@@ -621,12 +627,33 @@ class Journal:
             await self._opened().commit()
             self._queue.clear()
             raise JournalBegunAgain(
-                f"{self._path}: damaged while running; begun again with {len(saved)} waiting events"
+                f"{self._path}: is not what it was; begun again with {len(saved)} waiting events"
             )
         # A commit that reported an error may have reached the disk all the same.
         self._acknowledged, self._purged = position.acknowledged, position.purged
         self._urgent = max(self._urgent, position.urgent)
         self._settle(position.last)
+
+    def _is_ours(self, position: _Position) -> bool:
+        """Whether the file ends where this stream was last seen to, or within what waits."""
+        return position.stream == self.stream and (
+            position.last == self._committed
+            or any(
+                (waiting.row.seq, waiting.row.chain) == (position.last, position.chain)
+                for waiting in self._queue
+            )
+        )
+
+    async def _stand_at_what_reads(self) -> None:
+        """Go on behind the last event of a file that can't be written now, if it can be read."""
+        try:
+            database = await open_database_to_read(self._path)
+            try:
+                self._stand_at(await _read_position(database, self._path))
+            finally:
+                await database.close()
+        except (*SqliteErrors, StorageError) as error:
+            _log.error("the journal can't be read either: nobody is let in", why=str(error))
 
     def _stand_at(self, position: _Position) -> None:
         self._state = position.state

@@ -114,7 +114,7 @@ class Core:
                 await self._work()
             except* _Stop:
                 log.info("stopping")
-            self._journal.append(events.GatewayStopped(**self._now()))
+            self._tell(events.GatewayStopped(**self._now()))
             await self._keep_floor()
 
     @asynccontextmanager
@@ -240,8 +240,8 @@ class Core:
         force = self._in_force()
         if self._cache.rebuilt is not None:
             revision, why = self._cache.rebuilt
-            self._journal.append(events.CacheRebuilt(**self._now(), revision=revision, why=why))
-        self._journal.append(
+            self._tell(events.CacheRebuilt(**self._now(), revision=revision, why=why))
+        self._tell(
             events.GatewayStarted(
                 **self._now(),
                 version=gateway.__version__,
@@ -258,6 +258,13 @@ class Core:
             return
         for odd in (*self._doors_in_no_record(), *self._site.odd_wiring()):
             log.warning(odd)
+
+    def _tell(self, event: events.Event) -> None:
+        """Record what has happened already, as far as the disk allows."""
+        try:
+            self._journal.append(event)
+        except StorageError as error:
+            log.error("event not kept", why=str(error))
 
     # --- Time ------------------------------------------------------------------------------------
 
@@ -469,7 +476,7 @@ class Core:
             admitted = admit(records, Source.LOCAL_FILE, now)
             applied = await self._cache.apply(admitted.records, admitted.as_of)
         except RecordsRefused as refused:
-            self._journal.append(
+            self._tell(
                 events.EntitlementsRefused(
                     **self._now(),
                     faults=len(refused.faults),
@@ -477,7 +484,7 @@ class Core:
                 )
             )
             raise
-        self._journal.append(
+        self._tell(
             events.EntitlementsApplied(
                 **self._now(),
                 revision=applied.revision,
@@ -541,7 +548,7 @@ class Core:
             return
         low = events.PinOddsCritical if odds < ALARM_BELOW else events.PinOddsLow
         log.warning("PINs are easy to guess", codes_per_pin=odds)
-        self._journal.append(low(**self._now(), revision=applied.revision, codes_per_pin=odds))
+        self._tell(low(**self._now(), revision=applied.revision, codes_per_pin=odds))
 
     def _report(self, door_id: str) -> None:
         state = self._site.doors[door_id].state

@@ -5,7 +5,9 @@ import stat
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import aiosqlite
 import pytest
 
 from gateway.domain import events
@@ -13,7 +15,8 @@ from gateway.errors import StorageError
 from gateway.journal import Journal, JournalFull
 from gateway.journal import journal as module
 from gateway.journal.chain import genesis, link
-from gateway.sqlite import DatabaseTooNew
+from gateway.journal.journal import JournalBegunAgain
+from gateway.sqlite import DatabaseTooNew, open_database
 from tests.journal.conftest import EPOCH, StillClock, closed
 
 SOON = timedelta(seconds=5)
@@ -277,3 +280,75 @@ async def test_state_without_an_event_is_taken_between_two_commits(tmp_path: Pat
         await keeping
     async with journal_at(tmp_path) as journal:
         assert journal.state == {"a": b"new", "b": b"1"}
+
+
+class ReadOnly:
+    """A disk that takes no writes until it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.writable = False
+        self._open = open_database
+        monkeypatch.setattr(module, "open_database", self)
+        monkeypatch.setattr(module, "RETRY_S_FIRST", 0.01)
+        monkeypatch.setattr(module, "RETRY_S_MAX", 0.01)
+
+    async def __call__(self, *arguments: Any) -> aiosqlite.Connection:
+        if not self.writable:
+            raise StorageError("read-only")
+        return await self._open(*arguments)
+
+
+async def crashed_journal(directory: Path) -> tuple[bytes, bytes]:
+    """Three events, the last two in the log only, as after a power cut; database and log."""
+    file, log = directory / "journal.db", directory / "journal.db-wal"
+    async with journal_at(directory) as journal:
+        await journal.append(closed(1)).committed_within(SOON)
+    async with journal_at(directory) as journal:
+        journal.append(closed(2))
+        await journal.append(closed(3), {"lockdown": b"x"}).committed_within(SOON)
+        content = file.read_bytes(), log.read_bytes()
+    file.write_bytes(content[0])
+    log.write_bytes(content[1])
+    return content
+
+
+async def test_a_journal_that_can_only_be_read_is_gone_on_with_and_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = await crashed_journal(tmp_path)
+    disk = ReadOnly(monkeypatch)
+    async with journal_at(tmp_path) as journal:
+        assert journal.last_committed == 3
+        assert journal.state == {"lockdown": b"x"}
+        assert not journal.healthy
+        ticket = journal.append(closed(4))
+        assert ticket.seq == 4
+        assert not await ticket.committed_within(timedelta(milliseconds=20))
+        files = ("journal.db", "journal.db-wal")
+        assert tuple((tmp_path / name).read_bytes() for name in files) == content
+        disk.writable = True
+        assert await ticket.committed_within(SOON)
+        assert [e.event for e in await journal.read_after(0)] == [closed(n) for n in range(1, 5)]
+
+
+async def test_what_waits_is_put_behind_events_that_a_salvage_has_added_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await crashed_journal(tmp_path)
+    (tmp_path / "journal.db.corrupt-1").write_bytes(b"not a database")
+    disk = ReadOnly(monkeypatch)
+
+    async def until_it_falls() -> None:
+        async with journal_at(tmp_path) as journal:
+            journal.append(closed(4))
+            disk.writable = True
+            await asyncio.sleep(SOON.total_seconds())
+
+    with pytest.raises(ExceptionGroup) as fallen:
+        await until_it_falls()
+    assert fallen.group_contains(JournalBegunAgain)
+    async with journal_at(tmp_path) as journal:
+        told = [entry.event for entry in await journal.read_after(0)]
+        assert told[:3] == [closed(1), closed(2), closed(3)]
+        assert isinstance(told[3], events.JournalRestarted)
+        assert told[4:] == [closed(4)]
