@@ -1,6 +1,6 @@
 """The `door-gateway` command: one module a subcommand, of which only the one asked for is loaded.
 
-Exit codes: 0 yes or done, 1 no, 2 it could not be done.
+Exit codes: 0 yes or done, 1 no, 2 it could not be done; a command may have more of its own.
 """
 
 import argparse
@@ -51,6 +51,7 @@ _COMMANDS = (
     _Listed("replay", "gateway.cli.replay", "decide recorded taps again, report differences"),
     _Listed("whatif", "gateway.cli.whatif", "who gains or loses which door with other records"),
     _Listed("explain", "gateway.cli.explain", "say why requests are denied, and until when"),
+    _Listed("bundle", "gateway.cli.bundle", "make, check and compare what a site is sent"),
     _Listed("drivers", "gateway.cli.drivers", "what can be connected, and how well it is tried"),
     _Listed("osdp", "gateway.cli.osdp", "find OSDP readers on a line, give one its key"),
     _Listed("card", "gateway.cli.card", "what the bits of a card mean, and which bits a card has"),

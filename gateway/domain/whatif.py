@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from itertools import pairwise
 from typing import NamedTuple
@@ -46,14 +47,20 @@ class _Side:
 
 
 def changes(
-    was: ValidRecords, new: ValidRecords, since: datetime, until: datetime
+    was: ValidRecords,
+    new: ValidRecords,
+    since: datetime,
+    until: datetime,
+    only: AbstractSet[str] | None = None,
 ) -> Iterator[Change]:
     """Every span in [`since`, `until`) in which one set lets a holder in and the other doesn't.
 
-    A challenge for a PIN counts as letting in. What needs memory isn't looked at.
+    A challenge for a PIN counts as letting in. What needs memory isn't looked at. `only`: the
+    holders to look at; None is all of them.
     """
     sides = (_Side(was), _Side(new))
-    for holder in sorted(sides[0].holders | sides[1].holders):
+    everybody = sides[0].holders | sides[1].holders
+    for holder in sorted(everybody if only is None else everybody & only):
         for door in sorted(sides[0].doors | sides[1].doors):
             yield from _spans(sides, holder, door, since, until)
 

@@ -1,0 +1,50 @@
+"""`door-gateway bundle`: what a site's source of truth does with entitlements, one module each."""
+
+import argparse
+from importlib import import_module
+from typing import NamedTuple
+
+from gateway.cli import Command
+
+_DESCRIPTION = """\
+The cloud's side, small: from a folder of CSV files to the records that a gateway takes, and whether
+they are what was meant. docs/cloud.md walks through it."""
+
+_EXAMPLE = """\
+example:
+  door-gateway bundle lint records.jsonl
+  door-gateway bundle diff in-force.jsonl records.jsonl"""
+
+
+class _Action(NamedTuple):
+    name: str
+    module: str
+    summary: str
+
+
+_ACTIONS = (
+    _Action("lint", "gateway.cli.bundle_lint", "what in some records is worth a look"),
+    _Action("diff", "gateway.cli.bundle_diff", "what other records change for people"),
+)
+
+
+def _configure(parser: argparse.ArgumentParser) -> None:
+    parser.description, parser.epilog = _DESCRIPTION, _EXAMPLE
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    for action in _ACTIONS:
+        command: Command = import_module(action.module).COMMAND
+        subparser = actions.add_parser(
+            action.name,
+            help=action.summary,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.configure(subparser)
+        subparser.set_defaults(run_action=command.run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    code: int = options.run_action(options)
+    return code
+
+
+COMMAND = Command(_configure, _run)
