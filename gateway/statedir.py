@@ -20,8 +20,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _log = structlog.get_logger(__name__)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file so that a power cut leaves the old content or the new, for its owner only.
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Replace a file so that a power cut leaves the old content or the new.
 
     Raises:
         StorageError: it can't be written; the old content is still there.
@@ -29,7 +29,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.new")
     try:
         descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode
         )
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)

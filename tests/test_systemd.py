@@ -11,6 +11,7 @@ import pytest
 UNITS = Path(__file__).parents[1] / "systemd"
 CORE, LINK = "door-gateway-core.service", "door-gateway-link.service"
 CLOCK = "door-gateway-clock.service"
+METRICS = "door-gateway-metrics.service"
 
 _NOT_INSTALLED = re.compile(
     r"/usr/bin/(door-gateway|chronyc) is not executable|Unit chrony.service not found"
@@ -52,6 +53,10 @@ def test_the_core_is_sandboxed_to_0_5(tmp_path: Path) -> None:
 
 def test_the_link_is_sandboxed_to_1_0(tmp_path: Path) -> None:
     assert exposure(LINK, tmp_path) <= 1.0
+
+
+def test_the_figures_are_written_in_a_sandbox(tmp_path: Path) -> None:
+    assert exposure(METRICS, tmp_path) <= 1.0
 
 
 def test_the_mark_of_chrony_is_made_in_a_sandbox(tmp_path: Path) -> None:

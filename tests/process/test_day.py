@@ -123,6 +123,10 @@ async def test_the_commands_answer_with_the_live_core(day: Day, tmp_path: Path) 
     assert set(told["devices"]) == set(DEVICES)
     assert told["doors"]["back"]["readers_online"] == {"back-reader": True}
 
+    metrics = tmp_path / "door-gateway.prom"
+    assert (await rig.cli("metrics", *config, "--output", str(metrics))).status == 0
+    assert 'door_gateway_device_online{device="front-reader"} 1' in metrics.read_text()
+
     tail = await rig.cli("journal", "tail", "-n", "1000", "--json", *config)
     assert tail.status == 0
     lines = [json.loads(line) for line in tail.out.splitlines()]
