@@ -17,6 +17,7 @@ from gateway.domain.records import (
     Credential,
     Door,
     Group,
+    Holder,
     Policy,
 )
 from gateway.errors import RequestError
@@ -167,22 +168,9 @@ def verdicts(tap: Tap) -> Iterator[Verdict]:
     policy = tables.policy
 
     # 4. The credential's status, then its span.
-    if credential.status != "active":
-        yield Verdict("deny", f"credential_{credential.status}")
-    if _is_before(at, credential.valid_from):
-        yield Verdict("deny", "credential_not_yet_valid")
-    if _is_past(at, credential.valid_until):
-        yield Verdict("deny", "credential_expired")
-    # 5. The membership's status, then its span.
-    if holder.status != "active":
-        yield Verdict("deny", f"membership_{holder.status}")
-    if _is_before(at, holder.valid_from):
-        yield Verdict("deny", "membership_not_started")
-    if _is_past(at, holder.valid_until):
-        yield Verdict("deny", "membership_ended")
-    # 6. Payment.
-    if holder.delinquent_since is not None and at >= later(holder.delinquent_since, policy.grace):
-        yield Verdict("deny", "payment_overdue")
+    yield from credential_denials(credential, at)
+    # 5 and 6. The membership, then payment.
+    yield from holder_denials(holder, policy, at)
     # 7. Lockdown.
     if tap.lockdown and holder.persona not in policy.lockdown_exempt_personas:
         yield Verdict("deny", "lockdown")
@@ -195,16 +183,10 @@ def verdicts(tap: Tap) -> Iterator[Verdict]:
             and holder.persona not in policy.max_age_exempt_personas
         ):
             yield Verdict("deny", "entitlements_stale")
-    # 9. A `deny` exception. A clock that may be slow can't say that its span hasn't begun.
-    for exception in tap.holding.exceptions:
-        if (
-            exception.effect == "deny"
-            and _covers(exception, tap)
-            and at < exception.until
-            and (tap.strict or at >= exception.from_)
-        ):
-            yield Verdict("deny", "exception", exception.id)
-            break
+    # 9. A `deny` exception.
+    forbidden = deny_exception(tap.holding, tap.door, tap.entered, at, strict=tap.strict)
+    if forbidden is not None:
+        yield forbidden
 
     # 10. A grant.
     grant = _find_grant(tap, strict=tap.strict)
@@ -236,6 +218,43 @@ def verdicts(tap: Tap) -> Iterator[Verdict]:
             yield Verdict("deny", "wrong_pin")
     # 14. The grant stands, where nothing above was said.
     yield grant
+
+
+def credential_denials(credential: Credential, at: datetime) -> Iterator[Verdict]:
+    """What step 4 says against a credential: its status, then its span."""
+    if credential.status != "active":
+        yield Verdict("deny", f"credential_{credential.status}")
+    if _is_before(at, credential.valid_from):
+        yield Verdict("deny", "credential_not_yet_valid")
+    if _is_past(at, credential.valid_until):
+        yield Verdict("deny", "credential_expired")
+
+
+def holder_denials(holder: Holder, policy: Policy, at: datetime) -> Iterator[Verdict]:
+    """What steps 5 and 6 say against a holder: the membership's status, its span, payment."""
+    if holder.status != "active":
+        yield Verdict("deny", f"membership_{holder.status}")
+    if _is_before(at, holder.valid_from):
+        yield Verdict("deny", "membership_not_started")
+    if _is_past(at, holder.valid_until):
+        yield Verdict("deny", "membership_ended")
+    if holder.delinquent_since is not None and at >= later(holder.delinquent_since, policy.grace):
+        yield Verdict("deny", "payment_overdue")
+
+
+def deny_exception(
+    holding: Holding, door: Door, entered: str, at: datetime, *, strict: bool
+) -> Verdict | None:
+    """Step 9. A clock that may be slow can't say that an exception's span hasn't begun."""
+    for exception in holding.exceptions:
+        if (
+            exception.effect == "deny"
+            and (door.id in exception.doors or entered in exception.zones)
+            and at < exception.until
+            and (strict or at >= exception.from_)
+        ):
+            return Verdict("deny", "exception", exception.id)
+    return None
 
 
 def is_usable(credential: Credential, at: datetime) -> bool:

@@ -44,7 +44,15 @@ class Entitlements(Protocol):
         """The credential that is meant when `value` is presented as a `kind`, if there is one."""
 
     def holding(self, holder_id: str) -> Holding:
-        """All of a holder, who is in the records."""
+        """All of a holder. Raises KeyError where they are in no record."""
+
+
+def holding_of(records: Entitlements, holder_id: str) -> Holding | None:
+    """All of a holder, or None where they are in no record."""
+    try:
+        return records.holding(holder_id)
+    except KeyError:
+        return None
 
 
 class ValidRecords(NamedTuple):

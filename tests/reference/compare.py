@@ -10,17 +10,18 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, cast
 
 import msgspec
 
+from gateway.domain.carried_grant import CarriedGrant, Refusal, decide_carried
 from gateway.domain.decision import decide, parse_request
 from gateway.domain.entitlements import RecordSet
 from gateway.domain.explanation import explain
 from gateway.domain.record_faults import parse_records
 from gateway.errors import RecordsRefused, RequestError
-from tests.reference import decider, faults, sites
+from tests.reference import carried, decider, faults, sites
 
 Difference = tuple[str, Any, Any, Any]
 """What was compared, the case, the reference's answer, the product's."""
@@ -43,6 +44,20 @@ def decisions(seed: int, requests: int, explained: int) -> Iterator[Difference]:
             said["opens_at"] = _instant(said["opens_at"])
             if (wanted := decider.explain(reference, request)) != said:
                 yield f"seed {seed} explanation {number}", request, wanted, said
+
+
+def carried_decisions(seed: int, requests: int) -> Iterator[Difference]:
+    """Every request by a random carried grant whose decision differs."""
+    records, asked = carried.questions(seed, requests)
+    reference = decider.Site(records)
+    entitlements = RecordSet(parse_records(map(_line, records)).records)
+    for number, (grant, request) in enumerate(asked):
+        wanted = carried.decide_carried(reference, grant, request)
+        presented = cast("Refusal", grant) if isinstance(grant, str) else _grant(grant)
+        decision = decide_carried(entitlements, presented, parse_request(_line(request)))
+        got = msgspec.structs.asdict(decision)
+        if wanted != got:
+            yield f"seed {seed} carried {number}", (grant, request), wanted, got
 
 
 def refusals(seed: int) -> Iterator[Difference]:
@@ -69,6 +84,19 @@ def forms(seed: int) -> Iterator[Difference]:
             lambda request: parse_request(_line(request)), request, RequestError
         ):
             yield f"seed {seed} form", request, "", ""
+
+
+def _grant(grant: carried.Grant) -> CarriedGrant:
+    return CarriedGrant(
+        id=grant["id"],
+        holder=grant["holder"],
+        medium="paper",
+        doors=tuple(grant["doors"]),
+        zones=tuple(grant["zones"]),
+        issued=datetime.fromtimestamp(grant["issued"] // 1000, UTC),
+        not_before=datetime.fromtimestamp(grant["not_before"] // 1000, UTC),
+        expires=datetime.fromtimestamp(grant["expires"] // 1000, UTC),
+    )
 
 
 def _takes(read: Any, request: Any, refusal: type[Exception]) -> bool:
@@ -106,6 +134,7 @@ def main() -> int:
     for seed in range(first, last):
         for what, case, wanted, got in (
             *decisions(seed, options.requests, options.explained),
+            *carried_decisions(seed, options.requests),
             *refusals(seed),
             *forms(seed),
         ):
@@ -114,7 +143,8 @@ def main() -> int:
     count = last - first
     print(
         f"{count} sites, {count * options.requests} decisions, {count * options.explained} "
-        f"explanations, {count} broken sets: {differences} differences, "
+        f"explanations, {count * options.requests} by carried grants, "
+        f"{count} broken sets: {differences} differences, "
         f"{time.monotonic() - started:.0f} s"
     )
     return 1 if differences else 0

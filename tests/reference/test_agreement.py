@@ -2,13 +2,18 @@
 
 import pytest
 
-from tests.reference.compare import decisions, forms, refusals
+from tests.reference.compare import carried_decisions, decisions, forms, refusals
 
 
 @pytest.mark.parametrize("first", range(0, 24, 8))
 def test_decisions_and_explanations_agree_on_random_sites(first: int) -> None:
     for seed in range(first, first + 8):
         assert not list(decisions(seed, requests=200, explained=5))
+
+
+def test_decisions_by_carried_grants_agree_on_random_sites() -> None:
+    for seed in range(20):
+        assert not list(carried_decisions(seed, requests=100))
 
 
 @pytest.mark.parametrize("first", range(0, 200, 50))
