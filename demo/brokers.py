@@ -2,12 +2,14 @@
 
 import asyncio
 import datetime as dt
+import hashlib
 import ipaddress
 import os
 import shutil
 import signal
 import socket
 import sys
+from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -103,11 +105,15 @@ def _mosquitto_program() -> str | None:
 
 @asynccontextmanager
 async def mosquitto(
-    directory: Path, *, tls: Certificates | None = None, port: int | None = None
+    directory: Path,
+    *,
+    tls: Certificates | None = None,
+    port: int | None = None,
+    login: tuple[str, str] | None = None,
 ) -> AsyncIterator[Broker]:
     """mosquitto; stopped in good order it keeps sessions and what waits for them, not when killed.
 
-    With `tls` only clients with a certificate get in.
+    With `tls` only clients with a certificate get in, with `login` only that name and password.
     """
     program = _mosquitto_program()
     if program is None:
@@ -121,8 +127,16 @@ async def mosquitto(
         "log_type error",
         "log_type warning",
         "max_queued_messages 100000",
-        "allow_anonymous true",
+        f"allow_anonymous {str(login is None).lower()}",
     ]
+    if login is not None:
+        name, password = login
+        # As mosquitto_passwd(1) writes it: $7$, rounds, salt, PBKDF2 with SHA-512.
+        salt = os.urandom(12)
+        key = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, 101)
+        hashed = "$".join(("", "7", "101", *(b64encode(part).decode() for part in (salt, key))))
+        passwords = _written(directory / "passwords", f"{name}:{hashed}\n")
+        lines.append(f"password_file {passwords}")
     if tls is not None:
         lines += [
             f"cafile {tls.ca}",

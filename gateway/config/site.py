@@ -81,6 +81,13 @@ class TlsTable(_Table, frozen=True):
     key: AbsolutePath
 
 
+class LoginTable(_Table, frozen=True):
+    """[mqtt.login]: the password stands in a file of its own, never here."""
+
+    username: Name
+    password_file: AbsolutePath
+
+
 class MqttTable(_Table, frozen=True):
     """[mqtt]: the broker. Without [mqtt.tls] only a broker on this machine is accepted."""
 
@@ -90,6 +97,7 @@ class MqttTable(_Table, frozen=True):
         int, msgspec.Meta(ge=5, le=600, description="a whole number of seconds, 5 to 600")
     ] = 30
     tls: TlsTable | None = None
+    login: LoginTable | None = None
 
 
 class DeviceTable(msgspec.Struct, frozen=True):

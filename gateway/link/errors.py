@@ -20,7 +20,8 @@ class TlsUnusable(LinkError):
 class BrokerUnavailable(LinkError):
     """There is no session with the broker.
 
-    `kind` groups failures for the log: dns, refused, tls, timeout, network, handshake or lost.
+    `kind` groups failures for the log: dns, refused, tls, login, timeout, network, handshake,
+    lost.
     `other_version` says that the broker was reached and did not understand the protocol version.
     """
 

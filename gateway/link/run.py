@@ -24,7 +24,12 @@ from gateway.link.session import Session, open_session
 from gateway.link.settings import LinkSettings
 from gateway.link.tls import client_context
 from gateway.link.topics import Topics
-from gateway.link.uplink import URGENT_EVENTS_MAX, UplinkProtocol, Verdict
+from gateway.link.uplink import (
+    BATCH_EVENTS_MAX,
+    URGENT_EVENTS_MAX,
+    UplinkProtocol,
+    Verdict,
+)
 
 FETCH_WAIT_S = 20.0
 """How long one question for events waits: an idle gateway asks three times a minute."""
@@ -139,6 +144,7 @@ class _Link:
                 self._may_send.clear()
                 await self._may_send.wait()
                 continue
+            begun = self._clock.monotonic()
             try:
                 async with asyncio.timeout(None) as self._fetching:
                     events = await core.fetch(
@@ -163,6 +169,9 @@ class _Link:
             if batch is not None:
                 done = partial(self._published, batch.token)
                 session.publish(self._topics.event, batch.payload, done=done)
+            if len(events.bodies) == BATCH_EVENTS_MAX:
+                took = self._clock.monotonic() - begun
+                await asyncio.sleep(took.total_seconds() * self._pace.rest)
 
     async def _send_urgent(self, core: CoreClient) -> None:
         """What must not wait behind a month's backlog goes ahead of it."""
@@ -204,6 +213,7 @@ class _Link:
                 reached = await core.acknowledge(stream, seq)
                 if reached < seq:
                     _log.error("core_refused_ack", stream=stream, seq=seq, reached=reached)
+                await asyncio.sleep(self._pace.ack_s)
 
     async def _follow_doors(self, core: CoreClient) -> None:
         async for state in core.watch_doors():

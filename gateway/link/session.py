@@ -11,6 +11,7 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import paho.mqtt.client as mqtt
@@ -45,6 +46,9 @@ INBOUND_BYTES_MAX = 1024 * 1024
 
 INBOUND_BYTES_WANTED = 64 * 1024
 """The same as MQTT 5 can say it: the broker keeps back what is larger, and the session lives."""
+
+PASSWORD_BYTES_MAX = 1024
+"""Longer than any broker's; what is longer was not meant to be one."""
 
 _ENVELOPE_BYTES = 16 * 1024
 """What 100 sequence numbers, the topic and headers add to the bodies of a batch, generously."""
@@ -379,6 +383,8 @@ async def open_session(
         BrokerUnavailable: There is none to be had.
     """
     client = _new_client(topics, version=version, context=context, will=will)
+    if settings.login is not None:
+        client.username_pw_set(settings.login.username, _password(settings.login.password_file))
     await _connect(client, settings, version)
     session = Session(client, topics, on_ack)
     try:
@@ -410,6 +416,22 @@ def _new_client(
         client.context = context
         client.tls_set_context(context)
     return client
+
+
+def _password(file: Path) -> str:
+    """The file's first line. Raises BrokerUnavailable: it may be put right at any time."""
+    try:
+        with file.open("rb") as opened:
+            password = opened.readline(PASSWORD_BYTES_MAX + 1).rstrip(b"\r\n").decode()
+    except OSError as failed:
+        raise BrokerUnavailable("login", f"{file}: can't be read: {failed.strerror}") from failed
+    except UnicodeDecodeError:
+        raise BrokerUnavailable("login", f"{file}: the password is no UTF-8") from None
+    if not 0 < len(password) <= PASSWORD_BYTES_MAX:
+        raise BrokerUnavailable(
+            "login", f"{file}: the first line must be a password of 1 to {PASSWORD_BYTES_MAX} bytes"
+        )
+    return password
 
 
 async def _connect(client: _Client, settings: LinkSettings, version: MQTTProtocolVersion) -> None:

@@ -13,6 +13,13 @@ class TlsSettings(msgspec.Struct, frozen=True, kw_only=True):
     key: Path
 
 
+class LoginSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """[mqtt.login]: the file with the password is read anew for every session."""
+
+    username: str
+    password_file: Path
+
+
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """How patient the link is."""
 
@@ -28,6 +35,12 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     resend_s_first: float = 30.0
     resend_s_max: float = 300.0
     """How long a cloud that acknowledges nothing is waited for, doubling from first to max."""
+    rest: float = 4.0
+    """How long to rest after a full batch, in times of what the core took to answer: a backlog
+    leaves the core four fifths of its time, and more when people are at the doors."""
+    ack_s: float = 1.0
+    """Between acknowledgements handed to the core, each of which is a commit that a tap may have
+    to wait for."""
     health_s: float = 60.0
     core_retry_s: float = 1.0
     """Between attempts to reach the core, which is on this machine and back within 3 s (P19)."""
@@ -43,4 +56,5 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     """None is plain text, for a broker on this machine."""
     site: str
     gateway: str
+    login: LoginSettings | None = None
     pace: Pace = Pace()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import random
 import signal
 from pathlib import Path
@@ -10,8 +11,11 @@ from gateway.clock import SystemClock, voucher
 from gateway.config.site import SiteConfig
 from gateway.errors import ConfigError, Fault
 from gateway.link.run import run_link
-from gateway.link.settings import LinkSettings, TlsSettings
+from gateway.link.settings import LinkSettings, LoginSettings, TlsSettings
 from gateway.notify import notify, watchdog_interval
+
+CREDENTIAL = "mqtt.password"
+"""The password's name among what a service manager hands over (`LoadCredential=` in a drop-in)."""
 
 
 async def run(config: SiteConfig, *, rng: random.Random) -> None:
@@ -59,9 +63,23 @@ def _settings(config: SiteConfig) -> LinkSettings:
         tls=None
         if tls is None
         else TlsSettings(ca=Path(tls.ca), certificate=Path(tls.certificate), key=Path(tls.key)),
+        login=None
+        if mqtt.login is None
+        else LoginSettings(
+            username=mqtt.login.username, password_file=_password_file(mqtt.login.password_file)
+        ),
         site=config.site.id,
         gateway=config.site.gateway,
     )
+
+
+def _password_file(configured: str) -> Path:
+    """Among the credentials that systemd handed over (systemd.exec(5)), or else where the site's
+    file says.
+    """
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    handed = Path(directory) / CREDENTIAL if directory else None
+    return handed if handed is not None and handed.exists() else Path(configured)
 
 
 async def _feed_watchdog() -> None:

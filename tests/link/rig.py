@@ -10,7 +10,7 @@ from pathlib import Path
 from gateway.clock import TimeTrust, monotonic
 from gateway.ipc.server import CoreServer
 from gateway.link.run import run_link
-from gateway.link.settings import LinkSettings, Pace, TlsSettings
+from gateway.link.settings import LinkSettings, LoginSettings, Pace, TlsSettings
 from tests.brokers import Certificates
 from tests.ipc.memory import MemoryCore
 
@@ -22,6 +22,7 @@ BRISK = Pace(
     probe_s_first=0.2,
     resend_s_first=0.5,
     resend_s_max=2.0,
+    ack_s=0.02,
     health_s=0.2,
     core_retry_s=0.05,
 )
@@ -53,6 +54,7 @@ def link_settings(
     tls: Certificates | None = None,
     pace: Pace = BRISK,
     keepalive_s: int = 5,
+    login: LoginSettings | None = None,
 ) -> LinkSettings:
     files = (
         None if tls is None else TlsSettings(ca=tls.ca, certificate=tls.certificate, key=tls.key)
@@ -64,6 +66,7 @@ def link_settings(
         tls=files,
         site="LON",
         gateway="lon-1",
+        login=login,
         pace=pace,
     )
 
