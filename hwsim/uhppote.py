@@ -46,6 +46,22 @@ class Event:
     reason: int
 
 
+@dataclass(frozen=True, slots=True)
+class ListedCard:
+    """A card on the controller's own list: from a day to a day, and 0, 1 or a profile a door."""
+
+    first: bytes
+    last: bytes
+    doors: bytes
+
+    def opens(self, door: int, today: bytes) -> bool:
+        """Whether it opens a door on a day, both as 8 digits in BCD; profiles are never open."""
+        return self.doors[door - 1] == 1 and self.first <= today <= self.last
+
+
+ANY_TIME = ListedCard(bytes.fromhex("20000101"), bytes.fromhex("20991231"), bytes([1] * DOORS))
+
+
 @dataclass(slots=True)
 class DoorState:
     """One door as the controller knows it."""
@@ -69,17 +85,20 @@ class Controller:
 
     Attributes:
         serial: Its serial number.
-        cards: Its own list, numbers only.
+        cards: Its own list, by number.
+        today: What its clock shows, as 8 digits in BCD.
     """
 
     serial: int
-    cards: set[int] = field(default_factory=set)
+    cards: dict[int, ListedCard] = field(default_factory=dict)
+    today: bytes = bytes.fromhex("20260101")
     doors: list[DoorState] = field(default_factory=lambda: [DoorState() for _ in range(DOORS)])
     events: list[Event] = field(default_factory=list)
     listener: tuple[str, int] | None = None
     remote: bool = False
     special_events: bool = False
     _sequence: int = 0
+    _places: list[int] = field(default_factory=list)
     _heard_ns: int = -REMOTE_NS
 
     def request(self, message: bytes, now_ns: int) -> bytes | None:
@@ -165,14 +184,43 @@ class Controller:
     def _get_cards(self, _message: bytes, _now_ns: int) -> bytes:
         return self._reply(0x58, len(self.cards).to_bytes(4, "little"))
 
+    def _card_at(self, message: bytes, _now_ns: int) -> bytes:
+        # Cards stay at their place; one that was taken off leaves 0xffffffff there.
+        self._places += [number for number in self.cards if number not in self._places]
+        index = int.from_bytes(message[8:12], "little")
+        if not 1 <= index <= len(self._places):
+            return self._reply(0x5C)
+        number = self._places[index - 1]
+        if number not in self.cards:
+            return self._reply(0x5C, b"\xff" * 4)
+        card = self.cards[number]
+        return self._reply(0x5C, number.to_bytes(4, "little") + card.first + card.last + card.doors)
+
+    def _put_card(self, message: bytes, _now_ns: int) -> bytes:
+        number = int.from_bytes(message[8:12], "little")
+        self.cards[number] = ListedCard(message[12:16], message[16:20], message[20:24])
+        return self._reply(0x50, b"\x01")
+
+    def _delete_card(self, message: bytes, _now_ns: int) -> bytes:
+        number = int.from_bytes(message[8:12], "little")
+        return self._reply(0x52, bytes([self.cards.pop(number, None) is not None]))
+
+    def _set_time(self, message: bytes, _now_ns: int) -> bytes:
+        self.today = message[8:12]
+        return self._reply(0x30, message[8:15])
+
     def _identity(self, _message: bytes, _now_ns: int) -> bytes:
         data = bytes.fromhex("7f000001ff00000000000000001122334455089220180816")
         return self._reply(0x94, data)
 
     _HANDLERS: ClassVar[dict[int, Callable[[Any, bytes, int], bytes]]] = {
         0x20: lambda self, _message, now_ns: self.status(now_ns),
+        0x30: _set_time,
         0x40: _open,
+        0x50: _put_card,
+        0x52: _delete_card,
         0x58: _get_cards,
+        0x5C: _card_at,
         0x80: _set_door,
         0x8E: _special,
         0x90: _set_listener,
@@ -192,7 +240,7 @@ class Controller:
         """Present a card at one of a door's two readers (direction 1 in, 2 out)."""
         if self.remote and now_ns - self._heard_ns < REMOTE_NS:
             self._log(SWIPE, door, REMOTE, card=card, direction=direction)
-        elif card in self.cards:
+        elif card in self.cards and self.cards[card].opens(door, self.today):
             self._release(door, now_ns)
             self._log(DOOR, door, PASS, card=card, direction=direction, granted=True)
         else:

@@ -200,6 +200,18 @@ class DoorController:
         standing = Standing(moment, self._clock.trust().decides_as_trusted, force.as_of)
         return mode_of(self.door, force.records, self._memory, standing)
 
+    def admits_by_card_alone(self) -> bool:
+        """Whether a Wiegand card, which anybody may have copied, can let somebody in now."""
+        door = self._in_force().records.tables.doors.get(self.door)
+        if door is None or self.mode().mode not in ("controlled", "unlocked"):
+            return False
+        zones = self._wiring.zone_assurance
+        asked = assurance.least(
+            self._wiring.assurance,
+            *(zones.get(zone, "low") for zone in (door.from_zone, door.to_zone)),
+        )
+        return asked == "low"
+
     def look_at_mode(self) -> None:
         """Act on the mode in force if it isn't the one acted on last. Never waits."""
         if self.mode() != self._mode_announced:

@@ -2,8 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Literal, cast
 
 import structlog
@@ -11,6 +12,7 @@ import structlog
 from gateway.clock import Clock
 from gateway.config.devices import Capability
 from gateway.config.site import DoorTable, SiteConfig
+from gateway.control.card_lists import CardLists, Member
 from gateway.control.door import CardTapped, DoorController, InForce, Journal, PointChanged, Wiring
 from gateway.control.memory import SiteMemory
 from gateway.control.shared_reader import SharedReader
@@ -42,7 +44,7 @@ from gateway.domain.facts import (
     UnexpectedOutput,
 )
 from gateway.domain.signal import Signal
-from gateway.drivers.base import Driver, Indicates, PulsesOutput
+from gateway.drivers.base import Driver, Indicates, KeepsCards, PulsesOutput
 from gateway.errors import DeviceUnavailable, StorageError
 from gateway.supervise import keep_running
 
@@ -128,6 +130,7 @@ class SiteController:
         }
         self._relays_up = asyncio.Event()
         self._readers_live = False
+        self.card_lists = CardLists(list(self._listing()), in_force, clock)
 
     async def run(self) -> None:
         """Bring every strike to rest, then make the readers live; work until cancelled."""
@@ -151,8 +154,25 @@ class SiteController:
                 log.warning("starting without relay boards", devices=sorted(away))
             self._readers_live = True
             group.create_task(self._look_at_modes(), name="modes")
+            group.create_task(self.card_lists.run(), name="card lists")
             for name in self._drivers.keys() - boards:
                 group.create_task(self._keep(name), name=f"device {name}")
+
+    def _listing(self) -> Iterator[Member]:
+        """The doors of controllers whose own list the gateway writes."""
+        for door_id, table in self._config.doors.items():
+            name = table.strike.device
+            driver = self._drivers[name]
+            if getattr(driver, "keeps_cards", False):
+                yield Member(
+                    cast("KeepsCards", driver),
+                    door_id,
+                    partial(self._is_online, name),
+                    self.doors[door_id].admits_by_card_alone,
+                )
+
+    def _is_online(self, name: str) -> bool:
+        return bool(self.devices[name].online)
 
     async def self_test(self) -> None:
         """Return when every door's lanes have answered (watchdog)."""
@@ -253,6 +273,8 @@ class SiteController:
         """Bring a fact to its door; never blocks and never raises."""
         match fact:
             case CredentialPresented() if self._readers_live:
+                if fact.kind == "wiegand" and fact.device in self._points.boards:
+                    self.card_lists.presented(fact.value)
                 for door, side in self._points.readers.get(fact.device, ()):
                     tap = CardTapped(
                         fact.device,

@@ -1,13 +1,14 @@
 """What every driver is: the contract between a device and the rest of the gateway."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Protocol, runtime_checkable
 
 from gateway.domain.facts import Fact
+from gateway.domain.own_list import ListedCard
 from gateway.domain.signal import Signal
 
-__all__ = ["Driver", "FactSink", "Indicates", "PulsesOutput", "Signal"]
+__all__ = ["Driver", "FactSink", "Indicates", "KeepsCards", "PulsesOutput", "Signal"]
 
 FactSink = Callable[[Fact], None]
 """Takes a fact at once: never blocks, never raises, called on the event loop only."""
@@ -41,6 +42,33 @@ class PulsesOutput(Protocol):
 
     async def rest(self, output: int) -> None:
         """Release `output` now; returns when the device has confirmed it. Raises DeviceError."""
+
+
+class KeepsCards(Protocol):
+    """A door of a controller that has a list of cards of its own, which the gateway writes."""
+
+    controller: str
+    """The same for all doors of one controller, which has one list."""
+    controller_door: int
+    """The number of this door there."""
+
+    async def set_clock(self, local: datetime) -> None:
+        """Set the controller's clock, by which days begin and end. Raises DeviceError."""
+
+    async def cards(self) -> dict[int, ListedCard]:
+        """The list as it is, by number. Raises DeviceError."""
+
+    async def put_card(self, number: int, card: ListedCard) -> None:
+        """Add or change a card. Raises DeviceError where that is not confirmed."""
+
+    async def delete_card(self, number: int) -> None:
+        """Take a card off the list. Raises DeviceError where that is not confirmed."""
+
+    def card_value(self, number: int) -> str | None:
+        """The canonical `wiegand` value of a number on the list."""
+
+    def card_number(self, value: str) -> int | None:
+        """The number on the list of a canonical `wiegand` value; None where it can't have one."""
 
 
 @runtime_checkable

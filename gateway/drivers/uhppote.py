@@ -15,7 +15,8 @@ board itself answers by opening. Output 1 is the strike; the board times it, in 
 The gateway decides: the board is put under remote control, in which it opens for no card by itself.
 30 s after the last message it decides by its own list again. With `fallback = "closed"` a board
 whose list is not empty is refused, so that a silent gateway opens nothing more; with "own_list" the
-cards in it open its doors then.
+cards in it open its doors then. With "card_list" the gateway writes the list: the cards that its
+records let in at any hour (`gateway/domain/own_list.py`), and no other.
 
 The protocol has neither a password nor a checksum: whoever reaches the board opens its doors. It
 must stand on a network of its own. The messages are those of the package uhppoted; its sockets are
@@ -26,7 +27,7 @@ import asyncio
 import ipaddress
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, ClassVar, Final, Literal, TypeVar
 
 import msgspec
@@ -51,6 +52,7 @@ from gateway.domain.facts import (
     OutputReported,
     UnexpectedOutput,
 )
+from gateway.domain.own_list import ListedCard
 from gateway.drivers.base import FactSink
 from gateway.errors import (
     DeviceError,
@@ -81,6 +83,15 @@ POLL_S: Final = 0.25
 FRESH: Final = timedelta(seconds=2)
 """An event that was missed and is fetched later counts as a card only if the last contact was so
 recent that the card can't be older: nobody's door opens minutes after they left."""
+LIST_MAX: Final = 20_000
+"""How many cards the list has room for (the maker's figure)."""
+LIST_INDEX_MAX: Final = 2 * LIST_MAX
+"""Cards that were taken off leave gaps in the numbering."""
+DELETED: Final = 0xFFFF_FFFF
+"""Such a gap (uhppote-core, GetCardByIndex)."""
+ALWAYS, NEVER = 1, 0
+"""A door of a card on the list, beside the numbers of time profiles (put-card)."""
+
 MISSED_MAX: Final = 8
 """More events than this between two contacts are not fetched one by one."""
 OVERDUE: Final = timedelta(seconds=1)
@@ -98,7 +109,7 @@ class UhppoteSettings(DeviceSettings, frozen=True, kw_only=True):
     host: str
     serial: int
     door: int
-    fallback: Literal["closed", "own_list"]
+    fallback: Literal["closed", "own_list", "card_list"]
     reader: Literal["in", "out"] = "in"
     port: int = 60_000
 
@@ -142,6 +153,14 @@ def card_value(card: int) -> str | None:
     if facility > (layout.facility_max or 0) or number > layout.number_max:
         return None
     return bare_value(FORMAT, facility, number)
+
+
+def card_number(value: str) -> int | None:
+    """The number that a board shows for a canonical `wiegand` value; None if it can't have one."""
+    name, facility, number = value.split(":")
+    if name != FORMAT:
+        return None
+    return int(facility) * NUMBER_UNIT + int(number)
 
 
 class BoardProtocol:
@@ -504,6 +523,72 @@ class Uhppote:
         why = board.lost.result()
         return type(why)(f"{self.device_id}: {why}")
 
+    # --- The board's own list ---------------------------------------------------------------------
+
+    @property
+    def keeps_cards(self) -> bool:
+        """Whether the gateway writes the board's list, through this device: a door's first."""
+        return self._settings.fallback == "card_list" and self._settings.reader == "in"
+
+    @property
+    def controller(self) -> str:
+        """See `KeepsCards.controller`."""
+        return str(self._settings.serial)
+
+    @property
+    def controller_door(self) -> int:
+        """See `KeepsCards.controller_door`."""
+        return self._settings.door
+
+    async def set_clock(self, local: datetime) -> None:
+        """See `KeepsCards.set_clock`."""
+        request = encode.set_time_request(self._settings.serial, local)
+        await self._open().ask(request, decode.set_time_response)
+
+    async def cards(self) -> dict[int, ListedCard]:
+        """See `KeepsCards.cards`. A card whose entry means more than ours can say has no doors."""
+        board, serial = self._open(), self._settings.serial
+        count = await board.ask(encode.get_cards_request(serial), decode.get_cards_response)
+        found: dict[int, ListedCard] = {}
+        for index in range(1, LIST_INDEX_MAX + 1):
+            if len(found) >= count.cards:
+                return found
+            request = encode.get_card_by_index_request(serial, index)
+            card = await board.ask(request, decode.get_card_by_index_response)
+            if card.card_number not in (0, DELETED):
+                found[card.card_number] = _listed(card)
+        raise DeviceProtocolError(f"{self.device_id}: its list of {count.cards} cards has no end")
+
+    async def put_card(self, number: int, card: ListedCard) -> None:
+        """See `KeepsCards.put_card`."""
+        doors = [ALWAYS if door in card.doors else NEVER for door in range(1, DOORS + 1)]
+        request = encode.put_card_request(
+            self._settings.serial, number, card.first, card.last, *doors, 0
+        )
+        said = await self._open().ask(request, decode.put_card_response)
+        if not said.stored:
+            raise DeviceError(f"{self.device_id}: the board didn't take a card")
+
+    async def delete_card(self, number: int) -> None:
+        """See `KeepsCards.delete_card`."""
+        request = encode.delete_card_request(self._settings.serial, number)
+        said = await self._open().ask(request, decode.delete_card_response)
+        if not said.deleted:
+            raise DeviceError(f"{self.device_id}: the board didn't take a card off its list")
+
+    def card_value(self, number: int) -> str | None:
+        """See `KeepsCards.card_value`."""
+        return card_value(number)
+
+    def card_number(self, value: str) -> int | None:
+        """See `KeepsCards.card_number`."""
+        return card_number(value)
+
+    def _open(self) -> _Board:
+        if self._board is None:
+            raise DeviceUnavailable(f"{self.device_id}: is not online")
+        return self._board
+
     # --- The strike -------------------------------------------------------------------------------
 
     async def _control(self, board: _Board, mode: int, delay_s: int) -> None:
@@ -555,15 +640,22 @@ class Uhppote:
     async def _call(self, output: int) -> AsyncIterator[_Board]:
         if output != 1 or self._settings.reader != "in":
             raise DeviceMisconfigured(f"{self.device_id}: has no output {output}")
-        if self._board is None:
-            raise DeviceUnavailable(f"{self.device_id}: is not online")
+        board = self._open()
         try:
             async with asyncio.timeout(CALL_S_MAX):
-                yield self._board
+                yield board
         except TimeoutError:
             raise DeviceUnavailable(
                 f"{self.device_id}: nothing was confirmed within {CALL_S_MAX:g} s"
             ) from None
+
+
+def _listed(card: structs.GetCardByIndexResponse) -> ListedCard:
+    doors = {1: card.door_1, 2: card.door_2, 3: card.door_3, 4: card.door_4}
+    plain = set(doors.values()) <= {ALWAYS, NEVER} and not card.pin
+    first, last = card.start_date or date.max, card.end_date or date.min
+    opened = frozenset(number for number, when in doors.items() if when == ALWAYS)
+    return ListedCard(first, last, opened if plain else frozenset())
 
 
 DRIVER = DriverSpec(

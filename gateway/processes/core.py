@@ -492,6 +492,7 @@ class Core:
                 counts=applied.counts,
             )
         )
+        await self._site.card_lists.imported(admitted.records)
         self._tell_pin_odds(applied)
         if self._jobs.running:
             self._wake_for_modes()

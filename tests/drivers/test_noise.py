@@ -11,7 +11,7 @@ CHECKED = ("pn532", "osdp", "modbus rtu")
 LEDGER = Path(__file__).parents[1] / "campaigns.jsonl"
 
 
-@pytest.mark.parametrize("listener", noise.listeners(), ids=lambda each: str(each.name))
+@pytest.mark.parametrize("listener", list(noise.listeners()), ids=lambda each: str(each.name))
 def test_a_message_that_arrives_whole_is_told_and_random_bytes_are_not(
     listener: noise.Listener,
 ) -> None:

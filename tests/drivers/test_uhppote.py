@@ -34,7 +34,7 @@ from gateway.drivers.uhppote import (
 from gateway.errors import DeviceMisconfigured, DeviceUnavailable
 from hwsim.observations import Output
 from hwsim.site import Site, running_site
-from hwsim.uhppote import NORMALLY_OPEN, Controller, UhppoteDoor
+from hwsim.uhppote import ANY_TIME, NORMALLY_OPEN, Controller, UhppoteDoor
 from tests.drivers.contract import DriverContract, Running, eventually, running
 
 GOLDEN = tomllib.loads((Path(__file__).parents[1] / "golden" / "uhppote.toml").read_text())
@@ -309,7 +309,7 @@ class TestAUhppoteDoor(DriverContract):
     async def test_a_board_with_cards_of_its_own_is_refused_where_it_must_stay_closed(
         self, site: Site, clock: Clock
     ) -> None:
-        door(site).board.controller.cards.add(100_001)
+        door(site).board.controller.cards[100_001] = ANY_TIME
         with pytest.raises(DeviceMisconfigured, match="its own list has 1 cards"):
             await self.build(site, clock).run(lambda _fact: None)
         async with running(self.build(site, clock, fallback="own_list")):
