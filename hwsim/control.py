@@ -25,6 +25,8 @@ COMMANDS = (
     "osdp_key",
     "reboot",
     "scan",
+    "tap_phone",
+    "phone_key",
     "push",
     "leave",
     "rex",

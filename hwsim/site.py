@@ -18,10 +18,12 @@ import tomli_w
 
 from hwsim.ascii_keypad import AsciiKeypad
 from hwsim.barcode_scanner import BarcodeScanner
+from hwsim.bluez.site import BleDevice, Bluetooth, address_named, key_named
 from hwsim.cards import Card, card
 from hwsim.door import Door, DoorTimes, Leaf
 from hwsim.observations import Contact, Observations, Rex, Strike
 from hwsim.osdp import Abilities, OsdpReader, Peripheral
+from hwsim.phones import PKOC_SERVICE, PkocPhone
 from hwsim.pn532 import Pn532Reader
 from hwsim.relay_board import Board, Edge, Faults, RelayBoard
 from hwsim.rtu_line import RtuLine, RtuRelayBoard, SerialRtuLine, TcpRtuLine
@@ -42,7 +44,7 @@ _SIZES = {
 _THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 _SOCKET_PATH_MAX = 100  # of 108 bytes (unix(7)); the gateway asks for so much room
 
-Device = SerialDevice | RelayBoard | UhppoteDoor
+Device = SerialDevice | RelayBoard | UhppoteDoor | BleDevice
 Points = RelayBoard | OsdpReader | UhppoteDoor
 
 
@@ -160,6 +162,7 @@ class Site:
         self._uhppote_boards: dict[int, UhppoteBoard] = {}
         self._osdp_lines: dict[str, OsdpReader] = {}
         self._rtu_lines: dict[str, RtuLine] = {}
+        self.bluetooth = Bluetooth(run_dir)
         self._config = config
         self._run_dir = run_dir
         self._any_baud = any_baud
@@ -202,6 +205,8 @@ class Site:
                 path = self._port_path(name, table)
                 prefix, suffix = table.get("prefix", "").encode(), table["suffix"].encode()
                 return BarcodeScanner(name, path, self.seen, prefix=prefix, suffix=suffix)
+            case "ble_reader":
+                return BleDevice(name, self.bluetooth, table)
             case "modbus_relay":
                 board = Board(
                     outputs=table.get("outputs", _SIZES.get(table.get("profile", ""), (8, 8))[0]),
@@ -300,9 +305,12 @@ class Site:
 
     async def stop(self) -> None:
         """Unplug everything and stop all timers."""
+        await self.bluetooth.stop()
         for device in self.devices.values():
             if isinstance(device, RelayBoard):
                 await device.close()
+            elif isinstance(device, BleDevice):
+                await device.unplug()
             elif isinstance(device, UhppoteDoor):
                 await device.board.unplug()
             else:
@@ -323,6 +331,8 @@ class Site:
                     table["host"], table["port"] = at.host, at.port
             elif isinstance(device, UhppoteDoor):
                 table["host"], table["port"] = device.board.host, device.board.port
+            elif isinstance(device, BleDevice):
+                table["bus"] = str(self.bluetooth.bus.socket)
             else:
                 table["port"] = str(device.line.path)
         return config
@@ -494,6 +504,27 @@ class Site:
         device.scan(code.encode())
         return at_ns
 
+    # --- phones -------------------------------------------------------------------------------
+
+    async def tap_phone(self, reader: str, phone: str) -> str:
+        """Connect a phone with PKOC to a BLE reader; what the reader told it.
+
+        Args:
+            reader: The reader.
+            phone: Whose: the same name has the same key, `phone_key`.
+        """
+        device = self._ble(reader)
+        shared = device.table.get("shared_adapter")
+        service = device.table["reader_identifier"] if shared else PKOC_SERVICE
+        peer = PkocPhone(self.bluetooth.bluez, address_named(phone), key=key_named(phone))
+        return await peer.tap(device.adapter, service)
+
+    async def phone_key(self, phone: str) -> str:
+        """A phone's public key, as a `pkoc` credential has it."""
+        return PkocPhone(
+            self.bluetooth.bluez, address_named(phone), key=key_named(phone)
+        ).credential
+
     # --- people at a door ---------------------------------------------------------------------
 
     async def push(self, door: str, patience: float = 1.0) -> bool:
@@ -610,6 +641,8 @@ class Site:
             await found.unplug()
         elif isinstance(found, UhppoteDoor):
             await found.board.unplug()
+        elif isinstance(found, BleDevice):
+            await found.unplug()
         else:
             found.unplug(after_bytes)
 
@@ -620,6 +653,8 @@ class Site:
             await found.plug()
         elif isinstance(found, UhppoteDoor):
             await found.board.plug()
+        elif isinstance(found, BleDevice):
+            await found.plug()
         else:
             found.plug()
 
@@ -628,6 +663,8 @@ class Site:
         found = self._device(device)
         if isinstance(found, UhppoteDoor):
             found.board.hung = True
+        elif isinstance(found, BleDevice):
+            self.bluetooth.bluez.hung = True
         else:
             found.hang()
 
@@ -636,14 +673,16 @@ class Site:
         found = self._device(device)
         if isinstance(found, UhppoteDoor):
             found.board.hung = False
+        elif isinstance(found, BleDevice):
+            self.bluetooth.bluez.hung = False
         else:
             found.resume()
 
     async def noise(self, device: str, n: int, seed: int = 0) -> None:
         """A device sends n random bytes."""
         found = self._device(device)
-        if isinstance(found, UhppoteDoor):
-            raise SiteError(f"{device}: a network has no noise")
+        if isinstance(found, UhppoteDoor | BleDevice):
+            raise SiteError(f"{device}: only a serial line has noise")
         found.noise(n, seed)
 
     async def garble(self, device: str, rate: float, seed: int = 0) -> None:
@@ -676,6 +715,10 @@ class Site:
             await found.board.unplug()
             await asyncio.sleep(off)
             await found.board.plug()
+        elif isinstance(found, BleDevice):
+            await found.unplug()
+            await asyncio.sleep(off)
+            await found.plug()
         else:
             found.unplug()
             await asyncio.sleep(off)
@@ -698,8 +741,14 @@ class Site:
 
     def _serial(self, name: str) -> SerialDevice:
         device = self._device(name)
-        if isinstance(device, RelayBoard | UhppoteDoor):
+        if isinstance(device, RelayBoard | UhppoteDoor | BleDevice):
             raise SiteError(f"{name} is not on a serial line")
+        return device
+
+    def _ble(self, name: str) -> BleDevice:
+        device = self._device(name)
+        if not isinstance(device, BleDevice):
+            raise SiteError(f"{name} has no Bluetooth")
         return device
 
     def _reader(self, name: str) -> Pn532Reader:

@@ -7,6 +7,7 @@ from gateway.config.devices import DriverSpec
 from gateway.drivers import (
     ascii_keypad,
     barcode_scanner,
+    ble_reader,
     gpio,
     modbus_relay,
     osdp,
@@ -21,6 +22,7 @@ REGISTRY: Final[Mapping[str, DriverSpec]] = {
     for spec in (
         ascii_keypad.DRIVER,
         barcode_scanner.DRIVER,
+        ble_reader.DRIVER,
         gpio.DRIVER,
         modbus_relay.DRIVER,
         osdp.DRIVER,
