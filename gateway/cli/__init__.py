@@ -44,6 +44,7 @@ _COMMANDS = (
     _Listed("import", "gateway.cli.import_", "put a file of entitlement records in force"),
     _Listed("status", "gateway.cli.status", "how the running gateway is"),
     _Listed("metrics", "gateway.cli.metrics", "figures for Prometheus' node exporter"),
+    _Listed("fleet", "gateway.cli.fleet", "all sites of a broker, live"),
     _Listed("door", "gateway.cli.door", "set modes by hand, lock down, evacuate, look ahead"),
     _Listed("forgive", "gateway.cli.forgive", "forget a holder's place and PIN lockout"),
     _Listed("muster", "gateway.cli.muster", "who is in which zone"),

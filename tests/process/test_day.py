@@ -4,6 +4,7 @@ import json
 import os
 import statistics
 import time
+import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
@@ -122,6 +123,16 @@ async def test_the_commands_answer_with_the_live_core(day: Day, tmp_path: Path) 
     told = (await rig.cli("status", *config, "--json")).json
     assert set(told["devices"]) == set(DEVICES)
     assert told["doors"]["back"]["readers_online"] == {"back-reader": True}
+
+    broker = tomllib.loads(rig.config.read_text())["mqtt"]["port"]
+    watched = await rig.cli(
+        "fleet", "--broker", f"mqtt://127.0.0.1:{broker}", "--json", "--seconds", "1"
+    )
+    seen = json.loads(watched.out)
+    assert (watched.status, seen["verdict"], seen["online"]) == (0, "well", True)
+    assert set(seen["doors"]) == {"front", "back"}
+    refused = await rig.cli("fleet", "--broker", "broker.example", "--json")
+    assert (refused.status, "must be like mqtts://" in refused.err) == (CLI_FAULT, True)
 
     metrics = tmp_path / "door-gateway.prom"
     assert (await rig.cli("metrics", *config, "--output", str(metrics))).status == 0

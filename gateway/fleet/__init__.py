@@ -1,0 +1,1 @@
+"""Many sites as central operations see them: from MQTT alone."""
