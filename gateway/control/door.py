@@ -14,6 +14,7 @@ from gateway.control.memory import Overlaid, SiteMemory
 from gateway.domain import assurance, door_state, events, occupancy, pin_lockout
 from gateway.domain.after_decision import Assurance, Case, Surroundings
 from gateway.domain.break_glass import Role, broken
+from gateway.domain.carried_grant import BEARER, PREFIX, CarriedGrant, Presented, decide_carried
 from gateway.domain.decision import Decision, PresentedCredential, Request, decide
 from gateway.domain.door_mode import InForceMode, Standing, mode_of
 from gateway.domain.door_state import (
@@ -43,7 +44,7 @@ from gateway.domain.door_state import (
     TimeReached,
     WakeAt,
 )
-from gateway.domain.entitlements import Entitlements
+from gateway.domain.entitlements import Entitlements, holding_of
 from gateway.domain.events import Event
 from gateway.domain.memory import Changes, Count, PinRow, Remembered, Watched, recall
 from gateway.domain.restrictions import Restricted, restrict, settled
@@ -150,6 +151,7 @@ class DoorController:
         on_change: Callable[[str], None],
         unsecured: Callable[[str], tuple[str, ...]] = lambda _door: (),
         break_glass: tuple[Role, ...] = (),
+        verify_grant: Callable[[str], Presented] = lambda _text: "grant_unknown_key",
     ) -> None:
         self.door = door
         self.state = DoorState()
@@ -158,6 +160,7 @@ class DoorController:
         self._memory = memory
         self._unsecured = unsecured
         self._break_glass = break_glass
+        self._verify_grant = verify_grant
         self._in_force = in_force
         self._clock = clock
         self._on_change = on_change
@@ -328,31 +331,42 @@ class DoorController:
         )
         force, moment, mode = self._in_force(), self._moment(), self.mode()
         trusted = TimeTrust(moment.trust).decides_as_trusted
+        carried = self._carried(*credentials[0])
+        grant = carried if isinstance(carried, CarriedGrant) else None
+        kinds = [kind for kind, _ in credentials]
+        if carried is not None:
+            kinds[0] = BEARER if grant is None else grant.kind
         request = Request(
             door=self.door,
             side=tap.side,
-            credentials=tuple(PresentedCredential(kind, value) for kind, value in credentials),
+            credentials=tuple(
+                PresentedCredential(kind, value)
+                for kind, (_, value) in zip(kinds, credentials, strict=True)
+            ),
             at=moment.wall,
             clock="trusted" if trusted else "untrusted",
             lockdown=mode.lockdown,
             as_of=force.as_of or moment.wall,
         )
-        before = decide(force.records, request)
+        if carried is None:
+            before = decide(force.records, request)
+        else:
+            before = decide_carried(force.records, carried, request)
         counter = door_state.counter_to_decide(self.state, credentials, tap.counter)
-        restricted, context = self._restrict(request, before, mode, moment, counter)
+        restricted, context = self._restrict(request, before, mode, moment, counter, grant)
         decision = restricted.decision
         # While PINs are locked out, not even the event may tell a right one from a wrong one.
         hidden = credentials[0][0] == "pin" and pin_lockout.is_door_locked(
             self._memory, self.door, moment.mono
         )
-        primary = None if hidden else force.records.find(*credentials[0])
+        primary = None if hidden or carried else force.records.find(*credentials[0])
         event = events.AccessDecided(
             at=moment.wall,
             trust=moment.trust,
             door=self.door,
             side=tap.side,
             device=tap.device,
-            kinds=tuple(kind for kind, _ in credentials),
+            kinds=tuple(kinds),
             outcome=decision.outcome,
             reason=decision.reason,
             holder=decision.holder,
@@ -367,6 +381,8 @@ class DoorController:
             mode=mode.mode,
             turned_from=before.reason if before.outcome == "grant" != decision.outcome else None,
             pin=self._pin_record(request, before, decision),
+            grant=grant,
+            refusal=carried if isinstance(carried, str) else None,
             context=context,
         )
         return Decided(
@@ -387,6 +403,7 @@ class DoorController:
         mode: InForceMode,
         moment: Moment,
         counter: int | None,
+        grant: CarriedGrant | None,
     ) -> tuple[Restricted, events.Context | None]:
         records = self._in_force().records
         door = records.tables.doors.get(self.door)
@@ -410,7 +427,7 @@ class DoorController:
             counter=counter,
         )
         memory = Watched(Overlaid(self._memory, undone))
-        case = Case(records, door, request, decision, memory, moment.mono, around)
+        case = Case(records, door, request, decision, memory, moment.mono, around, grant)
         restricted = restrict(case)
         if restricted.passage is not None:
             changes = {**undone, **restricted.changes}
@@ -419,6 +436,10 @@ class DoorController:
         if memory.asked or around != Surroundings() or restricted.decision != decision:
             context = events.Context(moment.mono, around, memory.asked)
         return restricted, context
+
+    def _carried(self, kind: str, value: str) -> Presented | None:
+        """The carried grant in what was presented, or why it isn't believed; None if it is none."""
+        return self._verify_grant(value) if kind == "qr" and value.startswith(PREFIX) else None
 
     def _pin_record(self, request: Request, before: Decision, decision: Decision) -> str | None:
         """The record of a second factor, by id, where it is this holder's and was judged."""
@@ -435,8 +456,9 @@ class DoorController:
             return door_state.UNLOCK_DEFAULT
         if decision.holder is None:
             return door.unlock
-        holder = records.holding(decision.holder).holder
-        return door.extended_unlock if holder.extended_unlock else door.unlock
+        holding = holding_of(records, decision.holder)
+        extended = holding is not None and holding.holder.extended_unlock
+        return door.extended_unlock if extended else door.unlock
 
     def _also(
         self, event: events.AccessDecided, before: Decision, after: Restricted, moment: Moment

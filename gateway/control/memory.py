@@ -7,7 +7,7 @@ import msgspec
 import structlog
 
 from gateway.clock import Clock
-from gateway.domain.memory import Changes, Place, Remembered, restore, store
+from gateway.domain.memory import Changes, Place, Remembered, Spent, restore, store
 
 log = structlog.get_logger()
 
@@ -72,6 +72,16 @@ class SiteMemory:
         }
         self.apply(old)
         return len(old)
+
+    def forget_spent(self, floor: datetime) -> int:
+        """Forget what was used up and ends before the floor of time; how many."""
+        over: Changes = {
+            key: None
+            for key, value in self.items("")
+            if isinstance(value, Spent) and value.expires < floor
+        }
+        self.apply(over)
+        return len(over)
 
     def running(self) -> Changes:
         """What has time left: written again now and then, so that little is counted anew."""

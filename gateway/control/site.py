@@ -19,6 +19,7 @@ from gateway.control.shared_reader import SharedReader
 from gateway.control.supervised import SETTLE, Fault, SupervisedInput
 from gateway.domain import events
 from gateway.domain.break_glass import Role
+from gateway.domain.carried_grant import Presented
 from gateway.domain.door_mode import Standing, next_wall_change
 from gateway.domain.door_state import (
     Contact,
@@ -89,6 +90,7 @@ class SiteController:
         rng: random.Random,
         on_change: Callable[[str], None] = lambda _door: None,
         break_glass: tuple[Role, ...] = (),
+        verify_grant: Callable[[str], Presented] = lambda _text: "grant_unknown_key",
     ) -> None:
         self._config = config
         self._journal = journal
@@ -114,6 +116,7 @@ class SiteController:
                 on_change=on_change,
                 unsecured=self._unsecured,
                 break_glass=tuple(role for role in break_glass if door_id in role.doors),
+                verify_grant=verify_grant,
             )
             for door_id, table in config.doors.items()
         }

@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from gateway.domain.carried_grant import CarriedGrant
 from gateway.domain.decision import Decision, Request
 from gateway.domain.entitlements import Entitlements
 from gateway.domain.memory import Memory
@@ -44,6 +45,8 @@ class Case(msgspec.Struct, frozen=True):
     now: timedelta
     """Monotonic."""
     around: Surroundings
+    grant: CarriedGrant | None = None
+    """What was decided by, where it was carried and no record."""
 
     @property
     def entered(self) -> str:

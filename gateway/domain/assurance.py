@@ -4,13 +4,19 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateway.domain.after_decision import Assurance, Case
+from gateway.domain.carried_grant import PROVEN
 from gateway.domain.decision import is_usable, taken_at
 
 TOO_LOW = "assurance_too_low"
 
 ORDER: Final[tuple[Assurance, ...]] = ("low", "medium", "high", "highest")
 
-OF_KIND: Final[Mapping[str, Assurance]] = {"sun": "medium", "desfire": "high", "pkoc": "high"}
+OF_KIND: Final[Mapping[str, Assurance]] = {
+    "sun": "medium",
+    "desfire": "high",
+    "pkoc": "high",
+    PROVEN: "high",
+}
 """Every other kind can be copied by whoever once saw it, or guessed: `low`."""
 
 

@@ -12,6 +12,7 @@ from typing import ClassVar
 import msgspec
 
 from gateway.domain.after_decision import Surroundings
+from gateway.domain.carried_grant import CarriedGrant, Refusal
 from gateway.domain.memory import Remembered
 
 
@@ -72,6 +73,10 @@ class AccessDecided(_Event, frozen=True, tag="access"):
     """The reason of the grant that `reason` turned into a denial."""
     pin: str | None = None
     """The id of the record of a PIN presented after something else, where it is this holder's."""
+    grant: CarriedGrant | None = None
+    """What was decided by, where it was carried: its claims, and nothing that could be shown."""
+    refusal: Refusal | None = None
+    """Why a carried grant was not believed."""
     context: Context | None = None
     """Null where no rule after the decision had anything to look at."""
 

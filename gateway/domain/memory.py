@@ -38,6 +38,15 @@ class Uses(_Value, frozen=True, tag="uses"):
     count: int
 
 
+class Spent(_Value, frozen=True, tag="spent"):
+    """How often something signed has been used that is good only so often, and until when it is
+    to be remembered: from then on the floor of time keeps it out.
+    """
+
+    count: int
+    expires: datetime
+
+
 class TagCounter(_Value, frozen=True, tag="tag_counter"):
     """The highest counter that a tag has proved itself with."""
 
@@ -117,6 +126,7 @@ class Usual(_Value, frozen=True, tag="usual"):
 Remembered = (
     PinRow
     | Uses
+    | Spent
     | TagCounter
     | Place
     | Count

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from gateway.clock import TimeTrust
 from gateway.domain.after_decision import Case
+from gateway.domain.carried_grant import decide_carried
 from gateway.domain.decision import Decision, PresentedCredential, Request, Side, decide
 from gateway.domain.entitlements import NO_RECORDS, Entitlements, RecordSet, ValidRecords
 from gateway.domain.events import AccessDecided
@@ -56,13 +57,17 @@ def decided_again(event: AccessDecided, revision: Revision) -> Decision:
         as_of=event.as_of or event.at,
     )
     records = revision.entitlements
-    decision = decide(records, request)
+    presented = event.grant or event.refusal
+    if presented is None:
+        decision = decide(records, request)
+    else:
+        decision = decide_carried(records, presented, request)
     door = records.tables.doors.get(event.door)
     if event.context is None or door is None:
         return decision
     context = event.context
     memory = _Recorded(context.memory)
-    case = Case(records, door, request, decision, memory, context.mono, context.around)
+    case = Case(records, door, request, decision, memory, context.mono, context.around, event.grant)
     return restrict(case).decision
 
 

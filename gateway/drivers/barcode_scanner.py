@@ -8,7 +8,8 @@ r"""A QR or barcode scanner on a serial line or a USB serial port (CDC ACM).
     suffix = "\r"       # and after it: without an end a code can't be told from the next one
     no_read = ""        # the text it sends when it has read nothing, if it sends any
 
-Every code that is 8 to 128 printable ASCII characters is a `qr` credential. What is in it means
+Every code that is 8 to 128 printable ASCII characters is a `qr` credential, or 8 to 512 where it
+begins as a carried grant does (docs/spec/carried-grants.md). What is in it means
 nothing here: it is looked up and otherwise goes nowhere, and no byte is ever written to the
 scanner. Set up the scanner with its own programming codes, then disable them: a member could hold
 one up. A prefix with the symbology's AIM identifier (ISO/IEC 15424; "]Q1" is a QR code) leaves only
@@ -25,6 +26,7 @@ import structlog
 
 from gateway.clock import Clock
 from gateway.config.devices import Capability, DeviceSettings, DriverSpec, refuse
+from gateway.domain.carried_grant import PREFIX, TEXT_CHARACTERS_MAX
 from gateway.domain.facts import CredentialPresented, DeviceOnline
 from gateway.drivers.base import FactSink
 from gateway.drivers.serial_line import listening, port_faults
@@ -39,7 +41,9 @@ CODE_CHARACTERS_MAX: Final = 128
 PRINTABLE: Final = frozenset(range(0x20, 0x7F))
 """A code with any other byte in it is thrown away whole."""
 
-LINE_BYTES_MAX: Final = 512
+_CARRIED: Final = PREFIX.encode()
+
+LINE_BYTES_MAX: Final = TEXT_CHARACTERS_MAX
 """What is longer than any code we will ever take is forgotten as it comes, up to its end."""
 
 AFFIX_BYTES_MAX: Final = 16
@@ -166,7 +170,9 @@ class ScannerProtocol:
         if line == self._no_read or not line.startswith(self._prefix):
             return None
         code = line[len(self._prefix) :]
-        if not CODE_CHARACTERS_MIN <= len(code) <= CODE_CHARACTERS_MAX:
+        carried = code.startswith(_CARRIED)
+        longest = TEXT_CHARACTERS_MAX if carried else CODE_CHARACTERS_MAX
+        if not CODE_CHARACTERS_MIN <= len(code) <= longest:
             return None
         return code.decode("ascii") if PRINTABLE.issuperset(code) else None
 

@@ -16,6 +16,7 @@ from gateway.domain.carried_grant import (
     Medium,
     Refusal,
 )
+from gateway.domain.instants import FOREVER
 from gateway.errors import GatewayError
 from gateway.trust.cose import (
     NotSigned,
@@ -69,22 +70,33 @@ class Claims(NamedTuple):
 
 
 def verify(
-    text: str, keys: Mapping[bytes, PublicKey], audience: str, proven: bytes | None = None
+    text: str,
+    keys: Mapping[bytes, PublicKey],
+    audience: str,
+    proven: bytes | None = None,
+    *,
+    believed_until: datetime = FOREVER,
 ) -> CarriedGrant | Refusal:
     """The grant in a code's text, or why it is not believed.
 
     `keys` are those of the role `grant`, by kid; `audience` is this gateway's `SITE/GATEWAY`;
-    `proven` is the key (a compressed point) that whoever presented it has just proved here.
+    `proven` is the key (a compressed point) that whoever presented it has just proved here. What
+    was issued after `believed_until`, when the key set expired, is not believed.
     """
     try:
         message = from_text(text)
     except ValueError:
         return "grant_malformed"
-    return verify_message(message, keys, audience, proven)
+    return verify_message(message, keys, audience, proven, believed_until=believed_until)
 
 
 def verify_message(
-    message: bytes, keys: Mapping[bytes, PublicKey], audience: str, proven: bytes | None = None
+    message: bytes,
+    keys: Mapping[bytes, PublicKey],
+    audience: str,
+    proven: bytes | None = None,
+    *,
+    believed_until: datetime = FOREVER,
 ) -> CarriedGrant | Refusal:
     """The same for the message itself, as a phone hands it over."""
     try:
@@ -93,7 +105,8 @@ def verify_message(
     except NotSigned:
         return "grant_malformed"
     key = keys.get(signed.kid)
-    if key is None or isinstance(key, EllipticCurvePublicKey):
+    late = claims.grant.issued >= believed_until
+    if key is None or late or isinstance(key, EllipticCurvePublicKey):
         return "grant_unknown_key"
     to_be_signed = signature_input(signed.protected, signed.payload, CONTEXT)
     if not signature_holds(key, signed.signature, to_be_signed):
@@ -103,6 +116,14 @@ def verify_message(
     if claims.key is not None and claims.key != proven:
         return "grant_key_unproven"
     return claims.grant
+
+
+def read_unverified(text: str) -> Claims | None:
+    """What a code's text claims, its signature NOT checked; None where it is no carried grant."""
+    try:
+        return _claims(parse1(from_text(text), bytes_max=MESSAGE_BYTES_MAX).payload)
+    except (ValueError, NotSigned):
+        return None
 
 
 def issue(claims: Claims, key: Ed25519PrivateKey, kid: bytes) -> bytes:

@@ -13,6 +13,7 @@ from gateway.control.orders import Orders
 from gateway.control.site import MODES_EVERY
 from gateway.domain import events
 from gateway.domain.break_glass import Role
+from gateway.domain.carried_grant import Presented
 from gateway.domain.door_state import (
     Contact,
     ContactSaid,
@@ -96,6 +97,7 @@ class Club:
         in_force: Entitlements,
         wiring: dict[str, Any],
         break_glass: tuple[Role, ...],
+        verify_grant: Callable[[str], Presented],
     ) -> None:
         self.clock = VirtualClock()
         self.paper = paper
@@ -115,6 +117,7 @@ class Club:
                 on_change=lambda _door: None,
                 unsecured=self._unsecured,
                 break_glass=break_glass,
+                verify_grant=verify_grant,
             )
             for name, front in self.fronts.items()
         }
@@ -229,10 +232,11 @@ async def club(
     paper: Paper | None = None,
     boot: str = "boot-1",
     break_glass: tuple[Role, ...] = (),
+    verify_grant: Callable[[str], Presented] = lambda _text: "grant_unknown_key",
     **wiring: Any,
 ) -> AsyncIterator[Club]:
     """The site, running; give it an earlier one's `paper` to begin where that one ended."""
-    made = Club(paper or Paper(), boot, in_force or records(), wiring, break_glass)
+    made = Club(paper or Paper(), boot, in_force or records(), wiring, break_glass, verify_grant)
     tasks = [asyncio.create_task(door.run()) for door in made.doors.values()]
     tasks.append(asyncio.create_task(made.ticking()))
     await asyncio.sleep(0)

@@ -74,6 +74,13 @@ def codes(protocol: ScannerProtocol, data: bytes, now: timedelta = SECOND) -> li
     return [fact.value for fact in protocol.receive(data, now)]
 
 
+def test_only_a_carried_grant_may_be_longer_than_a_static_code() -> None:
+    longest = "DG1:" + "A" * 508
+    assert codes(scanner(prefix="]Q1"), f"]Q1{longest}\r".encode()) == [longest]
+    for refused in (longest + "A", "DG2:" + "A" * 200, "DG1:AAA\x00"):
+        assert codes(scanner(), f"{refused}\r".encode()) == []
+
+
 @pytest.mark.parametrize("golden", GOLDEN["line"], ids=lambda golden: golden["source"])
 def test_golden_bytes_are_these_codes(golden: dict[str, Any]) -> None:
     protocol = scanner(prefix=golden["prefix"], suffix=golden["suffix"], no_read="%%NoRead")

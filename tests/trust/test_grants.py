@@ -84,6 +84,8 @@ def test_the_first_thing_that_is_wrong_is_the_reason() -> None:
     stranger = Ed25519PrivateKey.generate()
     assert verify_message(b"", KEYS, HERE) == "grant_malformed"
     assert verify_message(message, {}, HERE) == "grant_unknown_key"
+    late = verify_message(message, KEYS, HERE, believed_until=NOON)
+    assert late == "grant_unknown_key"
     assert verify_message(message, {KID: stranger.public_key()}, HERE) == "grant_bad_signature"
     assert verify_message(message, KEYS, HERE) == "grant_wrong_audience"
     assert verify_message(message, KEYS, "LON/gw-2") == "grant_key_unproven"
