@@ -1,6 +1,7 @@
 """Plays a morning at a simulated site: real drivers, real daemon, real broker, wire by wire.
 
 make demo                 the morning; about half a minute, exit 0 if it went as it should
+make demo ARGS="--site every-kind"   seven doors, one of each kind of wired hardware
 make demo ARGS=--stay     leaves the site running afterwards, until Ctrl-C
 """
 
@@ -23,6 +24,7 @@ from zoneinfo import ZoneInfo
 
 import tomli_w
 
+from demo import every_kind
 from demo.brokers import Broker, any_broker
 from demo.cloud import Cloud
 from demo.people import morning_zone, people, records
@@ -388,14 +390,22 @@ The site stays up until Ctrl-C. Try, in another terminal:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--stay", action="store_true", help="leave the site running")
+    parser.add_argument(
+        "--site",
+        choices=("coworking", "every-kind"),
+        default="coworking",
+        help="every-kind: once through each of seven doors, one of each kind of wired hardware",
+    )
     options = parser.parse_args()
     os.umask(0o077)  # records, logs and state are for nobody else on this machine
     with tempfile.TemporaryDirectory(prefix="door-gateway-demo-") as directory:
         try:
+            if options.site == "every-kind":
+                return asyncio.run(every_kind.play(Path(directory)))
             return asyncio.run(demo(stay=options.stay, run_dir=Path(directory)))
         except (KeyboardInterrupt, asyncio.CancelledError):
             return 130
-        except (WentWrong, GatewayError, OSError, TimeoutError) as error:
+        except (WentWrong, every_kind.WentWrong, GatewayError, OSError, TimeoutError) as error:
             print(f"the demo could not be played: {error}", file=sys.stderr)
             for log in sorted(Path(directory).glob("*.log")):
                 tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])

@@ -24,6 +24,9 @@ control socket: one JSON object a line, one reply a line.
   further: {", ".join(COMMANDS)}
   Arguments are those of the method of that name in hwsim/site.py.
 
+GPIO: the gateway finds the simulated chip only with what is in RUN_DIR/gateway.env in its
+environment; it is written there once the shim is compiled.
+
 example:
   python -m hwsim config/site.toml --run-dir /tmp/sim --write-config /tmp/sim/site.toml \\
       --control /tmp/sim/control &
@@ -100,16 +103,23 @@ async def _run(options: argparse.Namespace, run_dir: Path) -> None:
         if options.control:
             await stack.enter_async_context(control_socket(site, options.control))
         stack.enter_context(site.seen.subscribed(tell))
+        environment = site.gateway_environment()
+        if environment:
+            lines = "".join(f"{name}={value}\n" for name, value in environment.items())
+            (run_dir / "gateway.env").write_text(lines, encoding="utf-8")
         ready: dict[str, Any] = {
             "seen": "ready",
             "run_dir": str(run_dir),
             "devices": len(site.devices),
             "doors": len(site.doors),
+            "environment": environment,
         }
         if options.json:
             _print(json.dumps(ready))
         else:
             _print("ready: {devices} devices and {doors} doors in {run_dir}".format(**ready))
+            if environment:
+                _print(f"run the gateway with `env $(cat {run_dir}/gateway.env) door-gateway …`")
         await stop.wait()
 
 

@@ -5,6 +5,7 @@ import ipaddress
 import os
 import re
 import secrets
+import subprocess
 import time
 import tomllib
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -21,6 +22,7 @@ from hwsim.barcode_scanner import BarcodeScanner
 from hwsim.bluez.site import BleDevice, Bluetooth, address_named, key_named
 from hwsim.cards import Card, card
 from hwsim.door import Door, DoorTimes, Leaf
+from hwsim.gpio.device import GpioPoints, GpioWiegand, OnChip, SharedChip
 from hwsim.observations import Contact, Observations, Rex, Strike
 from hwsim.osdp import Abilities, OsdpReader, Peripheral
 from hwsim.phones import PKOC_SERVICE, PkocPhone
@@ -44,8 +46,8 @@ _SIZES = {
 _THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 _SOCKET_PATH_MAX = 100  # of 108 bytes (unix(7)); the gateway asks for so much room
 
-Device = SerialDevice | RelayBoard | UhppoteDoor | BleDevice
-Points = RelayBoard | OsdpReader | UhppoteDoor
+Device = SerialDevice | RelayBoard | UhppoteDoor | BleDevice | OnChip
+Points = RelayBoard | OsdpReader | UhppoteDoor | GpioPoints
 
 
 class SiteError(Exception):
@@ -163,6 +165,7 @@ class Site:
         self._osdp_lines: dict[str, OsdpReader] = {}
         self._rtu_lines: dict[str, RtuLine] = {}
         self.bluetooth = Bluetooth(run_dir)
+        self._chip: tuple[str, SharedChip] | None = None
         self._config = config
         self._run_dir = run_dir
         self._any_baud = any_baud
@@ -201,6 +204,10 @@ class Site:
                 return self._osdp(name, table)
             case "uhppote":
                 return self._uhppote(name, table)
+            case "gpio":
+                return GpioPoints(name, self._shared_chip(name, table), self.seen, table)
+            case "wiegand_gpio":
+                return GpioWiegand(name, self._shared_chip(name, table), self.seen, table)
             case "barcode_scanner":
                 path = self._port_path(name, table)
                 prefix, suffix = table.get("prefix", "").encode(), table["suffix"].encode()
@@ -253,6 +260,34 @@ class Site:
                 self._rtu_lines[key] = TcpRtuLine(name, self.seen, host=host, port=port)
         return self._rtu_lines[key]
 
+    def _shared_chip(self, name: str, table: dict[str, Any]) -> SharedChip:
+        """The chip; the first device that names it brings it, and there is one."""
+        asked = table.get("chip", "")
+        if self._chip is None:
+            try:
+                self._chip = asked, SharedChip(self._run_dir.absolute() / "gpiochip0")
+            except ValueError as error:
+                raise SiteError(f"devices.{name}: {error}") from None
+        if self._chip[0] != asked:
+            raise SiteError(f"devices.{name}.chip: only one chip is simulated: {self._chip[0]}")
+        return self._chip[1]
+
+    def gateway_environment(self) -> dict[str, str]:
+        """What the gateway must have in its environment to find this site's devices.
+
+        Raises:
+            SiteError: there are devices on a chip, and the shim for them can't be compiled.
+        """
+        if self._chip is None:
+            return {}
+        try:
+            return self._chip[1].environment(self._run_dir.absolute())
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise SiteError(
+                "a simulated GPIO chip needs a C compiler and the kernel's headers (Debian: gcc "
+                f"and linux-libc-dev): {error}"
+            ) from None
+
     def _port_path(self, name: str, table: dict[str, Any]) -> Path:
         asked = Path(table.get("port", ""))
         if asked.is_absolute() and asked.is_relative_to(self._run_dir.absolute()):
@@ -290,6 +325,10 @@ class Site:
             if other := rex.get("opposite_input"):
                 self._terminal(f"{where}.rex.opposite_input", other, _inputs(board))
                 rig.wire_rex(board, other, pressed_is_active=not active)
+        if tamper := table.get("tamper"):
+            board = self._points(f"{where}.tamper", tamper["device"])
+            self._terminal(f"{where}.tamper.input", tamper["input"], _inputs(board))
+            board.set_input(tamper["input"], active=tamper.get("closed_when") == "active")
 
     @staticmethod
     def _terminal(where: str, number: int, there: int) -> None:
@@ -333,6 +372,8 @@ class Site:
                 table["host"], table["port"] = device.board.host, device.board.port
             elif isinstance(device, BleDevice):
                 table["bus"] = str(self.bluetooth.bus.socket)
+            elif isinstance(device, OnChip):
+                table["chip"] = str(device.shared.path)
             else:
                 table["port"] = str(device.line.path)
         return config
@@ -367,14 +408,30 @@ class Site:
     def write_config(self, path: Path) -> None:
         """Write `runnable_config` to `path`, and beside the state the key that it names.
 
-        A key that is there already stays: without it, nothing of before could be read.
+        A key that is there already stays: without it, nothing of before could be read. OSDP
+        readers are there as if installed, each with a key of its own.
         """
         config = self.runnable_config()
         with suppress(FileExistsError):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             with os.fdopen(os.open(config["state"]["credential_key"], flags, 0o600), "wb") as key:
                 key.write(secrets.token_bytes(32))
+        self._install_readers(config)
         path.write_text(tomli_w.dumps(config), encoding="utf-8")
+
+    def _install_readers(self, config: dict[str, Any]) -> None:
+        """Give each OSDP reader a key that the gateway has too, as if it had been installed."""
+        for name, table in config.get("devices", {}).items():
+            if table.get("driver") != "osdp":
+                continue
+            file = Path(table["keys"]) / f"{name}.key"
+            file.parent.mkdir(mode=0o700, exist_ok=True)
+            if not file.exists():
+                file.touch(mode=0o600)
+                file.write_text(secrets.token_hex(16) + "\n", encoding="ascii")
+            peripheral = self._osdp_reader(name).peripheral
+            peripheral.key = bytes.fromhex(file.read_text(encoding="ascii"))
+            peripheral.install_mode = False
 
     # --- cards and keys -----------------------------------------------------------------------
 
@@ -442,6 +499,8 @@ class Site:
             When the last key was pressed, in monotonic nanoseconds.
         """
         device = self._device(keypad)
+        if isinstance(device, GpioWiegand):
+            return await device.press(keys, gap)
         if not isinstance(device, AsciiKeypad | OsdpReader | WiegandConverter):
             raise SiteError(f"{keypad} is not a keypad")
         at_ns = self._now_ns()
@@ -455,12 +514,14 @@ class Site:
     # --- OSDP readers -------------------------------------------------------------------------
 
     async def card(self, reader: str, bits: str) -> int:
-        """Hold a card of raw bits, 0 and 1, to a reader; when, in monotonic nanoseconds."""
+        """Hold a card of bits, 0 and 1, to an OSDP or Wiegand reader; when, in monotonic ns."""
         device = self._device(reader)
         if isinstance(device, WiegandConverter):
             at_ns = self._now_ns()
             device.card(bits)
             return at_ns
+        if isinstance(device, GpioWiegand):
+            return await device.card(bits)
         return self._osdp_reader(reader).card(bits)
 
     async def swipe(self, door: str, card: int) -> int:
@@ -741,7 +802,7 @@ class Site:
 
     def _serial(self, name: str) -> SerialDevice:
         device = self._device(name)
-        if isinstance(device, RelayBoard | UhppoteDoor | BleDevice):
+        if isinstance(device, RelayBoard | UhppoteDoor | BleDevice | OnChip):
             raise SiteError(f"{name} is not on a serial line")
         return device
 
@@ -784,6 +845,8 @@ class Site:
 def _outputs(points: Points) -> int:
     if isinstance(points, UhppoteDoor):
         return 1
+    if isinstance(points, GpioPoints):
+        return len(points.outputs)
     if isinstance(points, OsdpReader):
         return len(points.peripheral.outputs)
     return len(points.board.coils)
@@ -792,6 +855,8 @@ def _outputs(points: Points) -> int:
 def _inputs(points: Points) -> int:
     if isinstance(points, UhppoteDoor):
         return 2
+    if isinstance(points, GpioPoints):
+        return len(points.inputs)
     if isinstance(points, OsdpReader):
         return len(points.peripheral.inputs)
     return len(points.board.inputs)

@@ -88,3 +88,18 @@ def test_all_that_it_keeps_is_below_the_run_directory(site: Path) -> None:
     assert written["clock"] == {"trust": "host"}
     assert "mqtt" not in written
     assert os.access(site / "core.sock", os.W_OK)
+
+
+def test_one_door_of_each_kind_lets_in_who_may(tmp_path: Path) -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "demo", "--site", "every-kind"],
+        cwd=REPOSITORY,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert told.stdout.count("strike after") == 7
+    assert told.stdout.count("access, unlocked") == 7
