@@ -90,6 +90,7 @@ class Board:
         self.coils = [False] * outputs
         self._contacts = [False] * outputs
         self._welded: set[int] = set()
+        self._stuck: set[int] = set()
         self._until: dict[int, tuple[int, bool]] = {}
         self._watchdog_ns = None if watchdog_s is None else round(watchdog_s * 1e9)
         self._heard_ns = 0
@@ -116,6 +117,16 @@ class Board:
         self.advance(now_ns)
         self._welded.discard(self._channel(output))
         self._move(self._channel(output), now_ns)
+
+    def stick(self, output: int) -> None:
+        """Let the driver of an output, counted from 1, fail shorted: its coil never goes to rest
+        again, and reads back so.
+        """
+        self._stuck.add(self._channel(output))
+
+    def unstick(self, output: int) -> None:
+        """Repair it; the coil is at rest when it is told so the next time."""
+        self._stuck.discard(self._channel(output))
 
     def _channel(self, output: int) -> int:
         if not 1 <= output <= len(self.coils):
@@ -149,7 +160,7 @@ class Board:
             self._switch(channel, on=False, at_ns=at_ns)
 
     def _switch(self, channel: int, *, on: bool, at_ns: int) -> None:
-        self.coils[channel] = on
+        self.coils[channel] = on or (channel in self._stuck and self.coils[channel])
         self._move(channel, at_ns)
 
     def _move(self, channel: int, at_ns: int) -> None:
