@@ -217,6 +217,19 @@ async def test_chatter_is_no_opening_and_a_press_of_400_ms_is_never_missed(rig: 
     await until("five presses", presses, 5)
 
 
+async def test_a_strike_that_does_not_go_to_rest_as_the_leaf_opens_is_told(rig: Rig) -> None:
+    await rig.at_rest("back")
+    board = board_of(rig, "relays-b").board
+    board.stick(2)
+    await rig.opens("back")
+    assert await rig.site.push("back")
+    failed = await rig.event(events.RelockFailed)
+    assert failed.door == "back"
+    assert "stays energised" in failed.why
+    board.unstick(2)
+    await rig.at_rest("back")
+
+
 async def test_a_cut_wire_of_a_supervised_contact_is_a_fault_and_no_open_door(rig: Rig) -> None:
     before = await rig.last_seq()
     board_of(rig).set_input(3, active=True)
@@ -270,19 +283,6 @@ async def test_what_goes_wrong_at_a_board_is_told(rig: Rig, tmp_path: Path) -> N
     await rig.site.plug("relays-b")
     await rig.ready()
     del tmp_path
-
-
-async def test_a_strike_that_does_not_go_to_rest_as_the_leaf_opens_is_told(rig: Rig) -> None:
-    await rig.at_rest("back")
-    board = board_of(rig, "relays-b").board
-    board.stick(2)
-    await rig.opens("back")
-    assert await rig.site.push("back")
-    failed = await rig.event(events.RelockFailed)
-    assert failed.door == "back"
-    assert "stays energised" in failed.why
-    board.unstick(2)
-    await rig.at_rest("back")
 
 
 def looked_for(file: str, name: str = "") -> set[str]:
