@@ -27,6 +27,7 @@ COMMANDS = (
     "scan",
     "tap_phone",
     "phone_key",
+    "press_fob",
     "push",
     "leave",
     "rex",

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM
 
 from hwsim.bluez.daemon import Adapter, Bluez, InLink
-from hwsim.bluez.radio import Peer, Walk
+from hwsim.bluez.radio import Advertisement, Link, Peer, Walk
 
 PKOC_SERVICE = "0000fff0-0000-1000-8000-00805f9b34fb"
 PKOC_WRITE = "fe278a85-89ae-191f-5dde-841202693835"
@@ -181,3 +181,91 @@ class PkocPhone(Peer):
     async def _write(self, link: InLink, service: str, data: bytes) -> None:
         self.said.append(data)
         await link.write(service, PKOC_WRITE, data)
+
+
+# --- phones and fobs that wait to be connected to (docs/ble.md) -----------------------------------
+
+CHALLENGE = "6d8d0001-5b1e-4c8e-9a52-3d1f5a6d7c10"
+PROOF = "6d8d0002-5b1e-4c8e-9a52-3d1f5a6d7c10"
+RESULT = {1: "granted", 2: "denied", 3: "pin_wanted", 4: "fault", 5: "refused"}
+
+
+class Fob(Peer):
+    """A fob with a button, or a phone with an app, that advertises the site's service."""
+
+    def __init__(
+        self,
+        address: str,
+        service: str,
+        *,
+        key: ec.EllipticCurvePrivateKey | None = None,
+        walk: Walk | None = None,
+        has_data: bool = True,
+        mtu: int = 517,
+        interval_s: float = 0.1,
+    ) -> None:
+        """Lie there, silent; without `has_data` it can't put data into its advertisement."""
+        super().__init__(address, walk)
+        self.key = key or ec.generate_private_key(ec.SECP256R1())
+        self.results: asyncio.Queue[str] = asyncio.Queue()
+        """What the gateway answered; "hung_up" where it did without."""
+        self.proofs: list[bytes] = []
+        self.replay: bytes | None = None
+        """Say this in place of the proof."""
+        self.intent = True
+        """What the proof says; the advertisement always says yes."""
+        self.sign_for_door: bytes | None = None
+        self.mute = False
+        self.answers = 0
+        self._service = service
+        self._has_data = has_data
+        self._mtu = mtu
+        self._interval_s = interval_s
+        self._press = 0
+        self._answered = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.services = {service: {CHALLENGE: ("write",), PROOF: ("notify",)}}
+
+    @property
+    def credential(self) -> str:
+        """The public key as records have it."""
+        return uncompressed(self.key).hex().upper()
+
+    def press(self, door: bytes = bytes(4)) -> None:
+        """Ask for a door, by the first 4 bytes of its identifier; none: whichever is near."""
+        self._press = self._press % 255 + 1
+        data = {self._service: bytes([1, 1, self._press]) + door[:4]} if self._has_data else {}
+        self.advertisement = Advertisement((self._service,), data, self._interval_s)
+
+    def connected(self, link: Link) -> None:
+        """See `Peer`."""
+        del link
+        self._answered = False
+
+    def disconnected(self, link: Link) -> None:
+        """See `Peer`."""
+        del link
+        if not self._answered:
+            self.results.put_nowait("hung_up")
+
+    def written(self, link: Link, uuid: str, data: bytes) -> None:
+        """Answer a challenge, or take the result and fall silent."""
+        if uuid != CHALLENGE or data[0] != 1:
+            return
+        if data[1] == 2:
+            self._answered = True
+            self.answers += 1
+            self.advertisement = None
+            self.results.put_nowait(RESULT[data[2]])
+            asyncio.get_running_loop().call_soon(link.close)
+            return
+        if self.mute:
+            return
+        gateway, door, nonce = data[2:18], data[18:34], data[34:66]
+        claimed = bytes([1, 1 if self.intent else 0]) + uncompressed(self.key)
+        audience = gateway + (self.sign_for_door or door) + nonce
+        signature = raw_signature(self.key, b"door-gateway/ble-proof/v1\x00" + audience + claimed)
+        proof = self.replay or claimed + signature
+        self.proofs.append(proof)
+        for at in range(0, len(proof), self._mtu - 3):
+            link.notify(PROOF, proof[at : at + self._mtu - 3])

@@ -19,13 +19,14 @@ import tomli_w
 
 from hwsim.ascii_keypad import AsciiKeypad
 from hwsim.barcode_scanner import BarcodeScanner
+from hwsim.bluez.radio import Walk
 from hwsim.bluez.site import BleDevice, Bluetooth, address_named, key_named
 from hwsim.cards import Card, card
 from hwsim.door import Door, DoorTimes, Leaf
 from hwsim.gpio.device import GpioPoints, GpioWiegand, OnChip, SharedChip
 from hwsim.observations import Contact, Observations, Rex, Strike
 from hwsim.osdp import Abilities, OsdpReader, Peripheral
-from hwsim.phones import PKOC_SERVICE, PkocPhone
+from hwsim.phones import PKOC_SERVICE, Fob, PkocPhone
 from hwsim.pn532 import Pn532Reader
 from hwsim.relay_board import Board, Edge, Faults, RelayBoard
 from hwsim.rtu_line import RtuLine, RtuRelayBoard, SerialRtuLine, TcpRtuLine
@@ -212,7 +213,7 @@ class Site:
                 path = self._port_path(name, table)
                 prefix, suffix = table.get("prefix", "").encode(), table["suffix"].encode()
                 return BarcodeScanner(name, path, self.seen, prefix=prefix, suffix=suffix)
-            case "ble_reader":
+            case "ble_reader" | "ble_scanner":
                 return BleDevice(name, self.bluetooth, table)
             case "modbus_relay":
                 board = Board(
@@ -579,6 +580,29 @@ class Site:
         service = device.table["reader_identifier"] if shared else PKOC_SERVICE
         peer = PkocPhone(self.bluetooth.bluez, address_named(phone), key=key_named(phone))
         return await peer.tap(device.adapter, service)
+
+    async def press_fob(self, scanner: str, fob: str, distance: float = 0.5) -> str:
+        """Press a fob's button somewhere near a door; what the gateway answered.
+
+        Args:
+            scanner: The door's BLE scanner.
+            fob: Whose: the same name has the same key, `phone_key`.
+            distance: How many metres from the door's radio.
+        """
+        device = self._ble(scanner)
+        bluez = self.bluetooth.bluez
+        peer = Fob(
+            address_named(fob),
+            device.table["service"],
+            key=key_named(fob),
+            walk=Walk(((device.adapter.place[0] + distance, device.adapter.place[1]),)),
+        )
+        peer.press(bytes.fromhex(device.table["door_identifier"].replace("-", "")))
+        bluez.join(peer)
+        try:
+            return await peer.results.get()
+        finally:
+            bluez.leave(peer)
 
     async def phone_key(self, phone: str) -> str:
         """A phone's public key, as a `pkoc` credential has it."""

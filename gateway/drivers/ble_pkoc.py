@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from gateway.drivers import pkoc
+from gateway.drivers.cards.p256 import POINT_BYTES, SIGNATURE_BYTES, verifies
 
 SERVICE: Final = "0000fff0-0000-1000-8000-00805f9b34fb"
 TO_READER: Final = "fe278a85-89ae-191f-5dde-841202693835"
@@ -83,9 +83,31 @@ class Refused(msgspec.Struct, frozen=True):
     answer: Answer
 
 
+def field(kind: int, value: bytes) -> bytes:
+    """One field: its type, its length in one byte whatever it is (TLVProvider), its value."""
+    return bytes((kind, len(value))) + value
+
+
+def fields(data: bytes) -> list[tuple[int, bytes]]:
+    """Take fields apart, in order.
+
+    Raises:
+        ValueError: the last one is cut off.
+    """
+    found = []
+    at = 0
+    while at < len(data):
+        if at + 2 > len(data) or at + 2 + data[at + 1] > len(data):
+            raise ValueError(f"a field at byte {at} is cut off")
+        end = at + 2 + data[at + 1]
+        found.append((data[at], data[at + 2 : end]))
+        at = end
+    return found
+
+
 def answered(answer: Answer) -> bytes:
     """The reader's last message."""
-    return pkoc.field(RESPONSE, bytes((answer,)))
+    return field(RESPONSE, bytes((answer,)))
 
 
 class PkocConversation:
@@ -129,10 +151,10 @@ class PkocConversation:
         """What the phone is told first."""
         return b"".join(
             (
-                pkoc.field(PROTOCOL_VERSION, VERSION),
-                pkoc.field(READER_EPHEMERAL_KEY, self._compressed()),
-                pkoc.field(READER_IDENTIFIER, self._reader),
-                pkoc.field(SITE_IDENTIFIER, self._site),
+                field(PROTOCOL_VERSION, VERSION),
+                field(READER_EPHEMERAL_KEY, self._compressed()),
+                field(READER_IDENTIFIER, self._reader),
+                field(SITE_IDENTIFIER, self._site),
             )
         )
 
@@ -151,7 +173,7 @@ class PkocConversation:
         if self._writes > WRITES_MAX:
             return Refused("too_many_writes", Answer.INVALID_SECURITY)
         try:
-            said = pkoc.fields(data)
+            said = fields(data)
         except ValueError:
             return Refused("malformed", Answer.INVALID_SECURITY)
         for kind, value in said:
@@ -181,7 +203,7 @@ class PkocConversation:
         self._phone_x = phone[1:33]
         signed = self._site_key.sign(self._transcript(), ec.ECDSA(hashes.SHA256()))
         r, s = decode_dss_signature(signed)
-        return Send(pkoc.field(SIGNATURE, r.to_bytes(32, "big") + s.to_bytes(32, "big")))
+        return Send(field(SIGNATURE, r.to_bytes(32, "big") + s.to_bytes(32, "big")))
 
     def _decrypt(self, secret: bytes) -> Proven | Refused:
         if PUBLIC_KEY in self._said or SIGNATURE in self._said:
@@ -192,14 +214,16 @@ class PkocConversation:
         except InvalidTag:
             return Refused("not_decrypted", Answer.DECRYPTION_FAILED)
         try:
-            said = dict(pkoc.fields(clear))
+            said = dict(fields(clear))
         except ValueError:
             return Refused("malformed", Answer.INVALID_SECURITY)
         return self._judge(said, self._transcript())
 
     def _judge(self, said: dict[int, bytes], signed: bytes) -> Proven | Refused:
         key, signature = said.get(PUBLIC_KEY, b""), said.get(SIGNATURE, b"")
-        if not pkoc.proves(key, signed, signature):
+        if len(key) != POINT_BYTES or len(signature) != SIGNATURE_BYTES:
+            return Refused("malformed", Answer.INVALID_SECURITY)
+        if not verifies(key, signature, signed):
             return Refused("signature_invalid", Answer.SIGNATURE_INVALID)
         return Proven(key)
 

@@ -32,7 +32,6 @@ from gateway.config.devices import Capability, DriverSpec, Means, Trial, refuse
 from gateway.config.site import AbsolutePath
 from gateway.domain.facts import CredentialPresented, DeviceOnline
 from gateway.domain.signal import Signal
-from gateway.drivers import pkoc
 from gateway.drivers.base import FactSink
 from gateway.drivers.ble_link import (
     BleLink,
@@ -193,7 +192,7 @@ class BleReader:
                 self._attempts.succeeded(peer)
                 phone.until = at + ANSWER_WAIT_MAX
                 self._waiting.append(peer)
-                emit(CredentialPresented(self.device_id, "pkoc", pkoc.value_of(key), at))
+                emit(CredentialPresented(self.device_id, "pkoc", key.hex().upper(), at))
             case Refused(why=why, answer=answer):
                 log.warning("proof refused", device=self.device_id, why=why)
                 self._attempts.failed(peer, at)

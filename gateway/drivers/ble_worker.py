@@ -159,8 +159,10 @@ class Bluez:
         # BlueZ keeps the connections of a process that was killed, and a peer that is still
         # connected to nobody advertises no more.
         for path, interfaces in objects.items():
-            properties = interfaces.get(DEVICE, {})
-            if not path.startswith(f"{self.adapter}/") or not properties["Connected"].value:
+            properties = interfaces.get(DEVICE)
+            if properties is None or not path.startswith(f"{self.adapter}/"):
+                continue
+            if not properties["Connected"].value:
                 continue
             alone = self._only != "-"
             if self._only == peer_of(path) if alone else self._service in properties["UUIDs"].value:

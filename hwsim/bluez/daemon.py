@@ -224,7 +224,7 @@ class Bluez:
         self.in_links: set[InLink] = set()
         self.out_links: set[OutLink] = set()
         self.deaf = False
-        """Scans are said to run and find nothing."""
+        """Scans are said to run and find nothing, until one is begun anew: issue 807 of BlueZ."""
         self.hung = False
         self.connects = 0
         self._rng = rng or random.Random(0)
@@ -631,6 +631,7 @@ class Bluez:
         client = message.sender or ""
         if client in adapter.discovering:
             raise BluezError("InProgress", "Operation already in progress")
+        self.deaf = False
         adapter.discovering[client] = self._filters.get(client, {})
         self.changed(adapter.path, ADAPTER, {"Discovering": Variant("b", True)})
         return Message.new_method_return(message)

@@ -2,19 +2,44 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from gateway.clock import Clock
-from gateway.domain.facts import DeviceOffline, DeviceOnline, Fact
+from gateway.domain.facts import CredentialPresented, DeviceOffline, DeviceOnline, Fact
+from gateway.drivers import REGISTRY
 from gateway.drivers.base import Driver
 from gateway.supervise import keep_running
 from hwsim.bluez.site import Bluetooth
+from hwsim.site import Site
 
 RECOVERY_S_MAX = 15.0
 """docs/promises.md P19, BlueZ."""
+
+
+def built(site: Site, name: str, clock: Clock, **changed: object) -> Any:
+    """The driver of a device on the simulated site."""
+    table = {**site.rewritten_config()["devices"][name], **changed}
+    spec = REGISTRY[table.pop("driver")]
+    return spec.build(name, msgspec.convert(table, spec.settings), clock)
+
+
+def credentials(facts: Sequence[Fact]) -> list[str]:
+    return [fact.value for fact in facts if isinstance(fact, CredentialPresented)]
+
+
+def open_files(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+def resident_kib(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0])
 
 
 class Supervised:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESCCM
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.drivers import ble_sessions, pkoc
+from gateway.drivers import ble_sessions
 from gateway.drivers.ble_pkoc import (
     CCM_NONCE,
     NONCE_AGE_MAX,
@@ -23,6 +23,7 @@ from gateway.drivers.ble_pkoc import (
     answered,
 )
 from gateway.drivers.ble_sessions import Attempts
+from gateway.drivers.cards.p256 import verifies
 from hwsim.bluez.site import key_named
 from hwsim.phones import parse, raw_signature, tlv, uncompressed
 
@@ -97,7 +98,7 @@ def test_an_encrypted_proof_is_believed_and_the_site_has_signed_for_this_reader(
     phone = EcdhePhone(door.hello())
     sent = door.receive(phone.first, SOON)
     assert isinstance(sent, Send)
-    assert pkoc.proves(uncompressed(SITE_KEY), phone.transcript, parse(sent.data)[0x03])
+    assert verifies(uncompressed(SITE_KEY), parse(sent.data)[0x03], phone.transcript)
     assert door.receive(phone.proof(), SOON) == Proven(uncompressed(ALICE))
 
 
@@ -208,10 +209,20 @@ def test_no_bytes_of_a_stranger_are_ever_believed_or_break_it(
     assert not any(isinstance(door.receive(data, SOON), Proven) for data in writes)
 
 
-def test_what_is_no_point_of_the_curve_proves_nothing() -> None:
-    assert not pkoc.proves(b"\x04" + bytes(64), b"x", bytes(64))
-    assert not pkoc.proves(uncompressed(ALICE)[:-1], b"x", bytes(64))
-    assert not pkoc.proves(uncompressed(ALICE), b"x", bytes(63))
+@pytest.mark.parametrize(
+    ("key", "signature", "why"),
+    [
+        (b"\x04" + bytes(64), bytes(64), "signature_invalid"),  # no point of the curve
+        (uncompressed(ALICE)[:-1], bytes(64), "malformed"),
+        (uncompressed(ALICE), bytes(63), "malformed"),
+    ],
+)
+def test_a_key_or_signature_of_another_form_proves_nothing(
+    key: bytes, signature: bytes, why: str
+) -> None:
+    refused = conversation().receive(tlv(0x01, key) + tlv(0x03, signature), SOON)
+    assert isinstance(refused, Refused)
+    assert refused.why == why
 
 
 def test_a_proven_key_is_not_printed() -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from gateway.clock import Clock
 from gateway.domain.facts import CredentialPresented, Fact
 from gateway.domain.signal import Signal
-from gateway.drivers import REGISTRY, ble_sessions
+from gateway.drivers import ble_sessions
 from gateway.drivers.ble_link import (
     Alive,
     BleLines,
@@ -37,7 +37,16 @@ from gateway.errors import DeviceMisconfigured, DeviceUnavailable
 from hwsim.bluez.site import address_named, key_named
 from hwsim.phones import PkocPhone, Tricks
 from hwsim.site import Site
-from tests.drivers.ble import FAULTS, RECOVERY_S_MAX, Supervised, supervised
+from tests.drivers.ble import (
+    FAULTS,
+    RECOVERY_S_MAX,
+    Supervised,
+    built,
+    credentials,
+    open_files,
+    resident_kib,
+    supervised,
+)
 from tests.drivers.contract import (
     CONFIG,
     DriverContract,
@@ -83,22 +92,12 @@ def more(run: Running, than: int, _facts: Sequence[Fact]) -> bool:
     return len(run.values) > than
 
 
-def credentials(facts: Sequence[Fact]) -> list[str]:
-    return [fact.value for fact in facts if isinstance(fact, CredentialPresented)]
-
-
-def built(site: Site, clock: Clock, name: str = READER, **changed: object) -> Any:
-    table = {**site.rewritten_config()["devices"][name], **changed}
-    spec = REGISTRY[table.pop("driver")]
-    return spec.build(name, msgspec.convert(table, spec.settings), clock)
-
-
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_after_a_fault_of_bluez_phones_open_again_within_15_s(
     site: Site, clock: Clock, fault: str
 ) -> None:
     befall, why = FAULTS[fault]
-    driver = built(site, clock)
+    driver = built(site, READER, clock)
     async with supervised(driver, clock) as run:
         began = time.monotonic()
         task = asyncio.create_task(befall(site.bluetooth))
@@ -113,19 +112,19 @@ async def test_after_a_fault_of_bluez_phones_open_again_within_15_s(
 async def test_a_missing_adapter_is_told_with_those_that_are_there(
     site: Site, clock: Clock
 ) -> None:
-    driver = built(site, clock, adapter="00:00:00:00:00:01")
+    driver = built(site, READER, clock, adapter="00:00:00:00:00:01")
     with pytest.raises(DeviceUnavailable, match="00:00:00:00:00:01 is not there; there are: B8:27"):
         await driver.run(lambda _fact: None)
 
 
 async def test_without_a_bus_it_says_so(site: Site, clock: Clock, tmp_path: Path) -> None:
-    driver = built(site, clock, bus=str(tmp_path / "nowhere"))
+    driver = built(site, READER, clock, bus=str(tmp_path / "nowhere"))
     with pytest.raises(DeviceUnavailable, match="no D-Bus"):
         await driver.run(lambda _fact: None)
 
 
 async def test_a_worker_that_hangs_is_killed_and_started_again(site: Site, clock: Clock) -> None:
-    driver = built(site, clock)
+    driver = built(site, READER, clock)
     before = children()
     async with supervised(driver, clock) as run:
         (worker,) = children() - before
@@ -136,7 +135,7 @@ async def test_a_worker_that_hangs_is_killed_and_started_again(site: Site, clock
 
 
 async def test_every_signal_has_its_answer(site: Site, clock: Clock) -> None:
-    driver = built(site, clock)
+    driver = built(site, READER, clock)
     async with running(driver) as run:
         for signal_, told in (
             (Signal.DENIED, "denied"),
@@ -155,7 +154,7 @@ async def test_a_wrong_signature_is_told_to_the_phone_and_to_nobody_else(
     site: Site, clock: Clock
 ) -> None:
     device = site._ble(READER)
-    async with running(built(site, clock)) as run:
+    async with running(built(site, READER, clock)) as run:
         phone = PkocPhone(site.bluetooth.bluez, address_named("mallory"), key=key_named("alice"))
         tricks = Tricks(sign_with=key_named("mallory"))
         for _ in range(3):
@@ -166,7 +165,7 @@ async def test_a_wrong_signature_is_told_to_the_phone_and_to_nobody_else(
 
 async def test_a_replayed_proof_opens_nothing(site: Site, clock: Clock) -> None:
     device = site._ble(READER)
-    driver = built(site, clock)
+    driver = built(site, READER, clock)
     async with supervised(driver, clock) as run:
         assert await tap(site, run, driver) == "granted"
         phone = PkocPhone(site.bluetooth.bluez, address_named("alice"), key=key_named("alice"))
@@ -184,7 +183,7 @@ async def test_a_phone_that_says_nothing_is_hung_up_on_after_the_nonces_time(
     site: Site, clock: Clock
 ) -> None:
     device = site._ble(READER)
-    async with running(built(site, clock)):
+    async with running(built(site, READER, clock)):
         phone = PkocPhone(site.bluetooth.bluez, address_named("alice"))
         began = time.monotonic()
         told = await phone.tap(device.adapter, tricks=Tricks(stop_after_hello=True))
@@ -194,7 +193,7 @@ async def test_a_phone_that_says_nothing_is_hung_up_on_after_the_nonces_time(
 
 
 async def test_two_phones_at_once_are_each_told_their_own(site: Site, clock: Clock) -> None:
-    driver = built(site, clock)
+    driver = built(site, READER, clock)
     async with running(driver) as run:
         taps = [asyncio.create_task(site.tap_phone(READER, name)) for name in ("alice", "bob")]
         await run.until(lambda _facts: len(run.values) == 2)
@@ -208,7 +207,7 @@ async def test_two_phones_at_once_are_each_told_their_own(site: Site, clock: Clo
 
 async def test_more_phones_than_have_room_are_hung_up_on(site: Site, clock: Clock) -> None:
     device = site._ble(READER)
-    async with running(built(site, clock)):
+    async with running(built(site, READER, clock)):
         phones = [PkocPhone(site.bluetooth.bluez, address_named(f"p{n}")) for n in range(5)]
         silent = Tricks(stop_after_hello=True)
         taps = [
@@ -225,7 +224,7 @@ async def test_ecdhe_opens_and_names_this_reader(site: Site, clock: Clock, tmp_p
     pem = tmp_path / "site.pem"
     site_key = key_named("site")
     pem.write_bytes(site_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    driver = built(site, clock, flows="ecdhe", site_key=str(pem))
+    driver = built(site, READER, clock, flows="ecdhe", site_key=str(pem))
     device = site._ble(READER)
     async with running(driver) as run:
         phone = PkocPhone(
@@ -262,7 +261,7 @@ async def test_a_site_key_that_cannot_be_used_is_the_installers(
 ) -> None:
     if content is not None:
         (tmp_path / "key").write_bytes(content)
-    driver = built(site, clock, site_key=str(tmp_path / "key"))
+    driver = built(site, READER, clock, site_key=str(tmp_path / "key"))
     with pytest.raises(DeviceMisconfigured, match=why):
         await driver.run(lambda _fact: None)
 
@@ -275,7 +274,8 @@ async def test_two_doors_on_one_adapter_are_told_apart_by_their_services(
     identifiers = [table["reader_identifier"], other["reader_identifier"]]
     adapter = site._ble(READER).adapter
     drivers = [
-        built(site, clock, shared_adapter=True, reader_identifier=each) for each in identifiers
+        built(site, READER, clock, shared_adapter=True, reader_identifier=each)
+        for each in identifiers
     ]
     async with running(drivers[0]) as first, running(drivers[1]) as second:
         assert site.bluetooth.bluez.heard(adapter) == set(identifiers)
@@ -293,7 +293,7 @@ async def test_a_thousand_connects_leave_nothing_behind(
     site: Site, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ble_sessions, "ATTEMPTS_MAX", 2_000)
-    driver = built(site, clock)
+    driver = built(site, READER, clock)
     before = children()
     async with supervised(driver, clock) as run:
         (worker,) = children() - before
@@ -306,15 +306,6 @@ async def test_a_thousand_connects_leave_nothing_behind(
         assert run.up()
         assert not run.whys
         await eventually(lambda: not driver._phones)
-
-
-def open_files(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
-
-
-def resident_kib(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0])
 
 
 def test_settings_without_a_key_for_ecdhe_are_refused() -> None:
