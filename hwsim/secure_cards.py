@@ -292,11 +292,13 @@ class PkocCard:
     Attributes:
         key: Its own.
         certificate: With one it has the SE V2 profile too (NFC Transport Profile 2.0.1).
+        signs_with: A stranger's key: it claims to be somebody else.
         readers: The reader identifiers that asked it, as it was told them.
     """
 
     key: ec.EllipticCurvePrivateKey
     certificate: bytes = b""
+    signs_with: ec.EllipticCurvePrivateKey | None = None
     readers: list[bytes] = field(default_factory=list)
     selected: bool = False
     _rest: bytes = b""
@@ -329,7 +331,7 @@ class PkocCard:
         if found.get(0x5C) != b"\x01\x00" or len(found.get(0x4C, b"")) != 16:
             return bytes.fromhex("6A80")
         self.readers.append(found.get(0x4D, b""))
-        signature = raw_signature(self.key, found[0x4C])
+        signature = raw_signature(self.signs_with or self.key, found[0x4C])
         return _tlv(0x5A, point(self.key)) + _tlv(0x9E, signature) + SW_OK
 
     def _next(self) -> bytes:

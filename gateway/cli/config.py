@@ -4,12 +4,13 @@ import argparse
 import ipaddress
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gateway.cli import EXIT_COULD_NOT, EXIT_OK, Command
 from gateway.cli.common import add_json, print_json
 from gateway.config.site import SiteConfig, load
+from gateway.config.tables import join
 from gateway.drivers import REGISTRY
 from gateway.errors import ConfigError, Fault, GatewayError
 
@@ -56,7 +57,7 @@ def _check(options: argparse.Namespace) -> int:
     config: SiteConfig | None = None
     try:
         config = load(options.file, REGISTRY)
-        warnings = config.warnings
+        warnings = (*config.warnings, *_missing(config))
     except ConfigError as error:
         faults = error.faults
     if options.json:
@@ -78,6 +79,13 @@ def _check(options: argparse.Namespace) -> int:
     doors, devices = len(config.doors), len(config.devices)
     print(f"{options.file}: {doors} doors, {devices} devices, no fault")
     return EXIT_OK
+
+
+def _missing(config: SiteConfig) -> Iterator[Fault]:
+    """What the devices' settings name and this machine has not, as far as this user may see."""
+    for name, device in config.devices.items():
+        for member, what in device.driver.missing(device.settings):
+            yield Fault(f"{join('devices', name)}.{member}", what)
 
 
 def _drop_ins(options: argparse.Namespace) -> int:

@@ -88,6 +88,8 @@ class DriverSpec(msgspec.Struct, frozen=True):
     """What a line can't hold with devices of these settings on it; None where it holds all."""
     pins: Callable[[Any], tuple[str, ...]] = lambda _settings: ()
     """The lines of a chip that the device owns: "/dev/gpiochip0 line 5"."""
+    missing: Callable[[Any], Iterable[tuple[str, str]]] = lambda _settings: ()
+    """What its settings name and this machine has not: the member's path and why it matters."""
     title: str = ""
     """What it drives, for an installer who looks for a name."""
     transport: str = ""

@@ -189,6 +189,11 @@ class DoorController:
         except asyncio.QueueFull:
             self._ignored += 1
 
+    def refuse(self, event: events.CredentialRefused, side: Side) -> None:
+        """Record what didn't prove itself, and show it. There is nothing to decide."""
+        self._append(event)
+        self._show(Indicate(side, Signal.DENIED))
+
     def point(self, change: PointChanged) -> None:
         """Take a report of a point at once."""
         try:

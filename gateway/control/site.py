@@ -32,6 +32,7 @@ from gateway.domain.door_state import (
 )
 from gateway.domain.facts import (
     CredentialPresented,
+    CredentialRefused,
     DeviceOffline,
     DeviceOnline,
     Fact,
@@ -291,6 +292,8 @@ class SiteController:
                     self.doors[door].tap(tap)
             case CredentialPresented():
                 log.debug("presented before every strike was at rest", device=fact.device)
+            case CredentialRefused():
+                self._refused(fact)
             case InputChanged():
                 self._input_changed(fact)
             case InputGlimpsed():
@@ -313,6 +316,20 @@ class SiteController:
                 self._online(fact.device)
             case DeviceOffline():
                 self._offline(fact)
+
+    def _refused(self, fact: CredentialRefused) -> None:
+        log.info("refused", device=fact.device, kind=fact.kind, why=fact.why)
+        for door, side in self._points.readers.get(fact.device, ()):
+            event = events.CredentialRefused(
+                at=self._clock.now(),
+                trust=int(self._clock.trust()),
+                door=door,
+                side=side,
+                device=fact.device,
+                kind=fact.kind,
+                why=fact.why,
+            )
+            self.doors[door].refuse(event, side)
 
     def _input_changed(self, fact: InputChanged) -> None:
         point = (fact.device, fact.input)

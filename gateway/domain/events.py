@@ -81,6 +81,17 @@ class AccessDecided(_Event, frozen=True, tag="access"):
     """Null where no rule after the decision had anything to look at."""
 
 
+class CredentialRefused(_Event, frozen=True, tag="credential_refused"):
+    """Something was presented and didn't prove itself, so that nobody was looked up."""
+
+    priority: ClassVar[int] = Priority.WARNING
+    door: str
+    side: str
+    device: str
+    kind: str
+    why: str
+
+
 class LateCommit(_Event, frozen=True, tag="late_commit"):
     """The strike was released before its grant was on disk: the commit took over 250 ms."""
 
@@ -485,6 +496,7 @@ class FindingCleared(_Event, frozen=True, tag="finding_cleared"):
 
 Event = (
     AccessDecided
+    | CredentialRefused
     | LateCommit
     | Unlocked
     | UnlockFailed

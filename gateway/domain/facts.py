@@ -25,6 +25,15 @@ class CredentialPresented(msgspec.Struct, frozen=True, gc=False):
         return f"CredentialPresented(device={self.device!r}, kind={self.kind!r}, at={self.at})"
 
 
+class CredentialRefused(msgspec.Struct, frozen=True, gc=False):
+    """Something was presented and did not prove itself; who it might be is not known."""
+
+    device: str
+    kind: str
+    why: str
+    at: timedelta
+
+
 class InputChanged(msgspec.Struct, frozen=True, gc=False):
     """An input of a device (numbered from 1) became active or inactive, or was first seen so."""
 
@@ -111,6 +120,7 @@ class DeviceOffline(msgspec.Struct, frozen=True, gc=False):
 
 Fact = (
     CredentialPresented
+    | CredentialRefused
     | InputChanged
     | InputGlimpsed
     | OutputReported

@@ -9,8 +9,10 @@ r"""A QR or barcode scanner on a serial line or a USB serial port (CDC ACM).
     no_read = ""        # the text it sends when it has read nothing, if it sends any
 
 Every code that is 8 to 128 printable ASCII characters is a `qr` credential, or 8 to 512 where it
-begins as a carried grant does (docs/spec/carried-grants.md). What is in it means
-nothing here: it is looked up and otherwise goes nowhere, and no byte is ever written to the
+begins as a carried grant does (docs/spec/carried-grants.md). With [devices.NAME.sun]
+(`card_settings.py`) one that begins as its `url` is an NTAG 424 DNA's message instead, checked
+here, and never a `qr`. What is in another means nothing here: it is looked up and otherwise goes
+nowhere, and no byte is ever written to the
 scanner. Set up the scanner with its own programming codes, then disable them: a member could hold
 one up. A prefix with the symbology's AIM identifier (ISO/IEC 15424; "]Q1" is a QR code) leaves only
 codes of that kind. A scanner says nothing by itself, so it is online once its port is open; a
@@ -27,8 +29,11 @@ import structlog
 from gateway.clock import Clock
 from gateway.config.devices import Capability, DeviceSettings, DriverSpec, refuse
 from gateway.domain.carried_grant import PREFIX, TEXT_CHARACTERS_MAX
-from gateway.domain.facts import CredentialPresented, DeviceOnline
+from gateway.domain.facts import CredentialPresented, CredentialRefused, DeviceOnline
 from gateway.drivers.base import FactSink
+from gateway.drivers.card_settings import SunTable, missing_keys, with_keys
+from gateway.drivers.cards import ProofRefused
+from gateway.drivers.cards.sun import Keys, Template, proven
 from gateway.drivers.serial_line import listening, port_faults
 from gateway.errors import DeviceUnavailable
 
@@ -71,6 +76,7 @@ class BarcodeScannerSettings(DeviceSettings, frozen=True, kw_only=True):
     prefix: str = ""
     suffix: str
     no_read: str = ""
+    sun: SunTable | None = None
 
     def __post_init__(self) -> None:
         """Refuse what can't work.
@@ -94,11 +100,20 @@ class BarcodeScannerSettings(DeviceSettings, frozen=True, kw_only=True):
             yield f"`no_read` must be at most {CODE_CHARACTERS_MAX} ASCII characters"
 
 
+    def missing(self) -> Iterator[tuple[str, str]]:
+        """See `DriverSpec.missing`."""
+        yield from missing_keys("sun", self.sun)
+
+
 class ScannerProtocol:
     """Bytes in, codes out. Keeps at most a line, whatever comes."""
 
-    def __init__(self, device_id: str, settings: BarcodeScannerSettings) -> None:
+    def __init__(
+        self, device_id: str, settings: BarcodeScannerSettings, sun_keys: Keys | None = None
+    ) -> None:
         self.device_id = device_id
+        self._sun_keys = sun_keys
+        self._template = None if settings.sun is None else Template(settings.sun.url)
         self._prefix = settings.prefix.encode()
         self._suffix = settings.suffix.encode()
         self._no_read = settings.no_read.encode()
@@ -115,11 +130,13 @@ class ScannerProtocol:
         """Whether anything of a code is in memory."""
         return bool(self._buffer) or self._overlong or self._last is not None
 
-    def receive(self, data: bytes, now: timedelta) -> list[CredentialPresented]:
+    def receive(
+        self, data: bytes, now: timedelta
+    ) -> list[CredentialPresented | CredentialRefused]:
         """Take the bytes that came at `now` (monotonic); return the codes that they completed."""
         self.expire(now)
         self._heard = now
-        facts = []
+        facts: list[CredentialPresented | CredentialRefused] = []
         # In pieces, so that a megabyte at once takes no more memory than a megabyte in bytes.
         for at in range(0, len(data), LINE_BYTES_MAX):
             self._buffer += data[at : at + LINE_BYTES_MAX]
@@ -151,7 +168,7 @@ class ScannerProtocol:
         self._buffer[:gone] = bytes(gone)
         del self._buffer[:gone]
 
-    def _ended(self, now: timedelta) -> list[CredentialPresented]:
+    def _ended(self, now: timedelta) -> list[CredentialPresented | CredentialRefused]:
         facts = []
         while (end := self._buffer.find(self._suffix)) >= 0:
             line = bytes(self._buffer[:end])
@@ -163,8 +180,20 @@ class ScannerProtocol:
             if code is None:
                 self.refused += line != self._no_read or overlong
             elif self._is_new(code, now):
-                facts.append(CredentialPresented(self.device_id, "qr", code, now))
+                facts.append(self._fact(code, now))
         return facts
+
+    def _fact(self, code: str, now: timedelta) -> CredentialPresented | CredentialRefused:
+        if self._template is None or not code.startswith(self._template.head):
+            return CredentialPresented(self.device_id, "qr", code, now)
+        message = self._template.message(code)
+        if message is None or self._sun_keys is None:
+            return CredentialRefused(self.device_id, "sun", "malformed", now)
+        try:
+            kind, value, counter = proven(message, self._sun_keys)
+        except ProofRefused as refused:
+            return CredentialRefused(self.device_id, refused.kind, refused.why, now)
+        return CredentialPresented(self.device_id, kind, value, now, counter)
 
     def _code(self, line: bytes) -> str | None:
         if line == self._no_read or not line.startswith(self._prefix):
@@ -201,7 +230,7 @@ class BarcodeScanner:
     async def run(self, emit: FactSink) -> None:
         """See `Driver.run`."""
         port, baud_rate = self._settings.port, self._settings.baud_rate
-        protocol = ScannerProtocol(self.device_id, self._settings)
+        protocol = ScannerProtocol(self.device_id, self._settings, self._sun_keys())
 
         def receive(data: bytes) -> None:
             for fact in protocol.receive(data, self._clock.monotonic()):
@@ -220,6 +249,14 @@ class BarcodeScanner:
         finally:
             protocol.forget()
 
+    def _sun_keys(self) -> Keys | None:
+        """The keys of tags' messages. Raises DeviceMisconfigured where one can't be used."""
+        if self._settings.sun is None:
+            return None
+        told = with_keys(self._settings.sun)
+        names = ("picc_key", "mac_key", "diversification")
+        return Keys(*(bytes.fromhex(told[name]) for name in names))
+
     def _tell_refusals(self, protocol: ScannerProtocol) -> None:
         now = self._clock.monotonic()
         due = self._told_at is None or now - self._told_at >= REFUSALS_TOLD
@@ -233,6 +270,7 @@ DRIVER = DriverSpec(
     settings=BarcodeScannerSettings,
     capabilities=frozenset({Capability.READS_CREDENTIALS}),
     build=BarcodeScanner,
+    missing=BarcodeScannerSettings.missing,
     address=lambda settings: settings.port,
     title="QR and barcode scanners in serial mode",
     transport="RS-232, TTL serial, USB serial (CDC ACM)",

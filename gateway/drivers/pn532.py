@@ -1,33 +1,46 @@
-"""An NXP PN532 NFC reader on a serial line, through nfcpy: reads the UIDs of ISO/IEC 14443-A cards.
+"""An NXP PN532 NFC reader on a serial line, through nfcpy: secure cards, phones and UIDs.
 
     [devices.street-reader]
     driver = "pn532"
     port = "/dev/serial/by-path/pci-0000:00:14.0-usb-0:1.1:1.0-port0"
+    credentials = ["desfire", "pkoc", "sun"]    # tried in this order; by default ["uid"] alone
 
-A UID is no secret and can be copied onto another card: a zone that matters wants a second factor.
-A random UID (phones, some transport cards; 4 bytes, the first 08) is passed on as it is read.
+Each technology has a table of its own (`card_settings.py`). A card that has a technology's
+application and does not prove itself is refused, and nothing weaker is tried. "uid" can only be
+last: it takes any card that has none of the others. A UID is no secret and can be copied onto
+another card: a zone that matters asks for more (`assurance`). A random UID (phones, some cards;
+4 bytes, the first 08) is passed on as it is read.
 
 nfcpy blocks and a reader can hang, so each reader has a process of its own (`pn532_worker.py`),
-which is killed when it falls silent.
+which is killed when it falls silent. It alone has the keys of the cards, from its standard input.
 """
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, cast
+from typing import Any, Final, Literal, cast
 
 import msgspec
 import structlog
 
 from gateway.clock import Clock
-from gateway.config.devices import Capability, DeviceSettings, DriverSpec, Means, Trial
-from gateway.domain.facts import CredentialPresented, DeviceOnline, Fact
+from gateway.config.devices import Capability, DeviceSettings, DriverSpec, Means, Trial, refuse
+from gateway.domain.facts import CredentialPresented, CredentialRefused, DeviceOnline, Fact
 from gateway.drivers.base import FactSink
+from gateway.drivers.card_settings import (
+    DesfireTable,
+    PkocTable,
+    SunTable,
+    missing_keys,
+    with_keys,
+)
 from gateway.errors import DeviceUnavailable
 
 log = structlog.get_logger()
@@ -44,13 +57,16 @@ SILENCE_S_MAX: Final = 3.0
 KILL_S_MAX: Final = 1.0
 """A process that the kernel doesn't let die (a stuck driver) is left behind after this."""
 
-LINE_BYTES_MAX: Final = 128
-"""The longest line a worker may say."""
+LINE_BYTES_MAX: Final = 256
+"""The longest line a worker may say: a public key has 130 digits."""
 
 _PORT: Final = re.compile(r"(/[A-Za-z0-9._:+@-]{1,128}){1,16}")
 _MESSAGE: Final = re.compile(
     rb"(?P<online>O (?P<online_ns>[0-9]{1,19}))"
     rb"|U (?P<uid>[0-9A-F]{8}|[0-9A-F]{14}|[0-9A-F]{20}) (?P<uid_ns>[0-9]{1,19})"
+    rb"|P (?P<kind>[a-z]{1,16}) (?P<value>[0-9A-F:]{1,160}) (?P<counter>-|[0-9]{1,8})"
+    rb" (?P<proven_ns>[0-9]{1,19})"
+    rb"|X (?P<unproven>[a-z]{1,16}) (?P<why>[a-z_]{1,32}) (?P<unproven_ns>[0-9]{1,19})"
     rb"|R (?P<refused>[0-9]{1,3})"
     rb"|(?P<heartbeat>H)"
     rb"|E (?P<ended>[A-Za-z0-9_. ]{1,100})"
@@ -61,15 +77,50 @@ class Pn532Settings(DeviceSettings, frozen=True, kw_only=True):
     """[devices.NAME] of a PN532."""
 
     port: str
+    credentials: tuple[Literal["desfire", "pkoc", "sun", "uid"], ...] = ("uid",)
+    desfire: DesfireTable | None = None
+    pkoc: PkocTable | None = None
+    sun: SunTable | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a name that nfcpy, which hands it to a shell, can't be trusted with.
+        """Refuse what can't work, and a name that nfcpy, which hands it to a shell, can't be
+        trusted with.
 
         Raises:
             ValueError: msgspec turns it into a fault with its path in the file.
         """
+        refuse(self._faults())
+
+    def _faults(self) -> Iterator[str]:
         if not _PORT.fullmatch(self.port):
-            raise ValueError("`port` must be the absolute path of a serial port")
+            yield "`port` must be the absolute path of a serial port"
+        if not self.credentials or len(set(self.credentials)) != len(self.credentials):
+            yield "`credentials` must name each technology once, and at least one"
+        if "uid" in self.credentials[:-1]:
+            yield '`credentials` must have "uid" last: any card has one'
+        for name in SECURE:
+            if (name in self.credentials) != (getattr(self, name) is not None):
+                yield f"`{name}` must be set up if it is among the `credentials`, and only then"
+
+    def told(self) -> dict[str, Any]:
+        """What the worker is told, keys and all.
+
+        Raises:
+            DeviceMisconfigured: a key can't be used.
+        """
+        tables = {name: table for name in SECURE if (table := getattr(self, name)) is not None}
+        told = {name: with_keys(table) for name, table in tables.items()}
+        if self.desfire is not None:
+            told["desfire"]["ev2"] = self.desfire.authentication == "ev2"
+        return {"credentials": self.credentials, **told}
+
+    def missing(self) -> Iterator[tuple[str, str]]:
+        """See `DriverSpec.missing`."""
+        for name in SECURE:
+            yield from missing_keys(name, getattr(self, name))
+
+
+SECURE: Final = ("desfire", "pkoc", "sun")
 
 
 class UidRefused(msgspec.Struct, frozen=True):
@@ -118,6 +169,14 @@ class Pn532Protocol:
         if message["uid"]:
             at = _monotonic(message["uid_ns"])
             return CredentialPresented(self.device_id, "uid", message["uid"].decode(), at)
+        if message["kind"]:
+            kind, value = message["kind"].decode(), message["value"].decode()
+            counter = None if message["counter"] == b"-" else int(message["counter"])
+            at = _monotonic(message["proven_ns"])
+            return CredentialPresented(self.device_id, kind, value, at, counter)
+        if message["unproven"]:
+            kind, why = message["unproven"].decode(), message["why"].decode()
+            return CredentialRefused(self.device_id, kind, why, _monotonic(message["unproven_ns"]))
         if message["refused"]:
             return UidRefused(int(message["refused"]))
         return None
@@ -140,12 +199,14 @@ class Pn532:
         del clock  # the worker reads the same CLOCK_MONOTONIC, nearer to the card
         self.device_id = device_id
         self._port = settings.port
+        self._settings = settings
 
     async def run(self, emit: FactSink) -> None:
         """See `Driver.run`."""
         if not os.path.exists(self._port):  # noqa: ASYNC240, PTH110  # no I/O to wait for in /dev
             raise DeviceUnavailable(f"{self.device_id}: {self._port} is not there")
         protocol = Pn532Protocol(self.device_id)
+        told = json.dumps(self._settings.told(), separators=(",", ":")).encode()
         worker = await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",
@@ -158,6 +219,7 @@ class Pn532:
             start_new_session=True,  # so that nfcpy's `stty` dies with it
         )
         try:
+            cast("asyncio.StreamWriter", worker.stdin).write(told + b"\n")
             lines = cast("asyncio.StreamReader", worker.stdout)
             while True:
                 limit_s = SILENCE_S_MAX if protocol.online else START_S_MAX
@@ -201,10 +263,13 @@ DRIVER = DriverSpec(
     capabilities=frozenset({Capability.READS_CREDENTIALS}),
     build=Pn532,
     address=lambda settings: settings.port,
-    title="NFC readers with NXP's PN532, UID mode",
+    missing=Pn532Settings.missing,
+    title="NFC readers with NXP's PN532: DESFire, PKOC, NTAG 424 DNA and UIDs",
     transport="serial (HSU), USB serial",
     tried=(
         Trial(Means.CAPTURE, "answers to three cards, from the LPC1343 code base's PN532 example"),
         Trial(Means.VECTORS, "frames of NXP UM0701-02"),
+        Trial(Means.VECTORS, "DESFire and NTAG 424 DNA: NXP AN0945, AN10922, AN12196, AN12343"),
+        Trial(Means.PEER, "python-desfire, of the simulated EV1 card"),
     ),
 )

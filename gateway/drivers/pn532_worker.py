@@ -2,15 +2,19 @@
 
     python -I pn532_worker.py PORT PARENT_PID
 
-It is run as a file, imports nothing of this package and starts in a fraction of a second. It ends
-when its parent does, when its standard input closes, or at the first error that it can't sit out;
-then whoever started it starts it again. What it says on standard output is one line a message:
+It is run as a file, imports nothing of this package but `cards` and starts in a fraction of a
+second. It ends when its parent does, when its standard input closes, or at the first error that it
+can't sit out; then whoever started it starts it again. The first line of its standard input is one
+JSON object: which technologies to try, and their keys, which stand in no argument and no
+environment. What it says on standard output is one line a message:
 
-    O NS            the chip answers; NS is CLOCK_MONOTONIC in nanoseconds
-    U HEX NS        a card came: its UID, and when the reply was complete
-    R COUNT         a card came whose UID has COUNT bytes, or isn't whole: nobody may act on that
-    H               still here
-    E WHY           the last line
+    O NS                        the chip answers; NS is CLOCK_MONOTONIC in nanoseconds
+    U HEX NS                    a card came: its UID, and when the reply was complete
+    P KIND VALUE COUNTER NS     a card proved itself; COUNTER is "-" where it has none
+    X KIND WHY NS               a card didn't, or is of no kind that is tried (KIND is "uid")
+    R COUNT                     a card came whose UID has COUNT bytes, or isn't whole
+    H                           still here
+    E WHY                       the last line
 
 Commands, replies and sections are those of NXP UM0701-02 (PN532 User Manual), the UID rules those
 of ISO/IEC 14443-3, 6.5.
@@ -18,6 +22,9 @@ of ISO/IEC 14443-3, 6.5.
 
 import ctypes
 import errno
+import importlib
+import importlib.util
+import json
 import logging
 import os
 import re
@@ -26,14 +33,19 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from pathlib import Path
+from typing import Any, Final, NamedTuple, cast
 
 PORT: Final = re.compile(r"(/[A-Za-z0-9._:+@-]{1,128}){1,16}")
 """nfcpy 1.0.4 runs `stty -F PORT` in a shell: no character here means anything to one."""
 
 IN_LIST_PASSIVE_TARGET: Final = 0x4A  # 7.3.5
+IN_DATA_EXCHANGE: Final = 0x40  # 7.3.8
+AUTOMATIC_RATS: Final = 0x10  # SetParameters (7.2.9): the chip runs ISO/IEC 14443-4 by itself
+MORE_INFORMATION: Final = 0x40  # 7.1, MI
+STATUS: Final = 0x3F
 BR_TY_106A: Final = 0x00  # ISO/IEC 14443 type A at 106 kbit/s
 RF_FIELD: Final = 0x01  # RFConfiguration (7.3.1), CfgItem 1
 MAX_RETRIES: Final = 0x05  # CfgItem 5: MxRtyATR, MxRtyPSL, MxRtyPassiveActivation
@@ -72,6 +84,16 @@ UNANSWERED_NS_MAX: Final = 2_000_000_000
 """Without one good reply for so long the chip is as good as gone: end, and let the line be opened
 anew."""
 
+EXCHANGE_S: Final = 0.6
+"""The longest that a card may think over one command: a phone that computes asks for more time by
+itself, and the chip gives it (ISO/IEC 14443-4, 7.3)."""
+
+CONVERSATION_NS_MAX: Final = 1_500_000_000
+"""The longest that one card may be talked to: others wait, and whoever runs this too."""
+
+RANDOM_UID: Final = 0x08
+"""A UID of four bytes that begins so is another each time (ISO/IEC 14443-3, 6.5.4)."""
+
 HEARTBEAT_NS: Final = 400_000_000
 """Said this often at most, and with each search."""
 
@@ -83,6 +105,11 @@ ACK: Final = bytes.fromhex("0000ff00ff00")  # 6.2.1.3; from the host it aborts t
 SET_SERIAL_BAUD_RATE_115200: Final = bytes.fromhex("0000ff03fdd410041800")  # 7.2.9
 
 PR_SET_PDEATHSIG: Final = 1  # prctl(2)
+PR_SET_DUMPABLE: Final = 4
+
+
+Read = Callable[[bytes], Generator[bytes, bytes, str | None]]
+"""`cards.reading.read` for the card with this UID."""
 
 
 class Target(NamedTuple):
@@ -91,15 +118,24 @@ class Target(NamedTuple):
     sel_res: int
     nfcid: bytes
 
+    @property
+    def is_iso_dep(self) -> bool:
+        """Whether it speaks ISO/IEC 14443-4 (ISO/IEC 14443-3, table 9)."""
+        return bool(self.sel_res & 0x20)
+
 
 class GarbledReplyError(Exception):
     """A reply whose parts don't add up."""
 
 
-def targets_of(reply: bytes) -> list[Target]:
+class CardGoneError(Exception):
+    """A card that was there doesn't answer any more."""
+
+
+def targets_of(reply: bytes, *, with_ats: bool = False) -> list[Target]:
     """Take an InListPassiveTarget reply apart (UM0701-02, 7.3.5), from NbTg on.
 
-    There is no ATS in it, since nfcpy switches automatic RATS off.
+    Only `with_ats`, where automatic RATS is on, an ISO/IEC 14443-4 target's ATS follows its UID.
 
     Raises:
         GarbledReplyError: its lengths or numbers don't add up.
@@ -112,8 +148,14 @@ def targets_of(reply: bytes) -> list[Target]:
         # Tg, SENS_RES (2 bytes), SEL_RES, NFCIDLength
         if len(rest) < 5 or rest[0] != len(targets) + 1 or len(rest) < 5 + rest[4]:
             raise GarbledReplyError
-        targets.append(Target(rest[3], bytes(rest[5 : 5 + rest[4]])))
+        target = Target(rest[3], bytes(rest[5 : 5 + rest[4]]))
+        targets.append(target)
         rest = rest[5 + rest[4] :]
+        if with_ats and target.is_iso_dep:
+            # Its first byte is its length, itself included (ISO/IEC 14443-4, 5.2.2).
+            if not rest or not 1 <= rest[0] <= len(rest):
+                raise GarbledReplyError
+            rest = rest[rest[0] :]
     if reply[0] != len(targets):
         raise GarbledReplyError
     return targets
@@ -136,6 +178,10 @@ class CardPresence:
     def __init__(self) -> None:
         self._cards: dict[str, tuple[int, int]] = {}  # UID: when last seen, senses missed since
         self._unconfirmed: frozenset[str] = frozenset()
+
+    def forget(self, uid: str) -> None:
+        """The card counts as new at the next look: it was not read to its end."""
+        self._cards.pop(uid, None)
 
     @property
     def empty(self) -> bool:
@@ -177,10 +223,16 @@ class Poller:
         chipset: Any,
         say: Callable[[str], None],
         now_ns: Callable[[], int] = time.monotonic_ns,
+        *,
+        read: Read | None = None,
+        takes_uids: bool = True,
     ) -> None:
         self._chipset = chipset
         self._say = say
         self._now_ns = now_ns
+        self._read_card = read
+        self._takes_uids = takes_uids
+        self._parameters_set = False
         self._presence = CardPresence()
         self._refused: frozenset[int] = frozenset()
         self._tries = 0
@@ -212,6 +264,7 @@ class Poller:
                     raise
                 self._garbled_ns = now_ns = self._now_ns()
                 self._tries = 0  # who knows what the chip has understood
+                self._parameters_set = False
                 if now_ns - self._answered_ns >= UNANSWERED_NS_MAX:
                     raise
                 self._chipset.send_ack()
@@ -233,6 +286,9 @@ class Poller:
         if tries != self._tries:
             self._chipset.rf_configuration(MAX_RETRIES, bytes((1, 0, tries)))
             self._tries = tries
+        if self._read_card and not self._parameters_set:
+            self._chipset.set_parameters(AUTOMATIC_RATS)
+            self._parameters_set = True
         max_tg = 1 if alone else 2
         command = bytearray((max_tg, BR_TY_106A))
         try:
@@ -243,17 +299,77 @@ class Poller:
                 raise
             reply = b"\x00"
         at_ns = self._now_ns()
-        targets = targets_of(bytes(reply))
+        targets = targets_of(bytes(reply), with_ats=self._read_card is not None)
         self._answered_ns = at_ns
         noisy = at_ns - self._garbled_ns < NOISY_NS
-        uids = [uid for uid in map(uid_of, targets) if uid is not None]
-        for uid in self._presence.sensed(uids, at_ns, noisy=noisy):
+        # By what it is known again at the next look.
+        cards = {
+            "random" if is_random(target) else uid: (number, target, uid)
+            for number, target in enumerate(targets, 1)
+            if (uid := uid_of(target)) is not None
+        }
+        for name in self._presence.sensed(cards, at_ns, noisy=noisy):
             if not self._resting_looks:
-                self._say(f"U {uid} {at_ns}")
+                try:
+                    self._say(self._read(*cards[name], at_ns))
+                except CardGoneError:
+                    self._presence.forget(name)
         refused = frozenset(len(target.nfcid) for target in targets if uid_of(target) is None)
         for count in refused - self._refused:
             self._say(f"R {count}")
         self._refused = refused
+
+    def _read(self, number: int, target: Target, uid: str, at_ns: int) -> str:
+        """What is to be said of a card that came.
+
+        Raises:
+            CardGoneError: it left in mid-read.
+        """
+        if target.is_iso_dep and self._read_card is not None:
+            said, at_ns = self._talk(self._read_card(target.nfcid), number, at_ns)
+            if said is not None:
+                return f"{said} {at_ns}"
+        return f"U {uid} {at_ns}" if self._takes_uids else f"X uid not_taken {at_ns}"
+
+    def _talk(
+        self, conversation: Generator[bytes, bytes, str | None], number: int, at_ns: int
+    ) -> tuple[str | None, int]:
+        """What a conversation came to, and when the card's last answer was complete."""
+        until_ns = at_ns + CONVERSATION_NS_MAX
+        try:
+            command = next(conversation)
+            while True:
+                answer = self._exchange(number, command)
+                at_ns = self._now_ns()
+                if at_ns > until_ns:
+                    raise CardGoneError
+                command = conversation.send(answer)
+        except StopIteration as done:
+            return done.value, at_ns
+
+    def _exchange(self, number: int, command: bytes) -> bytes:
+        """A command APDU and its answer (InDataExchange, 7.3.8); the chip does the blocks."""
+        answer = b""
+        while True:
+            data = bytearray((number,)) + command
+            try:
+                reply = bytes(self._chipset.command(IN_DATA_EXCHANGE, data, EXCHANGE_S))
+            except TimeoutError:
+                # nfcpy has read the chip's ACK, so it lives, and has aborted the command.
+                raise CardGoneError from None
+            if not reply:
+                raise GarbledReplyError
+            if reply[0] & STATUS:
+                raise CardGoneError  # 7.1: time-outs, CRC and protocol errors of the air
+            answer += reply[1:]
+            if not reply[0] & MORE_INFORMATION:
+                return answer
+            command = b""
+
+
+def is_random(target: Target) -> bool:
+    """Whether the card has another UID each time it gets power."""
+    return len(target.nfcid) == 4 and target.nfcid[0] == RANDOM_UID
 
 
 def _is_noise(error: Exception, chipset: Any) -> bool:
@@ -326,10 +442,42 @@ def _wait(seconds: float) -> None:
         os._exit(0)
 
 
+def told() -> dict[str, Any]:
+    """The first line of standard input, byte by byte: what follows it is not ours to take."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        octet = os.read(0, 1)
+        if not octet:
+            os._exit(0)
+        line += octet
+    return cast("dict[str, Any]", json.loads(line))
+
+
+def reading(settings: dict[str, Any]) -> Read | None:
+    """How secure cards are read, if they are; loads `cards`, which is beside this file.
+
+    Not as `gateway.drivers.cards`: that would bring in every driver.
+    """
+    if not set(settings["credentials"]) - {"uid"}:
+        return None
+    place = Path(__file__).with_name("cards")
+    spec = importlib.util.spec_from_file_location(
+        "cards", place / "__init__.py", submodule_search_locations=[str(place)]
+    )
+    assert spec is not None and spec.loader is not None  # noqa: S101, PT018  # it is a file
+    sys.modules["cards"] = package = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(package)
+    loaded = importlib.import_module("cards.reading")
+    tried = loaded.technologies(settings, os.urandom)
+    return lambda uid: cast("Generator[bytes, bytes, str | None]", loaded.read(tried, uid))
+
+
 def main() -> None:
     """Run until killed. Never returns."""
     _, port, parent = sys.argv
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc.prctl(PR_SET_DUMPABLE, 0)  # no core dump may have a key in it
     if os.getppid() != int(parent) or not PORT.fullmatch(port):
         os._exit(2)
     messages = os.dup(1)  # not inherited by nfcpy's children
@@ -337,7 +485,10 @@ def main() -> None:
     say = _say_on(messages)
     logging.disable()  # nfcpy logs frames with UIDs in them
     try:
-        Poller(open_chip(port).chipset, say).run(_wait)
+        settings = told()
+        read = reading(settings)
+        takes_uids = "uid" in settings["credentials"]
+        Poller(open_chip(port).chipset, say, read=read, takes_uids=takes_uids).run(_wait)
     except BrokenPipeError:
         pass
     except BaseException as error:  # noqa: BLE001  # whatever it is, it is this process's end

@@ -364,7 +364,7 @@ def test_what_the_worker_says_comes_out_the_same_however_it_is_split(
         b"hello\n",
         b"\xff\xfe\n",
         b"U 04A1B2C3 1\r\n",
-        b"x" * 200,
+        b"x" * 300,
     ],
 )
 def test_junk_from_the_worker_ends_it_without_showing_what_it_was(junk: bytes) -> None:

@@ -12,12 +12,14 @@ from typing import Any, get_args
 import pytest
 import pytest_asyncio
 import tomli_w
+from cryptography.hazmat.primitives.asymmetric import ec
 from pymodbus.client import AsyncModbusTcpClient
 
 from gateway.domain import events
 from gateway.domain.break_glass import code
 from gateway.ipc.client import connect
 from hwsim.relay_board import RelayBoard
+from hwsim.secure_cards import PkocCard, point, secure_card
 from tests.process.rig import (
     MILO,
     REPOSITORY,
@@ -64,6 +66,7 @@ A code that is in no journey here and not in this table fails the test of this t
 """
 
 WARDEN = b"a warden's own secret"
+PHONE, STRANGE_PHONE = (ec.derive_private_key(n, ec.SECP256R1()) for n in (7, 8))
 DURESS, ANN = "71935508", "04C0FFEE5EC7E3"
 
 
@@ -80,6 +83,8 @@ def journey_records() -> list[dict[str, Any]]:
         *found,
         {"type": "credential", "id": "p-d", "holder": "h-sam", "kind": "pin", "value": DURESS,
          "duress": True},
+        {"type": "credential", "id": "c-phone", "holder": "h-sam", "kind": "pkoc",
+         "value": point(PHONE).hex().upper()},
         {"type": "credential", "id": "c-ann", "holder": "h-sam", "kind": "uid", "value": ANN},
     ]  # fmt: skip
 
@@ -91,6 +96,10 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
         config["doors"]["back"]["relock"] = "on_open"
         config["doors"]["back"]["pre_alarm_s"] = 2
         config["doors"]["front"]["contact"]["opposite_input"] = 3
+        config["devices"]["back-reader"] |= {
+            "credentials": ["pkoc", "uid"],
+            "pkoc": {"reader_identifier": "00" * 32},
+        }
         secret = rig.directory / "warden-1"
         secret.write_bytes(base64.b32encode(WARDEN))
         config["break_glass"] = {
@@ -166,6 +175,21 @@ async def test_an_acknowledgement_of_what_was_never_sent_is_told_once(rig: Rig) 
         codes = [type(events.decode(body)) for _, body in (await waiting).events]
         assert codes == [events.ForcedOpen]
         await rig.event(events.AlarmRestored)
+
+
+async def test_a_phone_opens_by_its_key_and_not_with_another_signature(rig: Rig) -> None:
+    async def hold(phone: PkocCard) -> None:
+        await rig.site.present_cards("back-reader", [secure_card("08112233", phone)], 0.3)
+
+    await rig.at_rest("back")
+    before = await rig.last_seq()
+    await rig.release_by("back", hold(PkocCard(PHONE)))
+    assert (await rig.event(events.AccessDecided, after=before)).kinds == ("pkoc",)
+    await rig.at_rest("back")
+    await hold(PkocCard(PHONE, signs_with=STRANGE_PHONE))
+    refused = await rig.event(events.CredentialRefused)
+    assert (refused.door, refused.kind, refused.why) == ("back", "pkoc", "not_authentic")
+    assert not rig.is_released("back")
 
 
 async def test_a_door_that_is_propped_open_warns_then_alarms(rig: Rig) -> None:
