@@ -99,7 +99,6 @@ class BarcodeScannerSettings(DeviceSettings, frozen=True, kw_only=True):
         if not self.no_read.isascii() or len(self.no_read) > CODE_CHARACTERS_MAX:
             yield f"`no_read` must be at most {CODE_CHARACTERS_MAX} ASCII characters"
 
-
     def missing(self) -> Iterator[tuple[str, str]]:
         """See `DriverSpec.missing`."""
         yield from missing_keys("sun", self.sun)
@@ -130,9 +129,7 @@ class ScannerProtocol:
         """Whether anything of a code is in memory."""
         return bool(self._buffer) or self._overlong or self._last is not None
 
-    def receive(
-        self, data: bytes, now: timedelta
-    ) -> list[CredentialPresented | CredentialRefused]:
+    def receive(self, data: bytes, now: timedelta) -> list[CredentialPresented | CredentialRefused]:
         """Take the bytes that came at `now` (monotonic); return the codes that they completed."""
         self.expire(now)
         self._heard = now

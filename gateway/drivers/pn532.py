@@ -65,7 +65,7 @@ _MESSAGE: Final = re.compile(
     rb"(?P<online>O (?P<online_ns>[0-9]{1,19}))"
     rb"|U (?P<uid>[0-9A-F]{8}|[0-9A-F]{14}|[0-9A-F]{20}) (?P<uid_ns>[0-9]{1,19})"
     rb"|P (?P<kind>[a-z]{1,16}) (?P<value>[0-9A-F:]{1,160}) (?P<counter>-|[0-9]{1,8})"
-    rb" (?P<proven_ns>[0-9]{1,19})"
+    rb" (?P<found_ns>[0-9]{1,19}) (?P<proven_ns>[0-9]{1,19})"
     rb"|X (?P<unproven>[a-z]{1,16}) (?P<why>[a-z_]{1,32}) (?P<unproven_ns>[0-9]{1,19})"
     rb"|R (?P<refused>[0-9]{1,3})"
     rb"|(?P<heartbeat>H)"
@@ -172,8 +172,8 @@ class Pn532Protocol:
         if message["kind"]:
             kind, value = message["kind"].decode(), message["value"].decode()
             counter = None if message["counter"] == b"-" else int(message["counter"])
-            at = _monotonic(message["proven_ns"])
-            return CredentialPresented(self.device_id, kind, value, at, counter)
+            at, began = _monotonic(message["proven_ns"]), _monotonic(message["found_ns"])
+            return CredentialPresented(self.device_id, kind, value, at, counter, began)
         if message["unproven"]:
             kind, why = message["unproven"].decode(), message["why"].decode()
             return CredentialRefused(self.device_id, kind, why, _monotonic(message["unproven_ns"]))

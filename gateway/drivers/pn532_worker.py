@@ -10,7 +10,7 @@ environment. What it says on standard output is one line a message:
 
     O NS                        the chip answers; NS is CLOCK_MONOTONIC in nanoseconds
     U HEX NS                    a card came: its UID, and when the reply was complete
-    P KIND VALUE COUNTER NS     a card proved itself; COUNTER is "-" where it has none
+    P KIND VALUE COUNTER B NS   a card that was found at B proved itself; COUNTER may be "-"
     X KIND WHY NS               a card didn't, or is of no kind that is tried (KIND is "uid")
     R COUNT                     a card came whose UID has COUNT bytes, or isn't whole
     H                           still here
@@ -326,9 +326,10 @@ class Poller:
             CardGoneError: it left in mid-read.
         """
         if target.is_iso_dep and self._read_card is not None:
-            said, at_ns = self._talk(self._read_card(target.nfcid), number, at_ns)
+            found_ns = at_ns
+            said, at_ns = self._talk(self._read_card(target.nfcid), number, found_ns)
             if said is not None:
-                return f"{said} {at_ns}"
+                return f"{said} {found_ns} {at_ns}" if said[0] == "P" else f"{said} {at_ns}"
         return f"U {uid} {at_ns}" if self._takes_uids else f"X uid not_taken {at_ns}"
 
     def _talk(

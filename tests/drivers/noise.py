@@ -31,6 +31,7 @@ import nfc.clf.pn532
 import nfc.clf.transport
 from pymodbus.framer import FramerRTU
 
+from gateway.domain.facts import CredentialPresented
 from gateway.drivers.ascii_keypad import AsciiKeypadSettings
 from gateway.drivers.barcode_scanner import BarcodeScannerSettings, ScannerProtocol
 from gateway.drivers.modbus_relay import Function, Request, answer_in
@@ -139,7 +140,8 @@ class Scanner:
         return f"{self._prefix}{code}\r".encode(), code
 
     def feed(self, data: bytes, now: timedelta) -> list[str]:
-        return [fact.value for fact in self._protocol.receive(data, now)]
+        facts = self._protocol.receive(data, now)
+        return [fact.value for fact in facts if isinstance(fact, CredentialPresented)]
 
     def enrolled(self, dice: random.Random) -> frozenset[str]:
         return frozenset(self._code(dice) for _ in range(1000))

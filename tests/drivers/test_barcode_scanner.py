@@ -15,16 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.clock import Clock
-from gateway.domain.facts import CredentialPresented
+from gateway.domain.facts import CredentialPresented, CredentialRefused
 from gateway.drivers.barcode_scanner import (
     CODES_MAX,
     LINE_BYTES_MAX,
     BarcodeScannerSettings,
     ScannerProtocol,
 )
+from gateway.drivers.cards.sun import Keys
 from gateway.errors import DeviceUnavailable
 from hwsim.barcode_scanner import BarcodeScanner
 from hwsim.observations import CodeSent
+from hwsim.secure_cards import SunTag, an10922
 from hwsim.site import Site
 from tests.drivers.contract import WIRED, DriverContract, Running, any_split, running
 
@@ -71,7 +73,8 @@ def scanner(**changed: Any) -> ScannerProtocol:
 
 
 def codes(protocol: ScannerProtocol, data: bytes, now: timedelta = SECOND) -> list[str]:
-    return [fact.value for fact in protocol.receive(data, now)]
+    facts = protocol.receive(data, now)
+    return [fact.value for fact in facts if isinstance(fact, CredentialPresented)]
 
 
 def test_only_a_carried_grant_may_be_longer_than_a_static_code() -> None:
@@ -116,6 +119,7 @@ def test_what_is_no_qr_credential_is_thrown_away_whole_and_the_next_code_is_read
 @pytest.mark.parametrize("code", HOSTILE)
 def test_hostile_content_is_only_a_code_that_nobody_has(code: bytes) -> None:
     (fact,) = scanner().receive(code + b"\r", SECOND)
+    assert isinstance(fact, CredentialPresented)
     assert fact.value == code.decode()
     assert fact.value not in repr(fact)
 
@@ -278,3 +282,51 @@ class TestABarcodeScanner(DriverContract):
         async with running(self.build(site, clock)):
             with pytest.raises(DeviceUnavailable):
                 await self.build(site, clock).run(lambda _fact: None)
+
+
+# --- A tag's message that a phone shows ----------------------------------------------------------
+
+TAG = bytes.fromhex("04DE5F1EACC040")
+ADDRESS = "https://tap.example.com/t?e={picc}&c={mac}"
+SUN: dict[str, Any] = {"url": ADDRESS, "picc_key": "/k", "mac_key": "/k", "diversification": "4C"}
+
+
+def tag(**changed: Any) -> SunTag:
+    keys = {"picc_key": bytes(16), "mac_key": an10922(bytes(16), TAG + b"L")}
+    return SunTag(TAG, ADDRESS, random=random.Random(1).randbytes, **{**keys, **changed})
+
+
+def scanned(code: str) -> CredentialPresented | CredentialRefused:
+    table = {"port": "/dev/ttyS0", "suffix": "\r", "sun": SUN}
+    settings = msgspec.convert(table, BarcodeScannerSettings)
+    protocol = ScannerProtocol("scanner", settings, Keys(bytes(16), bytes(16), b"L"))
+    (fact,) = protocol.receive(code.encode() + b"\r", SECOND)
+    return fact
+
+
+def test_a_tags_message_is_the_tag_with_its_counter_and_never_a_code() -> None:
+    fact = scanned(tag(counter=60).address())
+    assert isinstance(fact, CredentialPresented)
+    assert (fact.kind, fact.value, fact.counter) == ("sun", TAG.hex().upper(), 61)
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        (tag(picc_key=bytes(15) + b"x").address(), "wrong_key"),
+        (tag(mac_key=bytes(16)).address(), "not_authentic"),
+        (tag().address()[:-1], "malformed"),
+        (tag().address() + "&x=1", "malformed"),
+        (ADDRESS, "malformed"),
+    ],
+)
+def test_what_looks_like_a_message_and_is_none_is_refused(code: str, why: str) -> None:
+    fact = scanned(code)
+    assert isinstance(fact, CredentialRefused)
+    assert (fact.kind, fact.why) == ("sun", why)
+
+
+def test_another_address_is_a_code_like_any_other() -> None:
+    fact = scanned("https://other.example.com/t?e=1")
+    assert isinstance(fact, CredentialPresented)
+    assert (fact.kind, fact.counter) == ("qr", None)

@@ -4,6 +4,7 @@ import asyncio
 import random
 import re
 from collections.abc import Callable, Generator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from gateway.cli import main
 from gateway.clock import Clock
 from gateway.config.site import check
 from gateway.domain.facts import CredentialPresented, CredentialRefused
@@ -136,7 +138,11 @@ def polled(*steps: Step, each: int = 20, takes_uids: bool = True, **changed: Any
     )  # fmt: skip
     with pytest.raises(Stopped):
         poller.run(wait)
-    return [re.sub(r" [0-9]+$", "", line) for line in said if line[0] in "UPXR"]
+    return [untimed(line) for line in said if line[0] in "UPXR"]
+
+
+def untimed(line: str) -> str:
+    return line.rsplit(" ", 2 if line[0] == "P" else 1)[0]
 
 
 def put(*cards: Card) -> Step:
@@ -252,7 +258,7 @@ def test_noise_on_the_line_makes_no_other_card(rate: float) -> None:
             break
         except (OSError, IndexError, GarbledReplyError):
             continue
-    proofs = {each.rpartition(" ")[0] for each in said if each[0] in "PU"}
+    proofs = {untimed(each) for each in said if each[0] in "PU"}
     assert proofs <= {f"P desfire {IDENTITY} -"}
 
 
@@ -274,10 +280,11 @@ def test_a_target_with_an_answer_to_select_is_taken_apart() -> None:
 def test_what_the_worker_says_of_cards_becomes_facts() -> None:
     protocol = Pn532Protocol("reader")
     protocol.receive(b"O 1\n")
-    said = f"P sun {UID} 61 2000\nP pkoc {PKOC_VALUE} - 3000\nX desfire wrong_key 4000\n"
+    said = f"P sun {UID} 61 1000 2000\nP pkoc {PKOC_VALUE} - 1000 3000\nX desfire wrong_key 4000\n"
     sun, pkoc, refused = protocol.receive(said.encode())
     assert isinstance(sun, CredentialPresented)
     assert (sun.kind, sun.value, sun.counter) == ("sun", UID, 61)
+    assert (sun.began, sun.at) == (timedelta(microseconds=1), timedelta(microseconds=2))
     assert isinstance(pkoc, CredentialPresented)
     assert (pkoc.kind, pkoc.value, pkoc.counter) == ("pkoc", PKOC_VALUE, None)
     assert isinstance(refused, CredentialRefused)
@@ -368,3 +375,14 @@ def test_faults_in_a_technologys_table_are_named_with_their_path() -> None:
         )  # fmt: skip
     where = {fault.where for fault in error.value.faults}
     assert {"devices.r.desfire.aid", "devices.r.desfire.key"} <= where
+
+
+def test_the_example_is_right_and_the_check_names_the_keys_that_are_not_here(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = Path(__file__).parents[2] / "config" / "secure.toml"
+    assert main(["config", "check", str(file)]) == 0
+    said = capsys.readouterr().err
+    for member in ("suite-reader.desfire.uid_key", "lobby-scanner.sun.mac_key"):
+        assert f"warning: devices.{member}: /run/credentials/" in said
+    assert said.count("isn't there") == 6
