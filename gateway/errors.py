@@ -3,6 +3,7 @@
 GatewayError
 ├── ConfigError            site.toml can't be used: every fault, each with its path in the file
 ├── RecordsRefused         an entitlement set has faults: each with type, id, member
+├── FolderRefused          a folder of CSV files has faults: each with its place (gateway/cloud)
 ├── RequestError           a decision was asked for in another form than the specification's
 ├── OrderRefused           an operator's order can't be followed: no such door, zone or time
 ├── StateDirInUse          another daemon owns the state directory

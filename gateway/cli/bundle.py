@@ -12,6 +12,8 @@ they are what was meant. docs/cloud.md walks through it."""
 
 _EXAMPLE = """\
 example:
+  door-gateway bundle template LON site/ --timezone Europe/London
+  door-gateway bundle build site/ -o records.jsonl
   door-gateway bundle lint records.jsonl
   door-gateway bundle diff in-force.jsonl records.jsonl"""
 
@@ -23,6 +25,8 @@ class _Action(NamedTuple):
 
 
 _ACTIONS = (
+    _Action("template", "gateway.cli.bundle_template", "begin a folder for a new location"),
+    _Action("build", "gateway.cli.bundle_build", "make records of a folder of CSV files"),
     _Action("lint", "gateway.cli.bundle_lint", "what in some records is worth a look"),
     _Action("diff", "gateway.cli.bundle_diff", "what other records change for people"),
 )

@@ -1,0 +1,73 @@
+"""Events of iCalendar files (RFC 5545), through packages that only the cloud's side needs."""
+
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from gateway.cloud.folder import Event
+from gateway.errors import GatewayError
+
+ICS_BYTES_MAX = 16 * 1024 * 1024
+"""A busy room's ten years. What is larger isn't read."""
+
+EVENTS_MAX = 100_000
+"""Occurrences in a file. More is a slip, such as an event that repeats every second."""
+
+
+def read_calendar(path: Path, first: date, until: date) -> Iterator[Event]:
+    """The occurrences in a file that overlap the days from `first` to `until`, in order.
+
+    Raises:
+        GatewayError: the packages aren't installed.
+        ValueError: it isn't a calendar, or is too large.
+        OSError: it can't be read.
+    """
+    try:
+        import icalendar  # noqa: PLC0415  (an extra: the box on the wall doesn't have it)
+        import recurring_ical_events  # noqa: PLC0415
+    except ImportError as error:
+        raise GatewayError(
+            f"{path.name}: to read calendars, install door-gateway[cloud] (no {error.name} here)"
+        ) from error
+    with path.open("rb") as file:
+        data = file.read(ICS_BYTES_MAX + 1)
+    if len(data) > ICS_BYTES_MAX:
+        raise ValueError(f"larger than {ICS_BYTES_MAX} bytes")
+    try:
+        calendar = icalendar.Calendar.from_ical(data)
+        for event in calendar.walk("VEVENT"):
+            if "UID" not in event or "DTSTART" not in event:
+                raise ValueError("an event without UID or DTSTART")
+        found = recurring_ical_events.of(calendar).between(first, until)
+    except (LookupError, AttributeError, TypeError, ArithmeticError) as error:
+        # What the packages raise on properties that no calendar should have.
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    if len(found) > EVENTS_MAX:
+        raise ValueError(f"more than {EVENTS_MAX} events from {first} to {until}")
+    yield from sorted(map(_event, found), key=lambda event: (str(event.start), event.uid))
+
+
+def _event(found: Any) -> Event:
+    """An occurrence; `found` is an icalendar.Event."""
+    start = found["DTSTART"].dt
+    return Event(
+        uid=str(found["UID"]),
+        start=start,
+        end=found["DTEND"].dt if "DTEND" in found else start,
+        cancelled=str(found.get("STATUS", "")).upper() == "CANCELLED",
+        people=tuple(sorted(_people(found))),
+    )
+
+
+def _people(found: Any) -> Iterator[str]:
+    attendees = found.get("ATTENDEE", [])
+    for each in (
+        found.get("ORGANIZER"),
+        *(attendees if isinstance(attendees, list) else [attendees]),
+    ):
+        if each is None or each.params.get("PARTSTAT", "").upper() == "DECLINED":
+            continue
+        scheme, _, address = str(each).partition(":")
+        if scheme.casefold() == "mailto":
+            yield address.strip().casefold()
