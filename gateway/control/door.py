@@ -47,7 +47,7 @@ from gateway.domain.door_state import (
 from gateway.domain.entitlements import Entitlements, holding_of
 from gateway.domain.events import Event
 from gateway.domain.memory import Changes, Count, PinRow, Remembered, Watched, recall
-from gateway.domain.restrictions import Restricted, restrict, settled
+from gateway.domain.restrictions import Passage, Restricted, restrict, settled
 from gateway.domain.signal import Signal
 from gateway.errors import DeviceError, StorageError
 
@@ -395,7 +395,7 @@ class DoorController:
             presented_at=tap.at,
             challenged=credentials[0] if decision.outcome == "challenge" else None,
             counter=counter,
-            unlock=self._unlock_time(decision),
+            unlock=self._unlock_time(decision, restricted.passage),
             passage=restricted.passage,
             spends=restricted.spends,
             also=tuple(self._also(event, before, restricted, moment)),
@@ -454,16 +454,16 @@ class DoorController:
         pin = self._in_force().records.find(second.kind, second.value)
         return pin.id if pin is not None and pin.holder == before.holder else None
 
-    def _unlock_time(self, decision: Decision) -> timedelta:
+    def _unlock_time(self, decision: Decision, passage: Passage | None) -> timedelta:
+        """For the slowest of those who go through."""
         records = self._in_force().records
         door = records.tables.doors.get(self.door)
         if decision.outcome != "grant" or door is None:
             return door_state.UNLOCK_DEFAULT
-        if decision.holder is None:
-            return door.unlock
-        holding = holding_of(records, decision.holder)
-        extended = holding is not None and holding.holder.extended_unlock
-        return door.extended_unlock if extended else door.unlock
+        people = () if passage is None else passage.people
+        holdings = (holding_of(records, each) for each in people)
+        slow = any(found is not None and found.holder.extended_unlock for found in holdings)
+        return door.extended_unlock if slow else door.unlock
 
     def _also(
         self, event: events.AccessDecided, before: Decision, after: Restricted, moment: Moment

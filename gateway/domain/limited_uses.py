@@ -1,7 +1,9 @@
 """What opens only so often, credentials and carried grants: spent before the lock moves."""
 
+from collections.abc import Iterable
+
 from gateway.domain.after_decision import Case
-from gateway.domain.memory import Changes, Memory, Remembered, Spent, Uses, recall
+from gateway.domain.memory import Changes, Limited, Memory, Remembered, Spent, Uses
 
 EXHAUSTED = "uses_exhausted"
 
@@ -16,39 +18,40 @@ def grant_key(grant: str) -> str:
     return f"grant/{grant}"
 
 
-def spent(memory: Memory, grant: str) -> int:
-    """How often a carried grant has been used."""
-    found = recall(memory, grant_key(grant), Spent)
-    return 0 if found is None else found.count
+def limits(case: Case) -> tuple[Limited, ...]:
+    """What opens only so often of the credentials presented, and the carried grant."""
+    found = [
+        Limited(uses_key(credential.id), credential.max_uses)
+        for credential in case.presented()
+        if credential.max_uses is not None
+    ]
+    grant = case.grant
+    if grant is not None and grant.uses:
+        found.append(Limited(grant_key(grant.id), grant.uses, grant.expires))
+    return tuple(found)
 
 
-def used(memory: Memory, credential: str) -> int:
-    """How often it has been used."""
-    uses = recall(memory, uses_key(credential), Uses)
-    return 0 if uses is None else uses.count
+def exhausted(memory: Memory, limited: Iterable[Limited]) -> bool:
+    """Whether one of them has no use left."""
+    return any(_count(memory, each.key) >= each.uses for each in limited)
 
 
 def why_not(case: Case) -> str | None:
     """One of the credentials presented, or the carried grant, has no use left."""
-    grant = case.grant
-    if grant is not None and grant.uses and spent(case.memory, grant.id) >= grant.uses:
-        return EXHAUSTED
-    for credential in case.presented():
-        limit = credential.max_uses
-        if limit is not None and used(case.memory, credential.id) >= limit:
-            return EXHAUSTED
-    return None
+    return EXHAUSTED if exhausted(case.memory, limits(case)) else None
 
 
-def after(case: Case) -> Changes:
-    """One use less."""
-    changes: dict[str, Remembered | None] = {
-        uses_key(credential.id): Uses(count=used(case.memory, credential.id) + 1)
-        for credential in case.presented()
-        if credential.max_uses is not None
-    }
-    grant = case.grant
-    if grant is not None and grant.uses:
-        count = spent(case.memory, grant.id) + 1
-        changes[grant_key(grant.id)] = Spent(count=count, expires=grant.expires)
+def spend(memory: Memory, limited: Iterable[Limited]) -> Changes:
+    """One use less of each."""
+    changes: dict[str, Remembered | None] = {}
+    for each in limited:
+        count = _count(memory, each.key) + 1
+        changes[each.key] = (
+            Uses(count=count) if each.expires is None else Spent(count=count, expires=each.expires)
+        )
     return changes
+
+
+def _count(memory: Memory, key: str) -> int:
+    found = memory.get(key)
+    return found.count if isinstance(found, Uses | Spent) else 0

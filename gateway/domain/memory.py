@@ -93,11 +93,22 @@ class Ordered(_Value, frozen=True, tag="ordered"):
         return super().shifted(by)
 
 
+class Limited(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What opens something only so often, by the key that its uses are counted under."""
+
+    key: str
+    uses: int
+    expires: datetime | None = None
+    """Of a carried grant: how long its uses must be remembered."""
+
+
 class FirstOfTwo(_Value, frozen=True, tag="first_of_two"):
     """Who waits at a door for the second person, and how long they are waited for."""
 
     holder: str
     until: timedelta
+    limited: tuple[Limited, ...] = ()
+    """What they presented, as far as it opens something only so often."""
 
     def shifted(self, by: timedelta) -> "Remembered":
         """Nobody waits over a restart of the machine."""

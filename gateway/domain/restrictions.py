@@ -95,14 +95,15 @@ def _stands(case: Case, changes: dict[str, Remembered | None]) -> Restricted:
     people = () if holder is None else (holder,)
     spends = False
     if case.decision.reason != "egress":
+        limited = limited_uses.limits(case)
         if case.door.two_person and (first := two_person.first_of_two(case)) is not None:
             if reason := occupancy.why_not(case, 2):
                 return Restricted(_denied(case.decision, reason), changes)
-            people = (first, *people)
+            people = (first.holder, *people)
+            limited += first.limited
             changes[two_person.first_key(case.door.id)] = None
-        uses = limited_uses.after(case)
-        changes.update(uses)
-        spends = bool(uses) or case.around.counter is not None
+        changes.update(limited_uses.spend(case.memory, limited))
+        spends = bool(limited) or case.around.counter is not None
         if case.door.unlock_after_first:
             changes[first_in_key(case.door.id)] = FirstIn(at=case.request.at)
     passage = Passage(

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from gateway.domain import limited_uses
 from gateway.domain.after_decision import Case
 from gateway.domain.memory import Changes, FirstOfTwo, recall
 
@@ -15,12 +16,13 @@ def first_key(door: str) -> str:
     return f"two/{door}"
 
 
-def first_of_two(case: Case) -> str | None:
-    """The other holder who waits at the door, if there is one."""
+def first_of_two(case: Case) -> FirstOfTwo | None:
+    """The other holder who waits at the door, if there is one, and can still be let in."""
     waiting = recall(case.memory, first_key(case.door.id), FirstOfTwo)
     if waiting is None or case.now >= waiting.until or waiting.holder == case.decision.holder:
         return None
-    return waiting.holder
+    # Meanwhile they may have used up, at another door, what they presented here.
+    return None if limited_uses.exhausted(case.memory, waiting.limited) else waiting
 
 
 def why_not(case: Case) -> str | None:
@@ -32,7 +34,8 @@ def why_not(case: Case) -> str | None:
 
 def waits(case: Case) -> Changes:
     """Remember the first."""
-    if case.decision.holder is None:
+    holder = case.decision.holder
+    if holder is None:
         return {}
-    waiting = FirstOfTwo(holder=case.decision.holder, until=case.now + WITHIN)
+    waiting = FirstOfTwo(holder=holder, until=case.now + WITHIN, limited=limited_uses.limits(case))
     return {first_key(case.door.id): waiting}

@@ -308,6 +308,55 @@ def test_two_different_holders_in_time_open_a_two_person_door() -> None:
     played(journey())
 
 
+@pytest.mark.parametrize("once_first", [True, False])
+def test_each_of_two_persons_spends_a_use_with_the_grant_that_opens(once_first: bool) -> None:
+    first, second = (ONCE, SAM) if once_first else (SAM, ONCE)
+
+    async def journey() -> None:
+        async with club(records({"front": {"two_person": True}})) as c:
+            assert await c.says(first) == "second_person_required"
+            assert c.memory.get("uses/c-once") is None, "nothing has opened yet"
+            c.paper.disk_s = 0.5
+            assert await c.says(second) == "group"
+            assert not c.released(), "what is spent is on disk first"
+            await asyncio.sleep(0.6)
+            assert c.released()
+            c.paper.disk_s = 0
+            await c.walk()
+            await c.says(first)
+            assert (await c.says(second) == "group") is False
+            assert await c.says(ONCE) == "uses_exhausted"
+
+    played(journey())
+
+
+def test_the_first_of_two_who_spends_the_last_use_elsewhere_does_not_count_any_more() -> None:
+    async def journey() -> None:
+        async with club(records({"front": {"two_person": True}})) as c:
+            assert await c.says(ONCE) == "second_person_required"
+            assert await c.says(ONCE, door="inner") == "group"
+            assert await c.says(SAM) == "second_person_required"
+            assert await c.says(MAYA) == "group"
+
+    played(journey())
+
+
+def test_of_two_persons_the_slower_one_has_the_door_longer() -> None:
+    slow: list[dict[str, Any]] = [
+            {"type": "holder", "id": "slow", "persona": "member", "status": "active",
+             "groups": ["g"], "extended_unlock": True},
+            {"type": "credential", "id": "c-slow", "holder": "slow", "kind": "uid",
+             "value": "04A1B2C3D4E5F0"}]  # fmt: skip
+
+    async def journey() -> None:
+        async with club(records({"front": {"two_person": True}}, slow)) as c:
+            assert await c.says("04A1B2C3D4E5F0") == "second_person_required"
+            assert await c.says(SAM) == "group"
+            assert c.fronts["front"].pulses == [15.0]
+
+    played(journey())
+
+
 def test_a_denied_second_person_opens_nothing() -> None:
     async def journey() -> None:
         async with club(records({"front": {"two_person": True}})) as c:
