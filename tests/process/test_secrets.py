@@ -4,18 +4,23 @@ import asyncio
 import base64
 import json
 import os
+import random
 import signal
 import sqlite3
+import tomllib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
 import pytest
+import tomli_w
 from paho.mqtt.enums import CallbackAPIVersion
 
 from demo.brokers import any_broker
 from demo.cloud import Cloud
+from gateway.domain import events
+from hwsim.secure_cards import DesfireCard, an10922, secure_card
 from tests.process.rig import (
     MILO,
     NAMES,
@@ -37,9 +42,24 @@ UNREADABLE = "04C0FFEE5EC7Q1"
 """A mistyped card number in a records file that is refused."""
 
 
+CARD_KEYS = {
+    name: bytes.fromhex(digits)
+    for name, digits in (
+        ("key", "C0FFEE11223344556677889900AABBCC"),
+        ("uid_key", "DECADE11223344556677889900AABBCC"),
+    )
+}
+REAL_UID, IDENTITY = bytes.fromhex("04B1A2C3D4E5F7"), bytes.fromhex("5EC2E7C0DE5EC2E7")
+"""Of a DESFire card behind a random UID."""
+
+
 def canaries() -> dict[str, bytes]:
     """Every form in which a secret could leave, by what it is."""
     found: dict[str, bytes] = {}
+    for name, raw in (*CARD_KEYS.items(), ("UID", REAL_UID), ("id", IDENTITY)):
+        digits = (raw.hex(), raw.hex().upper(), base64.b64encode(raw)[:9].decode())
+        found |= {f"DESFire {name}, {form}": form.encode() for form in digits}
+        found[f"DESFire {name} as it is"] = raw
     for card in (SAM, MILO, STRANGER):
         raw = bytes.fromhex(card)
         forms = (
@@ -102,6 +122,7 @@ async def test_no_secret_is_in_any_output_file_or_message(tmp_path: Path) -> Non
         ear.connect("127.0.0.1", broker.port)
         ear.loop_start()
         try:
+            add_secure_cards(rig)
             run = await rig.start("run", more=("--log-level", "debug"))
             await rig.ready(run)
 
@@ -136,6 +157,37 @@ async def test_no_secret_is_in_any_output_file_or_message(tmp_path: Path) -> Non
     assert sorted(set(found)) == []
 
 
+def add_secure_cards(rig: Rig) -> None:
+    """The back reader takes DESFire cards too; their keys are in files outside the state."""
+    config = tomllib.loads(rig.config.read_text())
+    table = {
+        "aid": "F58840", "authentication": "ev2", "key_number": 1, "file": 1, "id_bytes": 8,
+        "diversification": "4C", "uid_key_number": 2,
+    }  # fmt: skip
+    for name, key in CARD_KEYS.items():
+        file = rig.directory / f"card-{name}"
+        file.write_text(key.hex())
+        file.chmod(0o400)
+        table[name] = str(file)
+    more = {"credentials": ["desfire", "uid"], "desfire": table}
+    config["devices"]["back-reader"] |= more
+    rig.config.write_text(tomli_w.dumps(config))
+
+
+async def present_secure_cards(rig: Rig) -> None:
+    """One with the right keys, one without, and one that leaves in mid-read."""
+    keys = {1: an10922(CARD_KEYS["key"], REAL_UID + b"L"), 2: CARD_KEYS["uid_key"]}
+    for held, frames in ((keys, None), ({1: bytes(16), 2: bytes(16)}, None), (keys, 4)):
+        made = DesfireCard(
+            REAL_UID, bytes.fromhex("4088F5"), held, {1: IDENTITY}, 1, random.Random(1).randbytes
+        )
+        shown = secure_card("08112233", made, frames_left=frames)
+        await rig.site.present_cards("back-reader", [shown], 0.3)
+        await asyncio.sleep(0.4)
+    await rig.event(events.AccessDecided, lambda event: event.kinds == ("desfire",))
+    await rig.event(events.CredentialRefused, lambda event: event.why == "wrong_key")
+
+
 def files(rig: Rig) -> list[Path]:
     return [path for path in rig.state.rglob("*") if path.is_file()]
 
@@ -153,6 +205,7 @@ async def a_busy_session(rig: Rig) -> dict[str, bytes]:
     await rig.opens("front")
     for card in (MILO, STRANGER):
         await rig.tap("back-reader", card)
+    await present_secure_cards(rig)
     await rig.at_rest()
     await rig.release_by("front", rig.enter(SAM_PIN))
     await rig.enter(WRONG_PIN)
