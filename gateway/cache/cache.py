@@ -4,18 +4,24 @@ import asyncio
 import hmac
 import os
 import sys
-from collections.abc import Coroutine, Sequence
-from datetime import UTC, datetime
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 import structlog
 
 from gateway.cache.compiled import CompiledEntitlements
+from gateway.cache.floor import Floor, read_floor, write_floor
+from gateway.cache.incoming import Incoming
 from gateway.cache.key import CredentialKey, read_key
 from gateway.cache.outcome import (
     RECORDS_BYTES_MAX,
+    Audited,
+    Broken,
+    BundleOrder,
     Compiled,
     Failed,
     Outcome,
@@ -24,15 +30,20 @@ from gateway.cache.outcome import (
     Unchanged,
 )
 from gateway.cache.sealed import remove_old_bundles
+from gateway.domain.impact import LIMITS, Limits
 from gateway.domain.record_faults import LintWarning
 from gateway.errors import RecordsRefused, StorageError
 from gateway.statedir import write_atomically
+from gateway.trust.bundle import Held, Revision, SignedManifest
+from gateway.trust.rules import BreaksRule, Rule
 
 APPLY_S_MAX = 300.0
 """How long the child may take: many times what the largest set takes on the slowest board."""
 
-POINTER_BYTES_MAX = 4096
-"""The pointer is two short lines; whatever is longer isn't one."""
+POINTER_BYTES_MAX = 256 * 1024
+"""The pointer is two lines, with an id and a number for each door; whatever is longer isn't one."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _T = TypeVar("_T")
 
@@ -71,6 +82,18 @@ class _Pointer(msgspec.Struct, frozen=True):
     key: str
     previous: str = ""
     """The revision before."""
+    number: int | None = None
+    """The signed revision; None for a set that nobody signed."""
+    digest: str = ""
+    epoch: int = 0
+    doors: dict[str, int] = {}
+
+    @property
+    def signed(self) -> Revision | None:
+        """Which signed set it is."""
+        if self.number is None:
+            return None
+        return Revision(self.number, bytes.fromhex(self.digest))
 
 
 class Cache:
@@ -80,9 +103,21 @@ class Cache:
     from then on the new one, whatever happens around it. It bears a mac by the credential key.
     """
 
-    def __init__(self, directory: Path, key_file: Path, *, launcher: Sequence[str] = ()) -> None:
-        """`launcher` goes before the child's command, as `strace` does in tests."""
+    def __init__(
+        self,
+        directory: Path,
+        key_file: Path,
+        *,
+        signed: bool = False,
+        launcher: Sequence[str] = (),
+    ) -> None:
+        """`signed`: the site has `[trust]`, so nothing below the floor of revision is in force.
+
+        `launcher` goes before the child's command, as `strace` does in tests.
+        """
         self._place = Place(directory)
+        self._signed = signed
+        self._floor = Floor()
         self._key_file = key_file
         self._launcher = tuple(launcher)
         self._key: CredentialKey | None = None
@@ -92,6 +127,37 @@ class Cache:
         """What is in force; None before the first set."""
         self.rebuilt: Rebuilt | None = None
         """Set by `open` where the cache was damaged."""
+        self.floor_lost = False
+        """Set by `open` where the floor of revision was not there, though a signed set was."""
+
+    @property
+    def held(self) -> Held:
+        """What decides which bundle may come next."""
+        in_force = self._pointer.signed if self._pointer else None
+        floor = self._floor
+        if floor.waiting or not floor.revision:
+            return Held(in_force, None)
+        return Held(in_force, Revision(floor.revision, bytes.fromhex(floor.digest)))
+
+    @property
+    def root_floor(self) -> int:
+        """The highest version of a root ever in force."""
+        return self._floor.root
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Records in force, by type."""
+        return self._pointer.counts if self._pointer else {}
+
+    @property
+    def ways_in(self) -> dict[str, int]:
+        """By door: holders who had a way in at some time, when the set came in force."""
+        return self._pointer.doors if self._pointer else {}
+
+    @property
+    def incoming(self) -> Incoming:
+        """Where a bundle is kept until it is whole."""
+        return Incoming(self._place.incoming, self._opened_key())
 
     @property
     def revision(self) -> str | None:
@@ -112,9 +178,12 @@ class Cache:
                 credential is unknown until a set is applied.
         """
         self._key = await asyncio.to_thread(read_key, self._key_file)
+        floor = await asyncio.to_thread(read_floor, self._place.floor, self._key)
+        self._floor = floor or Floor()
         try:
             pointer = await asyncio.to_thread(self._read_pointer)
             if pointer is not None:
+                self._check_floor(pointer.epoch, pointer.number)
                 self._pointer = pointer
                 self.current = await asyncio.to_thread(self._map, pointer)
         except StorageError as error:
@@ -122,7 +191,16 @@ class Cache:
         else:
             if pointer is None and self._left_something():
                 await self._rebuild(f"{self._place.pointer.name}: is missing")
+        if self._signed and self._pointer is not None and self._pointer.number is not None:
+            self.floor_lost = floor is None
+            await self._raise_floor(self._pointer)
         return self.current
+
+    def _check_floor(self, epoch: int, number: int | None) -> None:
+        if self._signed and not self._floor.allows(epoch, number or 0):
+            raise StorageError(
+                f"revision {number} is below {self._floor.revision}, which was in force already"
+            )
 
     async def apply(self, records: bytes, as_of: datetime) -> Applied:
         """Check a set of records and put it in force, entirely or not at all.
@@ -137,7 +215,9 @@ class Cache:
             )
         as_of = as_of.astimezone(UTC)
         async with self._change:
-            outcome = await self._child(records, as_of)
+            with _handed(records) as descriptor:
+                outcome = await self._child("records", descriptor, ("--as-of", as_of.isoformat()))
+            assert not isinstance(outcome, Audited)  # noqa: S101 - records were asked for
             if isinstance(outcome, Unchanged):
                 assert self._pointer is not None  # noqa: S101 - it named the revision
                 await self._vouch(as_of)
@@ -147,6 +227,64 @@ class Cache:
                 pointer = await _to_the_end(self._put_in_force(outcome, outcome.as_of))
                 warnings, changed, odds = outcome.warnings, True, outcome.codes_per_pin
         return Applied(pointer.revision, pointer.as_of, pointer.counts, changed, warnings, odds)
+
+    async def apply_bundle(
+        self, signed: SignedManifest, payload: bytes, at: datetime, limits: Limits = LIMITS
+    ) -> Applied:
+        """Put a bundle in force whose chunks are all in `incoming`, entirely or not at all.
+
+        Args:
+            signed: Its manifest, which `check_manifest` has passed against `held`.
+            payload: The manifest as it was signed.
+            at: The one instant of this update.
+            limits: From where on the impact guard asks for a second signature.
+
+        Raises:
+            BreaksRule: its content breaks a rule; what was in force stays, as below.
+            RecordsRefused: the set has faults.
+            StorageError: it can't be kept.
+        """
+        made = _EPOCH + timedelta(seconds=signed.manifest.made)
+        async with self._change:
+            pointer, epoch = self._pointer, self._floor.epoch
+            if pointer is not None and pointer.epoch == epoch and pointer.number is not None:
+                made = max(made, pointer.as_of)
+            order = BundleOrder(
+                manifest=payload,
+                signatures=len(signed.signers),
+                limits=limits,
+                epoch=epoch,
+                as_of=made,
+                at=at,
+                table=pointer.file if pointer else "",
+                table_sha256=pointer.sha256 if pointer else "",
+            )
+            with _handed(msgspec.json.encode(order)) as descriptor:
+                outcome = await self._child("bundle", descriptor)
+            assert isinstance(outcome, Compiled)  # noqa: S101 - `check_manifest` knows an equal one
+            pointer = await _to_the_end(self._put_in_force(outcome, outcome.as_of))
+        return Applied(
+            pointer.revision,
+            pointer.as_of,
+            pointer.counts,
+            changed=True,
+            warnings=outcome.warnings,
+            codes_per_pin=outcome.codes_per_pin,
+        )
+
+    async def raise_root(self, version: int, *, resets: bool) -> None:
+        """Remember durably that this root is in force (`Floor.rooted`). Raises StorageError."""
+        async with self._change:
+            floor = self._floor.rooted(version, resets=resets)
+            if floor != self._floor:
+                await _to_the_end(self._write_floor(floor))
+
+    async def audit(self) -> Audited:
+        """Work out the digest anew from what is on the disk. Raises StorageError."""
+        async with self._change:
+            outcome = await self._child("audit")
+        assert isinstance(outcome, Audited)  # noqa: S101 - it was asked for
+        return outcome
 
     async def vouch(self, as_of: datetime) -> None:
         """Renew, durably, the moment up to which the set in force is known to be current.
@@ -178,12 +316,34 @@ class Cache:
             made.counts,
             self._opened_key().id,
             previous,
+            made.number,
+            made.digest,
+            made.epoch,
+            made.doors,
         )
+        self._check_floor(pointer.epoch, pointer.number)
         table = await asyncio.to_thread(self._map, pointer)
         await self._write_pointer(pointer)
         self.current = table
+        await self._raise_floor(pointer)
         await asyncio.to_thread(self._tidy, pointer)
         return pointer
+
+    async def _raise_floor(self, pointer: _Pointer) -> None:
+        if pointer.number is None:
+            return
+        floor = self._floor.taken(pointer.epoch, pointer.number, pointer.digest)
+        if floor == self._floor and not self.floor_lost:
+            return
+        try:
+            await self._write_floor(floor)
+        except StorageError as error:
+            # The pointer has it: at the next start the higher of the two counts.
+            _log.error("the floor of revision is not kept", why=str(error))
+
+    async def _write_floor(self, floor: Floor) -> None:
+        self._floor = floor
+        await asyncio.to_thread(write_floor, self._place.floor, floor, self._opened_key())
 
     async def _write_pointer(self, pointer: _Pointer) -> None:
         line = msgspec.json.encode(pointer)
@@ -234,7 +394,7 @@ class Cache:
 
     async def _rebuild(self, why: str) -> None:
         try:
-            made = await self._child(None, None)
+            made = await self._child("rebuild")
             assert isinstance(made, Compiled)  # noqa: S101 - nothing can be refused or unchanged
             as_of = made.as_of
             if self._pointer is not None and self._pointer.revision == made.revision:
@@ -248,8 +408,13 @@ class Cache:
             self.rebuilt = Rebuilt(pointer.revision, why)
             _log.error("the entitlements were compiled again", why=why, source=made.source)
 
-    async def _child(self, records: bytes | None, as_of: datetime | None) -> Compiled | Unchanged:
-        """Run the child. Raises RecordsRefused and StorageError."""
+    async def _child(
+        self,
+        what: Literal["records", "bundle", "rebuild", "audit"],
+        descriptor: int | None = None,
+        more: tuple[str, ...] = (),
+    ) -> Compiled | Unchanged | Audited:
+        """Run the child. Raises RecordsRefused, BreaksRule and StorageError."""
         command = [
             *self._launcher,
             sys.executable,
@@ -263,23 +428,37 @@ class Cache:
             self._opened_key().id,
             "--current",
             self.revision or "",
+            what,
+            *more,
         ]
         if not self._launcher:
             command += ["--parent", str(os.getpid())]
-        if records is None or as_of is None:
+        if descriptor is None:
             return await self._run(command, ())
-        # In memory only: the records hold card numbers and PINs.
-        descriptor = os.memfd_create("records")
-        try:
-            with os.fdopen(os.dup(descriptor), "wb") as file:
-                await asyncio.to_thread(file.write, records)
-            os.lseek(descriptor, 0, os.SEEK_SET)
-            command += ["--records", str(descriptor), "--as-of", as_of.isoformat()]
-            return await self._run(command, (descriptor,))
-        finally:
-            os.close(descriptor)
+        return await self._run([*command, "--input", str(descriptor)], (descriptor,))
 
-    async def _run(self, command: list[str], descriptors: tuple[int, ...]) -> Compiled | Unchanged:
+    async def _run(
+        self, command: list[str], descriptors: tuple[int, ...]
+    ) -> Compiled | Unchanged | Audited:
+        answer, status = await self._answer(command, descriptors)
+        try:
+            outcome: Outcome = msgspec.json.decode(answer, type=Outcome)
+        except msgspec.DecodeError:
+            raise StorageError(
+                f"the process that compiles the records ended with {status}"
+            ) from None
+        if isinstance(outcome, Refused):
+            raise RecordsRefused(outcome.faults)
+        if isinstance(outcome, Broken):
+            raise BreaksRule(Rule(outcome.rule), outcome.why)
+        if isinstance(outcome, Failed):
+            raise StorageError(outcome.why)
+        return outcome
+
+    async def _answer(
+        self, command: list[str], descriptors: tuple[int, ...]
+    ) -> tuple[bytes, int | None]:
+        """What the child said and how it ended. Raises StorageError."""
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
@@ -297,22 +476,25 @@ class Cache:
             if process.returncode is None:
                 process.kill()
                 await asyncio.shield(process.wait())
-        try:
-            outcome: Outcome = msgspec.json.decode(answer, type=Outcome)
-        except msgspec.DecodeError:
-            raise StorageError(
-                f"the process that compiles the records ended with {process.returncode}"
-            ) from None
-        if isinstance(outcome, Refused):
-            raise RecordsRefused(outcome.faults)
-        if isinstance(outcome, Failed):
-            raise StorageError(outcome.why)
-        return outcome
+        return answer, process.returncode
 
     def _opened_key(self) -> CredentialKey:
         if self._key is None:
             raise StorageError("the cache is not open")
         return self._key
+
+
+@contextmanager
+def _handed(content: bytes) -> Iterator[int]:
+    """A descriptor for the child to read from. In memory only: it may hold card numbers."""
+    descriptor = os.memfd_create("input")
+    try:
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(content)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 async def _to_the_end(change: Coroutine[None, None, _T]) -> _T:

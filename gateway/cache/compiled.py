@@ -2,9 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import lmdb
 import msgspec
@@ -126,13 +127,73 @@ def write_table(
     Raises:
         StorageError: it can't be written.
     """
+    entries = sorted(_entries(compiled, digest, meta))  # appended in order, the pages are full
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        temporary.unlink(missing_ok=True)
+        return _write(temporary, path, lambda table: _append(table, entries))
+    except (OSError, lmdb.Error) as error:
+        raise StorageError(f"{path}: can't be written: {error}") from error
+
+
+class Amended(NamedTuple):
+    """What of a table has to change."""
+
+    holders: Collection[str]
+    hashes: Collection[bytes]
+    """Keyed hashes of credentials."""
+
+
+def amend_table(
+    base: tuple[Path, str],
+    path: Path,
+    amended: Amended,
+    compiled: CompiledRecords,
+    digest: Callable[[str, str], bytes],
+    meta: Meta,
+) -> str:
+    """As `write_table`, from the table before, whose SHA-256 is known: only what is amended is
+    taken from `compiled`, and what is not in it any more is deleted.
+
+    Raises:
+        StorageError: it can't be written, or the table before is damaged.
+    """
+    stale = {_holder_key(holder_id) for holder_id in amended.holders}
+    stale |= {_credential_key(each) for each in amended.hashes}
+    entries = {
+        key: value
+        for key, value in _entries(compiled, digest, meta)
+        if key in stale or key in (_META, _SITE)
+    }
+
+    def change(table: lmdb.Transaction) -> None:
+        for key in stale - entries.keys():
+            table.delete(key)
+        for key, value in sorted(entries.items()):
+            table.put(key, value)
+
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            if _copy(base[0], descriptor) != base[1]:
+                raise StorageError(f"{base[0].name}: damaged")
+        finally:
+            os.close(descriptor)
+        return _write(temporary, path, change)
+    except (OSError, lmdb.Error) as error:
+        raise StorageError(f"{path}: can't be written: {error}") from error
+
+
+def _entries(
+    compiled: CompiledRecords, digest: Callable[[str, str], bytes], meta: Meta
+) -> Iterator[tuple[bytes, bytes]]:
     encode = msgspec.msgpack.encode
     replace = msgspec.structs.replace
-    entries = [(_META, encode(meta)), (_SITE, encode(compiled.tables))]
-    entries += [
-        (_credential_key(digest(kind, value)), encode(replace(credential, value="")))
-        for kind, value, credential in compiled.credentials
-    ]
+    yield _META, encode(meta)
+    yield _SITE, encode(compiled.tables)
+    for kind, value, credential in compiled.credentials:
+        yield _credential_key(digest(kind, value)), encode(replace(credential, value=""))
     for holding in compiled.holdings:
         kept = Holding(
             replace(holding.holder, name=None),
@@ -140,26 +201,28 @@ def write_table(
             holding.bookings,
             holding.exceptions,
         )
-        entries.append((_holder_key(holding.holder.id), encode(kept)))
-    entries.sort()  # appended in order, the pages are full
-    temporary = path.with_name(f".{path.name}.new")
+        yield _holder_key(holding.holder.id), encode(kept)
+
+
+def _append(table: lmdb.Transaction, entries: list[tuple[bytes, bytes]]) -> None:
+    for key, value in entries:
+        table.put(key, value, append=True)
+
+
+def _write(temporary: Path, path: Path, change: Callable[[lmdb.Transaction], None]) -> str:
+    """Change a table and put it in its place; its SHA-256. Raises OSError and lmdb.Error."""
+    environment = lmdb.open(
+        str(temporary), subdir=False, map_size=MAP_BYTES_MAX, lock=False, sync=False, mode=0o600
+    )
     try:
-        temporary.unlink(missing_ok=True)
-        environment = lmdb.open(
-            str(temporary), subdir=False, map_size=MAP_BYTES_MAX, lock=False, sync=False, mode=0o600
-        )
-        try:
-            with environment.begin(write=True) as transaction:
-                for key, value in entries:
-                    transaction.put(key, value, append=True)
-            environment.sync(force=True)
-        finally:
-            environment.close()
-        checksum = _synced_checksum(temporary)
-        temporary.replace(path)
-        sync_directory(path.parent)
-    except (OSError, lmdb.Error) as error:
-        raise StorageError(f"{path}: can't be written: {error}") from error
+        with environment.begin(write=True) as table:
+            change(table)
+        environment.sync(force=True)
+    finally:
+        environment.close()
+    checksum = _synced_checksum(temporary)
+    temporary.replace(path)
+    sync_directory(path.parent)
     return checksum
 
 

@@ -6,6 +6,9 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from gateway.errors import StorageError
 
 KEY_BYTES_MIN = 32
@@ -14,6 +17,7 @@ KEY_BYTES_MAX = 4096
 """Whatever is longer was not meant to be a key."""
 
 DIGEST_BYTES = 32
+_NONCE_BYTES = 12
 
 CREDENTIAL = "credential.key"
 """The key's name among what a service manager hands over (`LoadCredential=` in the core's unit)."""
@@ -37,6 +41,22 @@ class CredentialKey:
     def mac(self, purpose: bytes, content: bytes) -> bytes:
         """What nobody without the key can make for this content."""
         return hmac.digest(self._secret, purpose + b"\n" + content, "sha256")
+
+    def encrypt(self, purpose: bytes, content: bytes) -> bytes:
+        """What only `decrypt` with this key and purpose reads: AES-256-GCM, a nonce before it."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return nonce + self._cipher(purpose).encrypt(nonce, content, None)
+
+    def decrypt(self, purpose: bytes, content: bytes) -> bytes:
+        """The content as it was. Raises StorageError: it is damaged, or not of this key."""
+        nonce, sealed = content[:_NONCE_BYTES], content[_NONCE_BYTES:]
+        try:
+            return self._cipher(purpose).decrypt(nonce, sealed, None)
+        except (InvalidTag, ValueError) as error:
+            raise StorageError("damaged, or encrypted with another credential key") from error
+
+    def _cipher(self, purpose: bytes) -> AESGCM:
+        return AESGCM(self.mac(b"encrypt 1", purpose))
 
 
 def key_file(configured: Path, environment: Mapping[str, str]) -> Path:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from gateway.domain.impact import Limits
 from gateway.domain.record_faults import LintWarning
 from gateway.errors import RecordFault
 
@@ -17,6 +18,13 @@ class Refused(msgspec.Struct, frozen=True, tag_field="outcome", tag="refused"):
     """The records have faults."""
 
     faults: tuple[RecordFault, ...]
+
+
+class Broken(msgspec.Struct, frozen=True, tag_field="outcome", tag="broken"):
+    """A bundle breaks a rule of docs/spec/trust.md that only its content shows."""
+
+    rule: str
+    why: str
 
 
 class Failed(msgspec.Struct, frozen=True, tag_field="outcome", tag="failed"):
@@ -42,11 +50,45 @@ class Compiled(msgspec.Struct, frozen=True, tag_field="outcome", tag="compiled")
     warnings: tuple[LintWarning, ...]
     source: str
     """What it was made from: `records`, or the name of the file that had them."""
+    number: int | None = None
+    """The signed revision, with its digest in hex and the epoch that it is counted in."""
+    digest: str = ""
+    epoch: int = 0
+    doors: dict[str, int] = {}
+    """By door: holders who have a way in."""
     codes_per_pin: int | None = None
     """Possible codes for each PIN in force; null where there is none."""
 
 
-Outcome = Refused | Failed | Unchanged | Compiled
+class Audited(msgspec.Struct, frozen=True, tag_field="outcome", tag="audited"):
+    """The digest, worked out anew from what is on the disk."""
+
+    digest: str
+    """Hex."""
+    buckets: str
+    """Hex: the 256 hashes."""
+    damaged: int
+    """Lines that are not as they were sealed; they are left out."""
+
+
+Outcome = Refused | Broken | Failed | Unchanged | Compiled | Audited
+
+
+class BundleOrder(msgspec.Struct, frozen=True):
+    """A bundle to apply, whose manifest has been checked."""
+
+    manifest: bytes
+    """The payload of its document."""
+    signatures: int
+    """By different keys of the role `bundle`."""
+    limits: Limits
+    epoch: int
+    as_of: datetime
+    at: datetime
+    """The one instant of this update."""
+    table: str = ""
+    """What is in force: the file and its SHA-256."""
+    table_sha256: str = ""
 
 
 class Place(NamedTuple):
@@ -63,6 +105,16 @@ class Place(NamedTuple):
     def bundles(self) -> Path:
         """The last good sets."""
         return self.directory / "bundles"
+
+    @property
+    def incoming(self) -> Path:
+        """The bundle that is coming in, encrypted."""
+        return self.directory / "incoming"
+
+    @property
+    def floor(self) -> Path:
+        """The highest revision ever in force."""
+        return self.directory / "floor-revision"
 
     @property
     def pointer(self) -> Path:

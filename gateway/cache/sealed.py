@@ -1,12 +1,14 @@
 """A set of records in the form in which it may lie on disk: without credential values and names.
 
-A sealed line is the record's own JSON, members the specification knows only, a credential's `value`
-replaced by its keyed hash and a holder's `name` left out. So it outlives any change of the
-program's own structures, and the one reader of records checks it again before it is used.
+A sealed line is the record in its canonical form, a credential's `value` replaced by its keyed
+hash. So it outlives any change of the program's own structures, and the one reader of records
+checks it again before it is used. Beside it stand its leaf of the set's digest, which only the
+value itself could make, and a mac over both, so that every line is whole or is known not to be.
 """
 
 import hmac
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -14,40 +16,69 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.cache.key import CredentialKey
+from gateway.domain.canonical import SetDigest, canonical, leaf
 from gateway.domain.entitlements import ValidRecords
 from gateway.domain.json_text import decode_object
-from gateway.domain.record_faults import parse_records
-from gateway.domain.record_forms import FORMS
-from gateway.errors import RecordsRefused, StorageError
+from gateway.domain.record_faults import LintWarning, parse_records
+from gateway.errors import StorageError
 from gateway.statedir import sync_directory, write_atomically
 
-SEALED_BYTES_MAX = 256 * 1024 * 1024
-"""A bundle larger than this can't come from records within their limit."""
+SEALED_BYTES_MAX = 1024 * 1024 * 1024
+"""A file larger than this can't come from records within their limit."""
 
-BUNDLES_KEPT = 2
-"""The set in force and the one before: whichever of the two an interrupted change leaves."""
+CHAIN_MAX = 32
+"""Deltas kept upon one whole set. The next one is kept whole: reading stays quick, and so does
+deleting what is old."""
 
 _SEALED_PREFIX = "hmac:"
+_LEAF_BYTES = 32
+_MAC_BYTES = 16
+"""Half of an HMAC-SHA-256: nobody tries 2^128 of them."""
+
+Key = tuple[str, str]
+"""Type and id."""
 
 
 class Unsealable(StorageError):
     """What lies on disk is not a set that was sealed with this key, whole."""
 
 
+class Identity(NamedTuple):
+    """Which set it is."""
+
+    number: int | None
+    """The signed revision; None for a local operator's file."""
+    epoch: int
+    """The root that began to count revisions anew (`gateway.cache.floor`)."""
+    as_of: datetime
+    digest_key: bytes
+
+
 class Seal(msgspec.Struct, frozen=True):
     """What stands before the lines of a set: which it is, and the proof that it is whole."""
 
     digest: str
-    """Keyed, over all lines: equal sets have equal ones, and nobody can try PINs against it."""
+    """Hex: the digest of docs/spec/trust.md, over all lines."""
+    digest_key: str
+    """Hex, encrypted: with it and the leaves PINs could be tried."""
+    number: int | None
+    epoch: int
     as_of: datetime
     key: str
     mac: str
-    version: int = 1
+    version: int = 2
 
     @property
     def revision(self) -> str:
         """The name of the set."""
-        return self.digest[:16]
+        return name_of(self.number, self.digest)
+
+
+def name_of(number: int | None, digest: str) -> str:
+    """What a set is called in events and file names: the signed revision and what tells two sets of
+    one number apart, or for an operator's file the beginning of its digest.
+    """
+    return digest[:16] if number is None else f"{number}-{digest[:12]}"
 
 
 class Line(NamedTuple):
@@ -56,6 +87,13 @@ class Line(NamedTuple):
     type: str
     id: str
     body: bytes
+    leaf: bytes
+    mac: bytes
+
+    @property
+    def key(self) -> Key:
+        """What names it within the set."""
+        return self.type, self.id
 
 
 class SealedSet(NamedTuple):
@@ -65,11 +103,60 @@ class SealedSet(NamedTuple):
     lines: list[Line]
 
 
+def own_digest_key(key: CredentialKey) -> bytes:
+    """The digest key for sets that nobody signed: equal sets of one box have equal digests."""
+    return key.mac(b"digest key 1", b"")
+
+
+def seal_line(members: Mapping[str, object], digest_key: bytes, key: CredentialKey) -> Line:
+    """Seal one record of a known type."""
+    form = canonical(members)
+    body = form
+    if members["type"] == "credential":
+        hashed = f"{_SEALED_PREFIX}{key.digest(str(members['kind']), str(members['value'])).hex()}"
+        if members["kind"] == "pin":  # its length says how good a guess is (pin_odds.py)
+            hashed += f":{len(str(members['value']))}"
+        body = canonical({**members, "value": hashed})
+    at = leaf(digest_key, form)
+    return Line(str(members["type"]), str(members["id"]), body, at, _line_mac(body, at, key))
+
+
 def seal_records(lines: Iterable[bytes], as_of: datetime, key: CredentialKey) -> SealedSet:
-    """Seal records that have been found to be without a fault."""
-    sealed = sorted(_sealed_line(line, key) for line in lines)
-    digest = _digest(sealed, key)
-    return SealedSet(Seal(digest, as_of, key.id, _mac(digest, as_of, key)), sealed)
+    """Seal an operator's records, which have been found to be without a fault."""
+    digest_key = own_digest_key(key)
+    sealed = sorted(seal_line(decode_object(line).members, digest_key, key) for line in lines)
+    digest = digest_of(sealed).hex()
+    return SealedSet(make_seal(digest, Identity(None, 0, as_of, digest_key), key), sealed)
+
+
+def make_seal(digest: str, of: Identity, key: CredentialKey) -> Seal:
+    """The seal over lines with this digest."""
+    encrypted = key.encrypt(b"digest key", of.digest_key).hex()
+    seal = Seal(digest, encrypted, of.number, of.epoch, of.as_of, key.id, "")
+    return msgspec.structs.replace(seal, mac=_seal_mac(seal, key))
+
+
+def digest_of(lines: Iterable[Line]) -> bytes:
+    """The digest of lines in the order of type and id."""
+    digest = SetDigest()
+    for line in lines:
+        digest.add(line.type, line.id, line.leaf)
+    return digest.digest()
+
+
+def is_whole(line: Line, key: CredentialKey) -> bool:
+    """Whether a line is as it was sealed."""
+    return hmac.compare_digest(line.mac, _line_mac(line.body, line.leaf, key))
+
+
+def check_header(seal: Seal, key: CredentialKey) -> None:
+    """See that a seal was made here. Raises Unsealable."""
+    if seal.version != 2:
+        raise Unsealable(f"a set of version {seal.version}, which this release doesn't know")
+    if seal.key != key.id:
+        raise Unsealable("sealed with another credential key")
+    if not hmac.compare_digest(seal.mac, _seal_mac(seal, key)):
+        raise Unsealable("the seal is damaged")
 
 
 def check_seal(found: SealedSet, key: CredentialKey) -> None:
@@ -78,14 +165,10 @@ def check_seal(found: SealedSet, key: CredentialKey) -> None:
     Raises:
         Unsealable: it isn't.
     """
-    seal = found.seal
-    if seal.version != 1:
-        raise Unsealable(f"a set of version {seal.version}, which this release doesn't know")
-    if seal.key != key.id:
-        raise Unsealable("sealed with another credential key")
-    if not hmac.compare_digest(seal.mac, _mac(seal.digest, seal.as_of, key)):
-        raise Unsealable("the seal is damaged")
-    if not hmac.compare_digest(seal.digest, _digest(found.lines, key)):
+    check_header(found.seal, key)
+    if digest_of(found.lines).hex() != found.seal.digest or not all(
+        is_whole(line, key) for line in found.lines
+    ):
         raise Unsealable("the records are damaged")
 
 
@@ -93,43 +176,74 @@ class Unsealed(NamedTuple):
     """A sealed set, read again."""
 
     records: ValidRecords
+    warnings: tuple[LintWarning, ...]
     digests: dict[tuple[str, str], bytes]
-    """By kind and stand-in value: the keyed hash that it stands for."""
+    """By kind and value, or the stand-in for one: its keyed hash."""
 
     def digest(self, kind: str, value: str) -> bytes:
-        """The keyed hash that a stand-in stands for."""
+        """The keyed hash of a value or a stand-in."""
         return self.digests[kind, value]
 
 
-def unseal(found: SealedSet) -> Unsealed:
-    """Read a checked set with the one reader of records.
+def hash_in(body: bytes) -> tuple[str, str]:
+    """Kind and sealed value of a credential's body."""
+    members = msgspec.json.decode(body, type=_Value)
+    return members.kind, members.value
 
-    The reader asks for values in canonical form, so each keyed hash gets a stand-in of its kind.
+
+def unseal(lines: Iterable[Line], fresh: Mapping[Key, bytes] | None = None) -> Unsealed:
+    """Read lines with the one reader of records. `fresh` are canonical records that have just come,
+    with their values: they are read as they are.
+
+    The reader asks for values in canonical form, so each other keyed hash gets a stand-in of its
+    kind, and of its length where that counts.
 
     Raises:
-        Unsealable: the reader finds a fault.
+        RecordsRefused: there are faults.
+        Unsealable: a line is in no form that this release knows.
     """
-    stand_ins: dict[tuple[str, str], str] = {}
-    digests: dict[tuple[str, str], bytes] = {}
+    fresh = fresh or {}
+    lines = list(lines)
+    values: dict[tuple[str, str], str] = {}
+    for line in lines:
+        if line.type == "credential" and line.key in fresh:
+            values[hash_in(line.body)] = msgspec.json.decode(fresh[line.key], type=_Value).value
+    digests = {(kind, value): _hash(sealed) for (kind, sealed), value in values.items()}
+    counters: dict[str, itertools.count[int]] = {}
 
-    def lines() -> Iterator[bytes]:
-        for line in found.lines:
-            if line.type != "credential":
-                yield line.body
+    def stand_in(kind: str, sealed: str) -> str:
+        form = _STAND_INS[kind]
+        if kind == "pin":
+            form = f"{{:0{int(sealed.rpartition(':')[2])}}}"
+        for count in counters.setdefault(form, itertools.count()):
+            value = form.format(count)
+            if (kind, value) not in digests:
+                return value
+        raise AssertionError  # the counter has no end
+
+    def read() -> Iterator[bytes]:
+        for line in lines:
+            if line.type != "credential" or line.key in fresh:
+                yield fresh.get(line.key, line.body)
                 continue
             members = msgspec.json.decode(line.body, type=dict[str, object])
-            kind, sealed = str(members["kind"]), str(members["value"])
-            value = stand_ins.get((kind, sealed))
+            of = str(members["kind"]), str(members["value"])
+            value = values.get(of)
             if value is None:
-                value = stand_ins[kind, sealed] = _STAND_INS[kind].format(len(stand_ins))
-                digests[kind, value] = bytes.fromhex(sealed.removeprefix(_SEALED_PREFIX))
+                value = values[of] = stand_in(*of)
+                digests[of[0], value] = _hash(of[1])
             members["value"] = value
             yield msgspec.json.encode(members)
 
     try:
-        return Unsealed(parse_records(lines()).records, digests)
-    except (RecordsRefused, msgspec.DecodeError, KeyError, ValueError) as error:
+        parsed = parse_records(read())
+    except (msgspec.DecodeError, KeyError, ValueError) as error:
         raise Unsealable(f"the records can't be used any more: {error}") from error
+    return Unsealed(parsed.records, parsed.warnings, digests)
+
+
+def _hash(sealed: str) -> bytes:
+    return bytes.fromhex(sealed.split(":")[1])
 
 
 # A canonical value of each kind for a number (docs/spec/entitlements.md, "Credential kinds").
@@ -139,7 +253,7 @@ _STAND_INS = {
     "desfire": "000000:{:08X}",
     "sun": "{:014X}",
     "pkoc": "04{:0128X}",
-    "pin": "{:08}",
+    "pin": "",
     "qr": "{:08}",
 }
 
@@ -147,76 +261,128 @@ _STAND_INS = {
 # --- Bundles --------------------------------------------------------------------------------------
 
 
+class _DeltaHeader(msgspec.Struct, frozen=True):
+    seal: Seal
+    base: str
+    """The name of the set that it changes."""
+    gone: list[Key]
+
+
 def write_bundle(directory: Path, sealed: SealedSet) -> None:
     """Keep a set as a file of its own. Raises StorageError."""
     path = directory / f"{sealed.seal.revision}.jsonl"
-    parts = [msgspec.json.encode(sealed.seal), *(line.body for line in sealed.lines)]
-    write_atomically(path, b"\n".join(parts) + b"\n")
+    write_atomically(path, _file(msgspec.json.encode(sealed.seal), sealed.lines))
+
+
+def write_delta(
+    directory: Path, seal: Seal, base: str, gone: Iterable[Key], put: Iterable[Line]
+) -> bool:
+    """Keep what a set changes in the one before, which is kept; False where that chain is long
+    enough, and the set should be kept whole.
+
+    Raises:
+        StorageError: it can't be written.
+    """
+    try:
+        if len(_chain(directory, base)) > CHAIN_MAX:
+            return False
+    except (OSError, msgspec.DecodeError, Unsealable):
+        return False
+    header = msgspec.json.encode(_DeltaHeader(seal, base, sorted(gone)))
+    write_atomically(directory / f"{seal.revision}.delta", _file(header, put))
+    return True
 
 
 def read_bundle(path: Path, key: CredentialKey) -> SealedSet:
-    """Read and check a set.
+    """Read and check a set, upon those that it changes.
 
     Raises:
         Unsealable: it isn't whole, or not of this key.
     """
+    lines: dict[Key, Line] = {}
     try:
-        if path.stat().st_size > SEALED_BYTES_MAX:
-            raise Unsealable(f"{path.name}: too large")
-        header, *bodies = path.read_bytes().splitlines()
-        lines = [_line(body) for body in bodies]
-        found = SealedSet(msgspec.json.decode(header, type=Seal), lines)
+        for part in reversed(_chain(path.parent, path.stem)):
+            if part.stat().st_size > SEALED_BYTES_MAX:
+                raise Unsealable(f"{part.name}: too large")
+            header, *bodies = part.read_bytes().splitlines()
+            if part.suffix == ".delta":
+                delta = msgspec.json.decode(header, type=_DeltaHeader)
+                seal = delta.seal
+                for gone in delta.gone:
+                    lines.pop(gone, None)
+            else:
+                seal = msgspec.json.decode(header, type=Seal)
+            lines |= {line.key: line for line in map(_line, bodies)}
     except OSError as error:
         raise Unsealable(f"{path.name}: can't be read: {error.strerror}") from error
     except (msgspec.DecodeError, ValueError, KeyError) as error:
         raise Unsealable(f"{path.name}: damaged") from error
+    found = SealedSet(seal, sorted(lines.values()))
     check_seal(found, key)
     return found
 
 
 def bundles(directory: Path) -> list[Path]:
     """The sets kept, the one written last first."""
-    return sorted(directory.glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    found = [path for path in directory.iterdir() if path.suffix in (".jsonl", ".delta")]
+    return sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
 
 
 def remove_old_bundles(directory: Path, keep: frozenset[str]) -> None:
-    """Delete the sets other than the revisions to keep and the youngest. Raises OSError."""
-    for path in bundles(directory)[BUNDLES_KEPT:]:
-        if path.stem not in keep:
+    """Delete all but the revisions to keep and what those are made of. Raises OSError."""
+    needed: set[Path] = set()
+    for name in keep:
+        try:
+            needed.update(_chain(directory, name))
+        except (FileNotFoundError, msgspec.DecodeError, ValueError, Unsealable):
+            continue  # there was none before the first, or it is damaged
+    for path in bundles(directory):
+        if path not in needed:
             path.unlink()
     for path in directory.glob(".*.new"):
         path.unlink()
     sync_directory(directory)
 
 
-def _sealed_line(line: bytes, key: CredentialKey) -> Line:
-    raw = decode_object(line).members
-    of = str(raw["type"])
-    known = {member.name for member in FORMS[of].members}
-    if of == "holder":
-        known.discard("name")
-    # An absent member and null mean the same; a member that nobody knows might hold anything.
-    members = {name: raw[name] for name in known & raw.keys() if raw[name] is not None}
-    if of == "credential":
-        digest = key.digest(str(raw["kind"]), str(raw["value"]))
-        members["value"] = f"{_SEALED_PREFIX}{digest.hex()}"
-    members |= {"type": of, "id": raw["id"]}
-    return Line(of, str(raw["id"]), msgspec.json.encode(members, order="sorted"))
+def _chain(directory: Path, name: str) -> list[Path]:
+    """The files that make up a set, the whole one last. Raises OSError and DecodeError."""
+    found: list[Path] = []
+    while len(found) <= CHAIN_MAX + 1:
+        whole = directory / f"{name}.jsonl"
+        if whole.exists():
+            return [*found, whole]
+        delta = directory / f"{name}.delta"
+        with delta.open("rb") as file:
+            name = msgspec.json.decode(file.readline(), type=_DeltaHeader).base
+        found.append(delta)
+    raise Unsealable(f"{found[0].name}: its bases go round in a circle")
 
 
-def _line(body: bytes) -> Line:
-    members = msgspec.json.decode(body, type=_Identity)
-    return Line(members.type, members.id, body)
+def _file(header: bytes, lines: Iterable[Line]) -> bytes:
+    rows = (b"%b\t%b" % (line.body, (line.leaf + line.mac).hex().encode()) for line in lines)
+    return b"\n".join((header, *rows)) + b"\n"
 
 
-class _Identity(msgspec.Struct, frozen=True):
+def _line(row: bytes) -> Line:
+    body, _, sums = row.partition(b"\t")  # JSON has no tab in it
+    members = msgspec.json.decode(body, type=_Names)
+    raw = bytes.fromhex(sums.decode("ascii"))
+    return Line(members.type, members.id, body, raw[:_LEAF_BYTES], raw[_LEAF_BYTES:])
+
+
+class _Names(msgspec.Struct, frozen=True):
     type: str
     id: str
 
 
-def _digest(lines: list[Line], key: CredentialKey) -> str:
-    return key.mac(b"records 1", b"\n".join(line.body for line in lines)).hex()
+class _Value(msgspec.Struct, frozen=True):
+    kind: str
+    value: str
 
 
-def _mac(digest: str, as_of: datetime, key: CredentialKey) -> str:
-    return key.mac(b"seal 1", f"{digest} {as_of.isoformat()}".encode()).hex()
+def _line_mac(body: bytes, leaf_of_record: bytes, key: CredentialKey) -> bytes:
+    return key.mac(b"line 1", leaf_of_record + body)[:_MAC_BYTES]
+
+
+def _seal_mac(seal: Seal, key: CredentialKey) -> str:
+    return key.mac(b"seal 2", msgspec.json.encode(msgspec.structs.replace(seal, mac=""))).hex()

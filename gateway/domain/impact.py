@@ -344,3 +344,40 @@ def _share(part: float, whole: float) -> float:
     if part == 0:
         return 0.0
     return part / whole if whole else float("inf")
+
+
+class Standing(NamedTuple):
+    """What a set of records gives, counted."""
+
+    grants: int
+    hours: float
+    """Of the grants by groups with a schedule, in the coming week."""
+    doors: dict[str, int]
+    """By door: holders who have a way in at some time."""
+
+
+def standing(records: ValidRecords, at: datetime) -> Standing:
+    """The sums over one set; of two sets with the same site records they may be added up."""
+    tables = records.tables
+    hours = all_opening_hours(tables.schedules, tables.calendars, tables.site.timezone)
+    slots = cut(hours.values(), at, at + _AHEAD)
+    side = _Side(records, hours, slots, at)
+    hours_in = cache(slots.hours_in)
+    by_groups = Counter(
+        side.groups(holder_id) for holder_id in records.holders if side.is_ordinary(holder_id)
+    )
+    every = [(side.by_groups(groups), holders) for groups, holders in by_groups.items()]
+    every += [
+        (side.rights(holder_id), 1)
+        for holder_id in records.holders
+        if not side.is_ordinary(holder_id)
+    ]
+    doors: Counter[str] = Counter(dict.fromkeys(tables.doors, 0))
+    for rights, holders in every:
+        for door in {way.door for way in rights}:
+            doors[door] += holders
+    return Standing(
+        sum(len(rights) * holders for rights, holders in every),
+        sum(sum(map(hours_in, rights.values())) * holders for rights, holders in every),
+        dict(doors),
+    )

@@ -32,4 +32,5 @@ class BreaksRule(NotAdmitted):
 
     def __init__(self, rule: Rule, why: str) -> None:
         self.rule = rule
+        self.why = why
         super().__init__(f"{rule}: {why}")

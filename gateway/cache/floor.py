@@ -1,0 +1,78 @@
+"""The floor of revision: the highest signed set and root ever in force, which never falls."""
+
+import hmac
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from gateway.cache.key import CredentialKey
+from gateway.statedir import write_atomically
+
+FLOOR_BYTES_MAX = 1024
+"""Two short lines; whatever is longer isn't one."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Floor(msgspec.Struct, frozen=True):
+    """Compared by `epoch` first: the root that last replaced all keys of the role `bundle` began
+    one, in which revisions are counted anew.
+    """
+
+    root: int = 1
+    epoch: int = 0
+    revision: int = 0
+    digest: str = ""
+    """Hex; of `revision`."""
+    waiting: bool = False
+    """The epoch has no bundle yet: `revision` is the last one of the epoch before, still good."""
+
+    def allows(self, epoch: int, revision: int) -> bool:
+        """Whether a set may be in force at a start."""
+        if self.waiting and epoch < self.epoch:
+            return revision >= self.revision
+        return (epoch, revision) >= (self.epoch, 0 if self.waiting else self.revision)
+
+    def taken(self, epoch: int, revision: int, digest: str) -> "Floor":
+        """The floor once this set is in force: as it was, or higher."""
+        if not self.waiting and (epoch, revision) <= (self.epoch, self.revision):
+            return self
+        if self.waiting and epoch < self.epoch:
+            return self
+        return msgspec.structs.replace(
+            self, epoch=epoch, revision=revision, digest=digest, waiting=False
+        )
+
+    def rooted(self, version: int, *, resets: bool) -> "Floor":
+        """The floor once this root is in force."""
+        floor = msgspec.structs.replace(self, root=max(self.root, version))
+        if resets and version > self.epoch:
+            floor = msgspec.structs.replace(floor, epoch=version, waiting=True)
+        return floor
+
+
+def read_floor(path: Path, key: CredentialKey) -> Floor | None:
+    """What the file says; None where it is lost or not this gateway's: the pointer then counts."""
+    try:
+        with path.open("rb") as file:
+            line, mac = file.read(FLOOR_BYTES_MAX).splitlines()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        _log.error("the floor of revision can't be read", file=str(path), why=str(error))
+        return None
+    if not hmac.compare_digest(mac, _mac(key, line)):
+        _log.error("the floor of revision is damaged", file=str(path))
+        return None
+    return msgspec.json.decode(line, type=Floor)
+
+
+def write_floor(path: Path, floor: Floor, key: CredentialKey) -> None:
+    """Keep it, durably. Raises StorageError."""
+    line = msgspec.json.encode(floor)
+    write_atomically(path, line + b"\n" + _mac(key, line) + b"\n")
+
+
+def _mac(key: CredentialKey, line: bytes) -> bytes:
+    return key.mac(b"floor 1", line).hex().encode()
