@@ -1,5 +1,6 @@
 """The time as this gateway may believe it: wall time, monotonic time and a trust level."""
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -18,7 +19,7 @@ class TimeTrust(IntEnum):
     T0 = 0  # nothing known
     T1 = 1  # at least the persisted high-water mark
     T2 = 2  # vouched for by a source that the site's config accepts
-    T3 = 3  # a battery clock, and T2 within a day
+    T3 = 3  # a battery clock that agrees, and T2 within a day
 
     @property
     def decides_as_trusted(self) -> bool:
@@ -69,6 +70,15 @@ DRIFT_PPM_MAX = 500
 either way a day."""
 
 
+BATTERY_APART_MAX = timedelta(seconds=10)
+"""A battery clock that reads further from wall time than this proves nothing of it. One counts
+whole seconds and is off by two in a day; a dead battery reads 1970 or 2000."""
+
+
+def _no_battery() -> tuple[datetime, ...]:
+    return ()
+
+
 def _host_wall() -> datetime:
     return datetime.fromtimestamp(time.time_ns() // 1_000 / 1_000_000, UTC)
 
@@ -86,8 +96,10 @@ class SystemClock:
 
     `vouched` says whether the source of time that the config accepts vouches for it right now:
     without that and without an authenticated one, or while wall time is below the floor, trust is
-    at most T1. `told` hears of the first trust and of every change, from within the `trust()` that
-    finds it.
+    at most T1, unless one of the clocks that `battery` reads has carried the time on since then
+    (T3): it agrees with wall time, and the floor, which only a vouched-for time raises, is no
+    older than a day. `told` hears of the first trust and of every change, from within the
+    `trust()` that finds it.
     """
 
     def __init__(
@@ -96,6 +108,7 @@ class SystemClock:
         floor: datetime | None,
         vouched: Callable[[], bool],
         told: Callable[[TimeTrust], None] | None = None,
+        battery: Callable[[], Sequence[datetime]] = _no_battery,
         wall: Callable[[], datetime] = _host_wall,
         monotonic: Callable[[], timedelta] = monotonic,
     ) -> None:
@@ -105,6 +118,7 @@ class SystemClock:
         self._monotonic = monotonic
         self._vouched: _Vouched | None = None
         self._told = told
+        self._battery = battery
         self._last: TimeTrust | None = None
 
     def now(self) -> datetime:
@@ -150,11 +164,28 @@ class SystemClock:
                 self._told(trust)
         return trust
 
+    @property
+    def vouched_for(self) -> bool:
+        """Whether somebody vouches for the time right now: then, and only then, it may become the
+        floor. What a battery has carried on may not, or a day would never end.
+        """
+        return (self.authenticated or self._host_vouched()) and not self._is_below()
+
     def _trust(self) -> TimeTrust:
-        below = self._floor is not None and self.now() <= self._floor
-        if (self.authenticated or self._host_vouched()) and not below:
+        if self._floor is not None and self._is_carried_on(self._floor):
+            return TimeTrust.T3
+        if self.vouched_for:
             return TimeTrust.T2
         return TimeTrust.T0 if self._floor is None else TimeTrust.T1
+
+    def _is_below(self) -> bool:
+        return self._floor is not None and self.now() <= self._floor
+
+    def _is_carried_on(self, floor: datetime) -> bool:
+        now = self.now()
+        return floor < now <= floor + VOUCHED_FOR and any(
+            abs(reading - now) <= BATTERY_APART_MAX for reading in self._battery()
+        )
 
     def raise_floor(self, to: datetime) -> None:
         """Lift the high-water mark; it never falls."""
@@ -223,6 +254,35 @@ class TimeDaemon:
     def _ask(self) -> bool:
         said = self._kernel()
         return any(os.access(mark, os.F_OK) for mark in self._marks) if said is None else said
+
+
+RTC = Path("/sys/class/rtc")
+"""Linux kernel, Documentation/ABI/testing/sysfs-class-rtc: `since_epoch` of each clock, in UTC."""
+
+
+class BatteryClocks:
+    """Call it for what the machine's battery clocks say, carried on from the last `look`."""
+
+    def __init__(
+        self, *, sysfs: Path = RTC, monotonic: Callable[[], timedelta] = monotonic
+    ) -> None:
+        self._sysfs = sysfs
+        self._monotonic = monotonic
+        self._readings: tuple[datetime, ...] = ()
+        self._at = timedelta()
+
+    def look(self) -> None:
+        """Read them. May take as long as their bus does: in a thread, where a tap could wait."""
+        readings = []
+        for file in sorted(self._sysfs.glob("rtc*/since_epoch")):
+            with contextlib.suppress(OSError, ValueError, OverflowError):
+                readings.append(datetime.fromtimestamp(int(file.read_text(encoding="ascii")), UTC))
+        self._readings, self._at = tuple(readings), self._monotonic()
+
+    def __call__(self) -> tuple[datetime, ...]:
+        """What each would say now; empty where there is none."""
+        gone = self._monotonic() - self._at
+        return tuple(reading + gone for reading in self._readings)
 
 
 def voucher(trust: Literal["kernel", "host"]) -> Callable[[], bool]:

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from gateway import clock
-from gateway.clock import ANSWER_KEPT, VOUCHED_FOR, SystemClock, TimeDaemon, TimeTrust, voucher
+from gateway.clock import (
+    ANSWER_KEPT,
+    VOUCHED_FOR,
+    BatteryClocks,
+    SystemClock,
+    TimeDaemon,
+    TimeTrust,
+    voucher,
+)
 
 TRUST_US_MAX = 200.0
 """Not a promise: looking for the C library at every call took 1,400 to 8,000 us."""
@@ -182,3 +190,89 @@ def test_the_boot_is_known_where_proc_sys_is_hidden(
 
 def cost_us(call: Callable[[], object]) -> float:
     return min(timeit.repeat(call, number=100, repeat=5)) / 100 * 1e6
+
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+T0, T1, T2, T3 = TimeTrust
+
+
+@pytest.mark.parametrize(
+    ("floor", "wall", "battery", "vouched", "trust"),
+    [
+        # A reboot without a network: the battery clock has carried the time on.
+        (NOON, NOON + HOUR, [NOON + HOUR], False, T3),
+        (NOON, NOON + HOUR, [NOON + HOUR + 9 * SECOND], False, T3),
+        (NOON, NOON + DAY, [NOON + DAY], False, T3),
+        (NOON, NOON + DAY + SECOND, [NOON + DAY + SECOND], False, T1),
+        (NOON, NOON + HOUR, [], False, T1),
+        # Both at once; and a battery clock proves nothing where nobody ever vouched.
+        (NOON, NOON + HOUR, [NOON + HOUR], True, T3),
+        (NOON, NOON + HOUR, [], True, T2),
+        (None, NOON, [NOON], False, T0),
+        (None, NOON, [NOON], True, T2),
+        # A dead battery, and wall time that was saved at the last shutdown and set again (F34).
+        (NOON, NOON + HOUR, [datetime(1970, 1, 1, tzinfo=UTC)], False, T1),
+        (NOON, NOON + HOUR, [datetime(2000, 1, 1, tzinfo=UTC), NOON + HOUR], False, T3),
+        (NOON, NOON + SECOND, [NOON + 11 * HOUR], False, T1),
+        # F32 and F33: the clock, or both clocks, set years ahead or back.
+        (NOON, NOON + 3653 * DAY, [NOON + HOUR], False, T1),
+        (NOON, NOON + 3653 * DAY, [NOON + 3653 * DAY], False, T1),
+        (NOON, NOON - 365 * DAY, [NOON + HOUR], False, T1),
+        (NOON, NOON - 365 * DAY, [NOON - 365 * DAY], False, T1),
+        (NOON, NOON - 365 * DAY, [NOON - 365 * DAY], True, T1),
+        (NOON, datetime(1970, 1, 1, tzinfo=UTC), [datetime(1970, 1, 1, tzinfo=UTC)], False, T1),
+    ],
+)
+def test_a_battery_clock_carries_the_trust_on_for_a_day(
+    floor: datetime | None,
+    wall: datetime,
+    battery: list[datetime],
+    vouched: bool,
+    trust: TimeTrust,
+) -> None:
+    system = SystemClock(
+        floor=floor, vouched=lambda: vouched, battery=lambda: battery, wall=lambda: wall
+    )
+    assert system.trust() is trust
+    below = floor is not None and wall <= floor
+    assert system.vouched_for is (vouched and not below), "only then it may become the floor"
+    assert floor is None or system.now() >= floor
+
+
+def test_t3_ends_a_day_after_the_last_word_however_often_it_is_asked_for() -> None:
+    monotonic = Monotonic()
+    word = [True]
+
+    def wall() -> datetime:
+        return NOON + SECOND + monotonic.now
+
+    system = SystemClock(
+        floor=NOON,
+        vouched=lambda: word[0],
+        battery=lambda: [wall()],
+        wall=wall,
+        monotonic=monotonic,
+    )
+    for hour in range(60):
+        if system.vouched_for:
+            system.raise_floor(system.now())  # as the core does every minute
+        word[0] = hour < 10
+        monotonic.now = HOUR * (hour + 1)
+        assert system.trust() is (T3 if hour <= 10 + 23 else T1), hour
+
+
+def test_battery_clocks_are_read_where_there_are_any_and_carried_on_between(
+    tmp_path: Path,
+) -> None:
+    monotonic = Monotonic()
+    clocks = BatteryClocks(sysfs=tmp_path, monotonic=monotonic)
+    clocks.look()
+    assert clocks() == ()
+    for name, said in (("rtc0", "0\n"), ("rtc1", f"{int(NOON.timestamp())}\n"), ("rtc2", "?")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "since_epoch").write_text(said)
+    (tmp_path / "rtc3").mkdir()
+    (tmp_path / "rtc3" / "since_epoch").mkdir()  # as one whose bus gives an error
+    clocks.look()
+    monotonic.now += HOUR
+    assert clocks() == (datetime(1970, 1, 1, 1, tzinfo=UTC), NOON + HOUR)

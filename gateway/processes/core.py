@@ -18,7 +18,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 import gateway
 from gateway.cache import Applied, Cache
 from gateway.cache.key import key_file
-from gateway.clock import SystemClock, TimeTrust, boot_id, voucher
+from gateway.clock import BatteryClocks, SystemClock, TimeTrust, boot_id, voucher
 from gateway.config.devices import RelayClass
 from gateway.config.site import SiteConfig
 from gateway.control.door import InForce
@@ -122,8 +122,13 @@ class Core:
         """Own the state directory, with journal and cache open."""
         config = self._config
         with StateDir(Path(config.state.dir)) as self._state:
+            self._battery = BatteryClocks()
+            self._battery.look()
             self._clock = SystemClock(
-                floor=self._state.floor, vouched=voucher(config.clock.trust), told=told
+                floor=self._state.floor,
+                vouched=voucher(config.clock.trust),
+                told=told,
+                battery=self._battery,
             )
             self._started = self._clock.monotonic()
             async with Journal(self._state.journal, self._clock) as self._journal:
@@ -281,8 +286,8 @@ class Core:
             log.error("timers not kept", why=str(error))
 
     async def _keep_floor(self) -> None:
-        # Only a time that somebody vouches for may become a floor: it never falls again.
-        if self._clock.trust() < TimeTrust.T2:
+        await asyncio.to_thread(self._battery.look)
+        if not self._clock.vouched_for:
             return
         now, floor = self._clock.now(), self._state.floor
         if floor is not None and now - floor > FLOOR_STEP_MAX:
