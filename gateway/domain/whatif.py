@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from datetime import datetime
+from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import msgspec
 from gateway.domain.decision import PresentedCredential, Request, Tap, look_up, verdicts
 from gateway.domain.entitlements import RecordSet, ValidRecords
 from gateway.domain.explanation import edges
+from gateway.domain.schedule import OpeningHours
 
 
 class Change(NamedTuple):
@@ -24,11 +26,25 @@ class Change(NamedTuple):
     end: datetime
 
 
+class _Remembered:
+    """Opening hours that are asked the same again and again: for each holder at each door."""
+
+    def __init__(self, hours: OpeningHours) -> None:
+        self.is_open = cache(hours.is_open)
+        self._edges = cache(lambda since, until: tuple(hours.edges(since, until)))
+
+    def edges(self, since: datetime, until: datetime) -> Iterator[datetime]:
+        """See `OpeningHours.edges`."""
+        return iter(self._edges(since, until))
+
+
 class _Side:
     """One of the two sets."""
 
     def __init__(self, records: ValidRecords) -> None:
         self.entitlements = RecordSet(records)
+        hours = self.entitlements.hours.items()
+        self.entitlements.hours = {name: _Remembered(each) for name, each in hours}
         self.holders = frozenset(records.holders)
         self.doors = frozenset(records.tables.doors)
         self._presented: defaultdict[str, list[PresentedCredential]] = defaultdict(list)
@@ -60,15 +76,46 @@ def changes(
     """
     sides = (_Side(was), _Side(new))
     everybody = sides[0].holders | sides[1].holders
+    doors = sorted(sides[0].doors | sides[1].doors)
+    alike: dict[object, list[Change]] = {}
     for holder in sorted(everybody if only is None else everybody & only):
-        for door in sorted(sides[0].doors | sides[1].doors):
-            yield from _spans(sides, holder, door, since, until)
+        for door in doors:
+            taps = tuple(side.taps(holder, door, since) for side in sides)
+            kind = _kind(taps)
+            if kind is None:
+                yield from _spans(taps, holder, door, since, until)
+                continue
+            if (kind, door) not in alike:
+                alike[kind, door] = list(_spans(taps, holder, door, since, until))
+            for each in alike[kind, door]:
+                yield each._replace(holder=holder)
+
+
+_Taps = tuple[list[Tap], ...]
+"""What a holder can present at a door, in each of the two sets."""
+
+
+def _kind(taps: _Taps) -> object:
+    """The same for holders for whom the answer at a door is the same: all that the steps look at.
+
+    None where nobody else's will be: bookings and exceptions are one holder's or a few's.
+    """
+    blank = msgspec.structs.replace
+    found = []
+    for each in taps:
+        if any(tap.holding.bookings or tap.holding.exceptions for tap in each):
+            return None
+        cards = frozenset(blank(tap.primary, id="", holder="", value="") for tap in each)
+        pins = frozenset(
+            blank(pin, id="", holder="", value="") for tap in each for pin in tap.holding.pins
+        )
+        found.append((cards, pins, blank(each[0].holding.holder, id="", name=None) if each else 0))
+    return tuple(found)
 
 
 def _spans(
-    sides: tuple[_Side, _Side], holder: str, door: str, since: datetime, until: datetime
+    taps: _Taps, holder: str, door: str, since: datetime, until: datetime
 ) -> Iterator[Change]:
-    taps = [side.taps(holder, door, since) for side in sides]
     points = {since}
     for each in (*taps[0], *taps[1]):
         points.update(edge for edge in edges(each, until) if since < edge < until)

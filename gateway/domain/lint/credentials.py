@@ -28,6 +28,39 @@ def pins_too_dense(site: LintedSite) -> Iterator[Finding]:
     )
 
 
+def no_pin(site: LintedSite) -> Iterator[Finding]:
+    """Rule `no_pin`: a door asks for a PIN as well, from somebody who has none."""
+    coverage = site.coverage
+    asking = {
+        door.id: coverage.open[door.second_factor_schedule]
+        for door in site.tables.doors.values()
+        if door.second_factor_schedule is not None
+    }
+    if not asking:
+        return
+    having = {each.holder for each in _active(site) if each.kind == "pin"}
+    without: defaultdict[str, list[str]] = defaultdict(list)
+    for groups, holders in site.by_groups.items():
+        lacking = [holder for holder in holders if holder not in having]
+        doors = {
+            way.door
+            for way, mask in coverage.standing(groups).items()
+            if mask & asking.get(way.door, 0)
+        }
+        for door in doors:
+            without[door] += lacking
+    for door, holders in sorted(without.items()):
+        if holders:
+            yield finding(
+                "no_pin",
+                "warning",
+                f"may pass door {door!r}, which asks for a PIN as well, and have none",
+                holders,
+                why="they are denied `no_pin` at a door that they were given",
+                todo="assign each a PIN, or take the door out of their group",
+            )
+
+
 def credential_shared(site: LintedSite) -> Iterator[Finding]:
     """Rule `credential_shared`: one card, as two readers read it, is of several holders.
 

@@ -4,7 +4,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from gateway.domain.entitlements import ValidRecords
-from gateway.domain.lint.credentials import credential_shared, many_of_a_kind, pins_too_dense
+from gateway.domain.lint.credentials import (
+    credential_shared,
+    many_of_a_kind,
+    no_pin,
+    pins_too_dense,
+)
 from gateway.domain.lint.doors import (
     door_without_group,
     restricted_unlocked,
@@ -33,6 +38,7 @@ RULES: tuple[Callable[[LintedSite], Iterator[Finding]], ...] = (
     restricted_unlocked,
     more_than_minimum,
     several_suites,
+    no_pin,
     credential_shared,
     many_of_a_kind,
     group_name,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gateway.domain.decision import PresentedCredential, Request, decide
 from gateway.domain.entitlements import RecordSet, ValidRecords
 from gateway.domain.lint.finding import LintedSite
-from gateway.domain.lint.reachability import outermost, troubles
+from gateway.domain.lint.reachability import Trouble, outermost, troubles
 from gateway.domain.record_faults import parse_records
 from tests.domain.sites import JsonObject, lines
 
@@ -126,22 +126,36 @@ def instants(records: ValidRecords) -> list[datetime]:
 
 
 @given(sites())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_lint_finds_what_walking_every_door_at_every_edge_finds(rows: list[JsonObject]) -> None:
     records = parse_records(lines(rows)).records
     outside = outermost(records.tables)
-    walked: dict[str, set[tuple[str, str]]] = {"unreachable": set(), "locked_in": set()}
+    walked: dict[str, set[tuple[str, str]]] = {rule: set() for rule in Trouble._fields}
     for holder in HOLDERS:
+        been: set[str] = set()
         for at in instants(records):
             walker = Walker(records, holder, at)
             inside = walker.from_(outside)
-            walked["unreachable"] |= {(holder, zone) for zone in walker.entitled() - inside}
-            walked["locked_in"] |= {
-                (holder, zone) for zone in inside if not walker.from_(frozenset({zone})) & outside
+            no_way_out = {
+                zone
+                for zone in records.tables.zones
+                if not walker.from_(frozenset({zone})) & outside
             }
-    found: dict[str, set[tuple[str, str]]] = {"unreachable": set(), "locked_in": set()}
+            been |= inside
+            walked["unreachable"] |= {(holder, zone) for zone in walker.entitled() - inside}
+            walked["locked_in"] |= {(holder, zone) for zone in inside & no_way_out}
+            walked["locked_in_later"] |= {(holder, zone) for zone in been & no_way_out}
+    walked["locked_in_later"] -= walked["locked_in"]
+    found: dict[str, set[tuple[str, str]]] = {rule: set() for rule in Trouble._fields}
     for holders, _, trouble in troubles(LintedSite(records, AT, UNTIL)):
-        for holder in holders:
-            found["unreachable"] |= {(holder, zone) for zone in trouble.unreachable}
-            found["locked_in"] |= {(holder, zone) for zone in trouble.locked_in}
-    assert found == walked
+        for rule, zones in trouble._asdict().items():
+            found[rule] |= {(holder, zone) for holder in holders for zone in zones}
+    # Ann's bookings and exceptions are looked at with the time between them left out.
+    assert found["locked_in_later"] <= walked["locked_in_later"] | walked["locked_in"]
+    for rule, cases in found.items():
+        if rule == "locked_in_later":
+            assert {case for case in cases if case[0] == "ben"} == {
+                case for case in walked[rule] if case[0] == "ben"
+            }
+        else:
+            assert cases == walked[rule]

@@ -144,6 +144,11 @@ CASES: tuple[tuple[str, str, list[str], tuple[JsonObject, ...]], ...] = (
         card(n, "ann", "pin", f"{n:04}") | {"max_uses": 1} for n in range(50))),
     ("pins_too_dense", "alarm", ["ann"], tuple(
         card(n, "ann", "pin", f"{n:04}") | {"max_uses": 1} for n in range(120))),
+    ("no_pin", "warning", ["cas"], (
+        door("store-door", second_factor_schedule="NIGHT"), card(1, "sam", "pin", "8246"))),
+    ("no_pin", "warning", ["cas", "sam"], (
+        door("store-door", second_factor_schedule="24x7"),
+        card(1, "sam", "pin", "8246") | {"valid_until": "2026-05-01T00:00:00Z"})),
     ("credential_shared", "warning", ["c-ann", "n1"], (card(1, "sam", "sun", "04A1B2C3D4E5F6"),)),
     ("credential_shared", "warning", ["n1", "n2"], (
         card(1, "sam", "wiegand", "H10301:12:345"), card(2, "tia", "wiegand", "ind26:12:345"))),
