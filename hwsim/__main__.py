@@ -1,4 +1,4 @@
-"""Runs a simulated site from the command line: `python -m hwsim SITE.toml`."""
+"""Runs a simulated site from the command line: `python -m hwsim SITE.toml`; a fleet: `… fleet`."""
 
 import argparse
 import asyncio
@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+from hwsim import fleet
 from hwsim.control import COMMANDS, control_socket
 from hwsim.observations import Seen
 from hwsim.site import SiteError, running_site
@@ -125,6 +126,9 @@ async def _run(options: argparse.Namespace, run_dir: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until told to stop; 2 if the site cannot be simulated."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["fleet"]:
+        return fleet.main(arguments[1:])
     options = _parse(arguments)
     try:
         if options.run_dir is not None:
