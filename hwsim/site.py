@@ -20,7 +20,7 @@ import tomli_w
 from hwsim.ascii_keypad import AsciiKeypad
 from hwsim.barcode_scanner import BarcodeScanner
 from hwsim.bluez.radio import Walk
-from hwsim.bluez.site import BleDevice, Bluetooth, address_named, key_named
+from hwsim.bluez.site import BleDevice, Bluetooth, LockDevice, address_named, key_named
 from hwsim.cards import Card, card
 from hwsim.door import Door, DoorTimes, Leaf
 from hwsim.gpio.device import GpioPoints, GpioWiegand, OnChip, SharedChip
@@ -48,7 +48,7 @@ _THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 _SOCKET_PATH_MAX = 100  # of 108 bytes (unix(7)); the gateway asks for so much room
 
 Device = SerialDevice | RelayBoard | UhppoteDoor | BleDevice | OnChip
-Points = RelayBoard | OsdpReader | UhppoteDoor | GpioPoints
+Points = RelayBoard | OsdpReader | UhppoteDoor | GpioPoints | LockDevice
 
 
 class SiteError(Exception):
@@ -215,6 +215,8 @@ class Site:
                 return BarcodeScanner(name, path, self.seen, prefix=prefix, suffix=suffix)
             case "ble_reader" | "ble_scanner":
                 return BleDevice(name, self.bluetooth, table)
+            case "ble_lock":
+                return LockDevice(name, self.bluetooth, table, self._run_dir, self.seen)
             case "modbus_relay":
                 board = Board(
                     outputs=table.get("outputs", _SIZES.get(table.get("profile", ""), (8, 8))[0]),
@@ -373,6 +375,8 @@ class Site:
                 table["host"], table["port"] = device.board.host, device.board.port
             elif isinstance(device, BleDevice):
                 table["bus"] = str(self.bluetooth.bus.socket)
+                if isinstance(device, LockDevice):
+                    table["key"] = str(device.key_file)
             elif isinstance(device, OnChip):
                 table["chip"] = str(device.shared.path)
             else:
@@ -867,7 +871,7 @@ class Site:
 
 
 def _outputs(points: Points) -> int:
-    if isinstance(points, UhppoteDoor):
+    if isinstance(points, UhppoteDoor | LockDevice):
         return 1
     if isinstance(points, GpioPoints):
         return len(points.outputs)
@@ -879,6 +883,8 @@ def _outputs(points: Points) -> int:
 def _inputs(points: Points) -> int:
     if isinstance(points, UhppoteDoor):
         return 2
+    if isinstance(points, LockDevice):
+        return 0
     if isinstance(points, GpioPoints):
         return len(points.inputs)
     if isinstance(points, OsdpReader):

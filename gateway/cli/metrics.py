@@ -83,6 +83,11 @@ def _families(status: Status) -> Iterator[tuple[str, str, str, Samples]]:
         "device_online", "gauge", "1 while the device answers.",
         [({"device": name}, device.online) for name, device in sorted(status.devices.items())],
     )  # fmt: skip
+    yield (
+        "device_battery_percent", "gauge", "What a device on a battery last said of it.",
+        [({"device": name}, device.battery_percent)
+         for name, device in sorted(status.devices.items()) if device.battery_percent is not None],
+    )  # fmt: skip
     doors = sorted(status.doors.items())
     yield (
         "door_locked", "gauge", "1 while the strike is at rest; no sample while that is unknown.",

@@ -57,6 +57,9 @@ def _print(status: Status) -> None:
     for name, device in sorted(status.devices.items()):
         more = "  TAMPER" if device.tampered else ""
         more += "  SUPPLY FAILED" if device.power_failed else ""
+        more += (
+            f"  battery {device.battery_percent} %" if device.battery_percent is not None else ""
+        )
         print(f"  {name:<20} {'online' if device.online else f'OFFLINE: {device.why}'}{more}")
 
 

@@ -31,6 +31,7 @@ from gateway.domain.door_state import (
     StrikeSaid,
 )
 from gateway.domain.facts import (
+    BatteryReported,
     CredentialPresented,
     CredentialRefused,
     DeviceOffline,
@@ -75,6 +76,7 @@ class DeviceState:
         self.why: str | None = "has not answered yet"
         self.tampered = False
         self.power_failed = False
+        self.battery_percent: int | None = None
 
 
 class SiteController:
@@ -308,6 +310,8 @@ class SiteController:
                 self._case_opened(fact)
             case PowerChanged():
                 self._power(fact)
+            case BatteryReported():
+                self.devices[fact.device].battery_percent = fact.percent
             case InstallWindowOpened():
                 self._install_window(fact)
             case InstallWindowClosed():

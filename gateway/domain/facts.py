@@ -87,6 +87,14 @@ class PowerChanged(msgspec.Struct, frozen=True, gc=False):
     at: timedelta
 
 
+class BatteryReported(msgspec.Struct, frozen=True, gc=False):
+    """How full a device's battery is, as it says itself, in percent."""
+
+    device: str
+    percent: int
+    at: timedelta
+
+
 class InstallWindowOpened(msgspec.Struct, frozen=True, gc=False):
     """A reader may be given a key with the default key, for so long. May precede `DeviceOnline`."""
 
@@ -127,6 +135,7 @@ Fact = (
     | UnexpectedOutput
     | TamperChanged
     | PowerChanged
+    | BatteryReported
     | InstallWindowOpened
     | InstallWindowClosed
     | DeviceOnline

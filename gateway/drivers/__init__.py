@@ -7,6 +7,7 @@ from gateway.config.devices import DriverSpec
 from gateway.drivers import (
     ascii_keypad,
     barcode_scanner,
+    ble_lock,
     ble_reader,
     ble_scanner,
     gpio,
@@ -23,6 +24,7 @@ REGISTRY: Final[Mapping[str, DriverSpec]] = {
     for spec in (
         ascii_keypad.DRIVER,
         barcode_scanner.DRIVER,
+        ble_lock.DRIVER,
         ble_reader.DRIVER,
         ble_scanner.DRIVER,
         gpio.DRIVER,

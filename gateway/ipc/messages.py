@@ -267,6 +267,7 @@ class DeviceStatus(msgspec.Struct, frozen=True, kw_only=True):
     why: str | None = None
     tampered: bool = False
     power_failed: bool = False
+    battery_percent: int | None = None
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):

@@ -431,6 +431,7 @@ class Core:
                     why=device.why,
                     tampered=device.tampered,
                     power_failed=device.power_failed,
+                    battery_percent=device.battery_percent,
                 )
                 for name, device in self._site.devices.items()
             },

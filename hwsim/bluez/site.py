@@ -7,8 +7,11 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from hwsim.ble_lock import BatteryLock
 from hwsim.bluez.bus import PrivateBus
 from hwsim.bluez.daemon import Adapter, Bluez
+from hwsim.observations import Observations, Output
+from hwsim.relay_board import Edge
 
 P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
@@ -76,7 +79,7 @@ class BleDevice:
         self.name = name
         self.bluetooth = bluetooth
         self.table = table
-        self.switched: list[Callable[..., None]] = []
+        self.switched: list[Callable[[Edge], None]] = []
 
     @property
     def adapter(self) -> Adapter:
@@ -94,3 +97,40 @@ class BleDevice:
     async def unplug(self) -> None:
         """Pull the adapter out."""
         self.bluetooth.unplug(self.table["adapter"])
+
+
+class LockDevice(BleDevice):
+    """A battery lock of a site's file. Unplugged, its battery is out; its adapter stays."""
+
+    def __init__(
+        self,
+        name: str,
+        bluetooth: Bluetooth,
+        table: dict[str, Any],
+        run_dir: Path,
+        seen: Observations,
+    ) -> None:
+        super().__init__(name, bluetooth, table)
+        self.key = hashlib.sha256(f"key of {name}".encode()).digest()
+        self.key_file = run_dir.absolute() / f"{name}.key"
+        self.lock = BatteryLock(table["address"], self.key)
+        self.lock.switched.append(
+            lambda edge: seen.add(Output(edge.at_ns, name, edge.output, edge.on))
+        )
+        self.switched = self.lock.switched
+
+    def set_input(self, number: int, *, active: bool) -> None:
+        """It has none: a door's wiring never gets here."""
+        raise LookupError(f"{self.name} has no input {number} to be {active}")
+
+    async def plug(self) -> None:
+        """Put the battery in."""
+        await super().plug()
+        self.key_file.touch(mode=0o600)
+        self.key_file.write_text(self.key.hex())
+        self.bluetooth.bluez.join(self.lock)
+
+    async def unplug(self) -> None:
+        """Take the battery out."""
+        self.bluetooth.bluez.leave(self.lock)
+        self.lock.close()
