@@ -517,21 +517,20 @@ class _Building:
         self._add(row, "booking", "shift", members | self._what_and_when(row))
 
     def _what_and_when(self, row: Row) -> Record:
-        return {
-            "zones": row.names("zones"),
-            "doors": row.names("doors"),
+        return self._what(row) | {
             "start": row.instant("start", self._zone),
             "end": row.instant("end", self._zone),
         }
 
-    def _read_exception(self, row: Row) -> None:
+    def _what(self, row: Row) -> Record:
         if row.text("zones") is None and row.text("doors") is None:
             row.wrong("zones", "is empty, and so is doors: say what it is about")
-        members: Record = {
+        return {"zones": row.names("zones"), "doors": row.names("doors")}
+
+    def _read_exception(self, row: Row) -> None:
+        members: Record = self._what(row) | {
             "holder": row.text("member"),
             "effect": row.word("effect", _words(Effect)),
-            "zones": row.names("zones"),
-            "doors": row.names("doors"),
             "from": row.instant("from", self._zone),
             "until": row.instant("until", self._zone),
             "reason": row.text("reason"),
@@ -605,8 +604,6 @@ class _Building:
             if Path(file).name != file or not file.endswith(".ics"):
                 row.wrong("file", "is no name of an .ics file in this folder")
                 continue
-            if row.text("zones") is None and row.text("doors") is None:
-                row.wrong("zones", "is empty, and so is doors: say what its events book")
             self._read_events(row, file)
         for path in sorted(self._folder.glob("*.ics")):
             if path.name not in named:
@@ -627,6 +624,7 @@ class _Building:
         except ValueError as error:
             self._wrong(Place(file), f"is no calendar that can be read: {error}")
             return
+        what = self._what(row)
         for event in events:
             start, end = self._utc(event.start), self._utc(event.end)
             holders = sorted({self._emails[each] for each in event.people if each in self._emails})
@@ -635,10 +633,8 @@ class _Building:
                 where("names no member's e-mail address: add it to members.csv")
             if end <= start:
                 where("ends no later than it starts")
-            members: Record = {
+            members = what | {
                 "holders": holders,
-                "zones": row.names("zones"),
-                "doors": row.names("doors"),
                 "start": start,
                 "end": end,
                 "status": "cancelled" if event.cancelled else None,

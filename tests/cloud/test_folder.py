@@ -11,6 +11,8 @@ import pytest
 from gateway.cloud.folder import Built, Event, build
 from gateway.cloud.sheets import FILE_BYTES_MAX, FolderRefused
 from gateway.cloud.template import starting_folder
+from gateway.domain.decision import decide, parse_request
+from gateway.domain.entitlements import RecordSet
 from gateway.domain.lint.rules import lint
 from gateway.domain.record_faults import parse_records
 from gateway.errors import GatewayError
@@ -128,6 +130,48 @@ def test_a_day_pass_without_hours_is_the_whole_day_at_the_site(
     path = folder(("daypasses.csv", "2027-01-11,lobby; lounge,BH", "2027-07-05,,"))
     found = records(build(path, AT, no_calendars))["booking", "day-2001"]
     assert (found["start"], found["end"]) == ("2027-07-04T23:00:00Z", "2027-07-05T23:00:00Z")
+
+
+# What the starting folder sells, asked for at its doors: who, with what, where, when, the answer.
+ASKED = (
+    ("uid", "04A10000000002", "lounge", "2027-01-04T09:00:00Z", "grant group"),  # Maya
+    ("uid", "04A10000000002", "lounge", "2027-01-04T19:00:00Z", "deny outside_schedule"),
+    ("uid", "04A10000000002", "street", "2027-01-01T09:00:00Z", "deny outside_schedule"),  # holiday
+    ("uid", "04A10000000003", "lounge", "2027-01-04T09:00:00Z", "deny credential_lost"),
+    ("wiegand", "H10301:12:34567", "lounge", "2027-01-04T03:00:00Z", "grant group"),  # Finn
+    ("wiegand", "H10301:12:34567", "meeting-2", "2027-01-13T08:50:00Z", "grant group"),
+    ("wiegand", "H10301:12:34567", "meeting-2", "2027-01-13T10:00:00Z", "deny booking_over"),
+    ("uid", "04A10000000004", "lounge", "2027-03-31T17:59:00Z", "grant group"),  # Pia's last day
+    ("uid", "04A10000000004", "lounge", "2027-03-31T23:00:00Z", "deny credential_expired"),
+    ("uid", "04A10000000005", "lounge", "2027-01-06T12:00:00Z", "grant group"),  # Dora, in grace
+    ("uid", "04A10000000005", "lounge", "2027-01-07T12:00:00Z", "deny payment_overdue"),
+    ("uid", "04A10000000006", "lounge", "2027-02-02T12:00:00Z", "deny membership_pending"),  # Nils
+    ("uid", "04A10000000007", "suite-a", "2027-01-04T03:00:00Z", "grant group"),  # Olga
+    ("uid", "04A10000000007", "comms", "2027-01-04T03:00:00Z", "deny no_entitlement"),
+    ("uid", "04A10000000008", "meeting-1", "2027-01-12T13:44:00Z", "deny booking_not_started"),
+    ("uid", "04A10000000008", "meeting-1", "2027-01-12T13:45:00Z", "grant group"),  # Ben
+    ("uid", "04A10000000008", "street", "2027-01-12T16:04:00Z", "grant group"),
+    ("uid", "04A10000000008", "meeting-2", "2027-01-12T14:30:00Z", "deny booking_not_started"),
+    ("qr", "DAYPASS-7Q2M9X4K", "lounge", "2027-01-11T08:00:00Z", "grant group"),  # Dana
+    ("qr", "DAYPASS-7Q2M9X4K", "meeting-1", "2027-01-11T08:00:00Z", "deny no_entitlement"),
+    ("qr", "DAYPASS-7Q2M9X4K", "lounge", "2027-01-11T19:00:00Z", "deny booking_over"),
+    ("uid", "04A10000000009", "comms", "2027-01-04T21:00:00Z", "challenge pin_required"),  # Carl
+    ("uid", "04A10000000009", "comms", "2027-01-16T12:00:00Z", "challenge pin_required"),  # shift
+    ("uid", "04A10000000009", "comms", "2027-01-16T14:00:00Z", "deny outside_schedule"),
+    ("qr", "VISITOR-3H8T5W1C", "street", "2027-01-12T09:30:00Z", "grant exception"),  # Vera
+    ("qr", "VISITOR-3H8T5W1C", "street", "2027-01-12T11:00:00Z", "deny no_entitlement"),
+)
+
+
+def test_what_the_starting_folder_sells_is_what_its_doors_answer() -> None:
+    found = RecordSet(parse_records(build(EXAMPLE, AT, no_calendars).lines).records)
+    answers = []
+    for kind, value, door, at, _ in ASKED:
+        credentials = [{"kind": kind, "value": value}]
+        request = {"door": door, "credentials": credentials, "at": at}
+        decision = decide(found, parse_request(json.dumps(request)))
+        answers.append((kind, value, door, at, f"{decision.outcome} {decision.reason}"))
+    assert answers == list(ASKED)
 
 
 def test_doors_of_another_system_are_told_and_left_out(folder: Callable[..., Path]) -> None:
@@ -265,6 +309,7 @@ WRONG: tuple[tuple[Change, str], ...] = (
     (("bookings.csv", "2027-01-12 14:00", "2026-10-25 01:30"),
      "bookings.csv, line 2, start: happens twice, as the clock goes back that night: write"
      " 2026-10-25T01:30:00+01:00 or 2026-10-25T01:30:00+00:00"),
+    (("bookings.csv", "ben,meeting-1,", "ben,,"), "bookings.csv, line 2, zones: is empty, and so"),
     (("bookings.csv", "ben; finn", "ben; joe"), "bookings.csv, line 3, members: no holder 'joe'"),
     (("bookings.csv", "meeting-2", "meeting-3"), "bookings.csv, line 3, zones: no zone 'meeting"),
     (("shifts.csv", "shift-3001", "room-1001"),

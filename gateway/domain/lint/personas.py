@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from gateway.domain.lint.finding import Finding, LintedSite, finding
+from gateway.domain.lint.reachability import outermost
 from gateway.domain.records import TIMEBOUND, Category, Group, Persona
 
 Reach = Literal["never", "timebound", "hours", "always"]
@@ -66,6 +67,12 @@ PERSONA_WORDS: Mapping[Persona, frozenset[str]] = {
 
 def more_than_minimum(site: LintedSite) -> Iterator[Finding]:
     """Rule `more_than_minimum`: a group gives a persona more than it needs."""
+    on_the_way = _on_the_way_to_rooms(site)
+
+    def needs(persona: Persona, category: Category) -> Reach:
+        least = MINIMUM[persona].get(category, "never")
+        return "timebound" if persona == "booker" and category in on_the_way else least
+
     for group_id, members in sorted(site.members.items()):
         personas: defaultdict[Persona, list[str]] = defaultdict(list)
         for holder in members:
@@ -77,12 +84,12 @@ def more_than_minimum(site: LintedSite) -> Iterator[Finding]:
             excess = sorted(
                 category
                 for category, reach in given.items()
-                if _ORDER.index(reach) > _ORDER.index(MINIMUM[persona].get(category, "never"))
+                if _ORDER.index(reach) > _ORDER.index(needs(persona, category))
             )
             if excess:
                 told = ", ".join(
                     f"{category} zones {_WORDS[given[category]]} (needs:"
-                    f" {_WORDS[MINIMUM[persona].get(category, 'never')]})"
+                    f" {_WORDS[needs(persona, category)]})"
                     for category in excess
                 )
                 yield finding(
@@ -101,6 +108,41 @@ _WORDS: Mapping[Reach, str] = {
     "hours": "by a schedule",
     "always": "24x7",
 }
+
+
+def _on_the_way_to_rooms(site: LintedSite) -> frozenset[Category]:
+    """`member`, where a meeting room can be reached through a member zone only."""
+    zones = site.tables.zones
+    reached = set(outermost(site.tables))
+    passable = {zone for zone in zones if zones[zone].category in ("public", "bookable")}
+    doors = [(door.from_zone, door.to_zone) for door in site.tables.doors.values()]
+    while more := {far for near, far in doors if near in reached} & passable - reached:
+        reached |= more
+    rooms = {zone.id for zone in zones.values() if zone.category == "bookable"}
+    return frozenset() if rooms <= reached else frozenset({"member"})
+
+
+def booking_beyond_persona(site: LintedSite) -> Iterator[Finding]:
+    """Rule `booking_beyond_persona`: a booking of a suite, or of a restricted zone."""
+    zones = site.tables.zones
+    beyond: defaultdict[str, list[str]] = defaultdict(list)
+    for holder_id, bookings in site.bookings.items():
+        least = MINIMUM[site.holders[holder_id].persona]
+        for booking in bookings:
+            for zone in {way.entered for way in site.coverage.covered(booking)}:
+                category = zones[zone].category
+                if category in ("tenant", "restricted") and category not in least:
+                    beyond[zone].append(booking.id)
+    for zone, bookings_of in sorted(beyond.items()):
+        yield finding(
+            "booking_beyond_persona",
+            "warning",
+            f"books zone {zone!r}, which is {zones[zone].category}, for holders whose persona"
+            " never needs it",
+            bookings_of,
+            why="a booking is sold without a second look at who it lets in where",
+            todo="book another zone, or give the holder the persona that they are",
+        )
 
 
 def several_suites(site: LintedSite) -> Iterator[Finding]:

@@ -26,7 +26,11 @@ from gateway.domain.lint.groups import (
     unknown_member,
     unused_group,
 )
-from gateway.domain.lint.personas import more_than_minimum, several_suites
+from gateway.domain.lint.personas import (
+    booking_beyond_persona,
+    more_than_minimum,
+    several_suites,
+)
 from gateway.domain.lint.reachability import reachability
 from gateway.domain.record_faults import LintWarning
 
@@ -37,6 +41,7 @@ RULES: tuple[Callable[[LintedSite], Iterator[Finding]], ...] = (
     door_without_group,
     restricted_unlocked,
     more_than_minimum,
+    booking_beyond_persona,
     several_suites,
     no_pin,
     credential_shared,

@@ -136,6 +136,10 @@ CASES: tuple[tuple[str, str, list[str], tuple[JsonObject, ...]], ...] = (
     ("more_than_minimum", "warning", ["cas"], (group(CLEANERS, ["lobby", "store"], "24x7"),
         {"type": "group", "id": "LON | CONTRACTORS | RESTRICTED | 24x7", "zones": ["lobby"],
          "doors": [], "schedule": "24x7"})),
+    ("booking_beyond_persona", "warning", ["y"], (
+        {"type": "booking", "id": "y", "holders": ["ann", "sam", "cas"],
+         "zones": ["lobby", "store"], "doors": [],
+         "start": "2026-06-02T12:00:00Z", "end": "2026-06-02T13:00:00Z"},)),
     ("several_suites", "notice", ["tia"], (
         {"type": "zone", "id": "suite 2", "category": "tenant"},
         door("suite 2-door", from_zone="club", to_zone="suite 2"),
@@ -210,6 +214,12 @@ def test_an_exception_into_a_door_before_needs_no_more_and_the_lobby_is_unlocked
     assert {each.rule for each in findings(first, group(BOOKINGS, ["room"], "timebound"))} == {
         "unreachable"
     }
+
+
+def test_the_way_to_a_room_through_the_club_is_no_excess_while_there_is_no_other() -> None:
+    through = group(BOOKINGS, ["lobby", "club", "room"], "timebound")
+    assert [each.rule for each in findings(through)] == ["more_than_minimum"]
+    assert findings(through, door("room-door", from_zone="club")) == []
 
 
 def test_a_site_without_a_public_zone_is_told_so_once() -> None:
