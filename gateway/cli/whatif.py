@@ -2,10 +2,14 @@
 
 import argparse
 import asyncio
+import os
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from gateway.cache.in_force import records_in_force
+from gateway.cache.key import key_file
 from gateway.cli import EXIT_NO, EXIT_OK, Command
 from gateway.cli.common import add_config, add_json, load_config, print_json, socket_of
 from gateway.cli.duration import duration
@@ -14,27 +18,41 @@ from gateway.domain import events
 from gateway.domain.entitlements import ValidRecords
 from gateway.domain.replay import Revision, decided_again
 from gateway.domain.whatif import changes
+from gateway.errors import GatewayError
 from gateway.ipc.client import connect
 
 _DESCRIPTION = """\
 Run the taps recorded since then, and every holder over as long a time to come, against other
-records: who gains or loses which door, and when. Taps come from the running gateway or from a file;
-holders are compared with --was, the records now in force. Exits 0 where nothing changes, 1 where
-something does."""
+records: who gains or loses which door, and when. Taps come from the running gateway, and holders
+are compared with the records in force, as they lie in its state directory: run it as root or as the
+gateway's user. With --journal taps come from a copied journal, and holders are compared with --was.
+A challenge for a PIN counts as being let in; what needs memory, as anti-passback, isn't looked at.
+Times are UTC. Exits 0 where nothing changes, 1 where something does, 2 where it can't be told."""
 
 _EXAMPLE = """\
 example:
-  door-gateway whatif --records new.jsonl --since 7d --was records.jsonl
-  door-gateway whatif --records new.jsonl --since 30d --journal journal.db --json"""
+  sudo -u door-gateway door-gateway whatif --records new.jsonl --since 7d
+  door-gateway whatif --records new.jsonl --was old.jsonl --journal journal.db --since 30d --json"""
 
 _BATCH = 1000
+
+
+class _Known(NamedTuple):
+    """What new records are compared with."""
+
+    at: datetime
+    taps: list[Recorded]
+    records: ValidRecords | None
+    revision: str | None
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = _DESCRIPTION, _EXAMPLE
     parser.add_argument("--records", type=Path, required=True, metavar="NEW")
     parser.add_argument("--since", type=duration, default=timedelta(days=7), metavar="TIME")
-    parser.add_argument("--was", type=Path, metavar="OLD", help="the records now in force")
+    parser.add_argument(
+        "--was", type=Path, metavar="OLD", help="compare holders with these records"
+    )
     parser.add_argument("--journal", type=Path, metavar="FILE", help="instead of the running core")
     add_config(parser)
     add_json(parser)
@@ -42,28 +60,38 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     new = records_of(options.records)
-    told = list(_events(options))
-    now = max((each.event.at for each in told), default=datetime.min.replace(tzinfo=UTC))
+    known = _from_files(options) if options.journal else asyncio.run(_from_core(options))
     span: timedelta = options.since
-    taps = list(_taps(told, new, now - span))
-    holders = [] if options.was is None else _holders(options.was, new, now, now + span)
+    taps = list(_taps(known.taps, new, known.at - span))
+    holders = (
+        None
+        if known.records is None
+        else [each._asdict() for each in changes(known.records, new, known.at, known.at + span)]
+    )
     if options.json:
-        print_json({"taps": taps, "holders": holders})
+        told = {"at": known.at, "revision": known.revision, "taps": taps, "holders": holders}
+        print_json(told)
     else:
-        for tap in taps:
-            print(
-                f"{tap['at']:%Y-%m-%d %H:%M} {tap['door']}: {tap['holder'] or '-'} was "
-                f"{tap['was']}, would be {tap['would_be']}"
-            )
-        for each in holders:
-            verb = "gains" if each["gains"] else "loses"
-            print(
-                f"{each['holder']} {verb} {each['door']} "
-                f"from {each['start']:%Y-%m-%d %H:%M} to {each['end']:%Y-%m-%d %H:%M} UTC"
-            )
-        if not taps and not holders:
-            print("nothing changes")
+        _print(taps, holders)
     return EXIT_NO if taps or holders else EXIT_OK
+
+
+def _print(taps: list[dict[str, object]], holders: list[dict[str, Any]] | None) -> None:
+    for tap in taps:
+        print(
+            f"{tap['at']:%Y-%m-%d %H:%M} {tap['door']}: {tap['holder'] or '-'} was "
+            f"{tap['was']}, would be {tap['would_be']}"
+        )
+    for each in holders or ():
+        verb = "gains" if each["gains"] else "loses"
+        print(
+            f"{each['holder']} {verb} {each['door']} "
+            f"from {each['start']:%Y-%m-%d %H:%M} to {each['end']:%Y-%m-%d %H:%M} UTC"
+        )
+    if holders is None:
+        print("holders are not compared: name with --was the records that were in force")
+    if not taps and not holders:
+        print("nothing changes")
 
 
 def _taps(told: list[Recorded], new: ValidRecords, since: datetime) -> Iterator[dict[str, object]]:
@@ -83,30 +111,32 @@ def _taps(told: list[Recorded], new: ValidRecords, since: datetime) -> Iterator[
             }
 
 
-def _holders(
-    was: Path, new: ValidRecords, since: datetime, until: datetime
-) -> list[dict[str, object]]:
-    return [each._asdict() for each in changes(records_of(was), new, since, until)]
+def _from_files(options: argparse.Namespace) -> _Known:
+    taps = list(recorded(options.journal))
+    if not taps:
+        raise GatewayError(f"{options.journal}: holds no events: there is no time to begin at")
+    at = max(each.event.at for each in taps)
+    was = None if options.was is None else records_of(options.was)
+    return _Known(at, taps, was, None)
 
 
-def _events(options: argparse.Namespace) -> Iterator[Recorded]:
-    if options.journal is not None:
-        yield from recorded(options.journal)
-    else:
-        yield from asyncio.run(_fetched(options))
-
-
-async def _fetched(options: argparse.Namespace) -> list[Recorded]:
-    found: list[Recorded] = []
-    async with connect(socket_of(load_config(options)), role="whatif") as core:
+async def _from_core(options: argparse.Namespace) -> _Known:
+    config = load_config(options)
+    taps: list[Recorded] = []
+    async with connect(socket_of(config), role="whatif") as core:
+        at = (await core.status()).at
         after = 0
-        while True:
-            batch = await core.fetch(after, limit=_BATCH)
+        while (batch := await core.fetch(after, limit=_BATCH)).bodies:
             for seq, body in enumerate(batch.bodies, start=batch.first_seq):
-                found.append(Recorded(seq, events.decode(body)))
+                event = events.decode(body)
+                if isinstance(event, events.AccessDecided):
+                    taps.append(Recorded(seq, event))
                 after = seq
-            if not batch.bodies:
-                return found
+    if options.was is not None:
+        return _Known(at, taps, records_of(options.was), None)
+    key = key_file(Path(config.state.credential_key), os.environ)
+    found = records_in_force(Path(config.state.dir), key)
+    return _Known(at, taps, found.records, found.revision)
 
 
 COMMAND = Command(_configure, _run)

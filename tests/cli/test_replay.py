@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 
+from gateway.cache import Cache
+from gateway.cache.in_force import records_in_force
 from gateway.cli import main
 from gateway.domain import events
 from gateway.domain.record_faults import parse_records
 from gateway.domain.replay import Revision, difference
 from gateway.domain.whatif import changes
+from gateway.errors import StorageError
 from gateway.journal import Journal
+from gateway.statedir import StateDir
 from tests.control.site import (
     DURESS_PIN,
     MAYA,
@@ -179,6 +183,45 @@ def test_whatif_lists_taps_that_would_change_and_who_gains_and_loses_what(
     assert "sam" not in told
     assert main([*arguments, "--records", str(kept), "--was", str(kept), "--json"]) in (0, 1)
     assert json.loads(capsys.readouterr().out)["holders"] == []
+    assert main([*arguments, "--records", str(kept)]) in (0, 1)
+    assert "holders are not compared: name with --was" in capsys.readouterr().out
+
+
+def test_whatif_of_a_journal_without_events_says_so(
+    kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing = tmp_path / "tail.jsonl"
+    nothing.touch()
+    assert main(["whatif", "--journal", str(nothing), "--records", str(kept)]) == 2
+    assert "holds no events" in capsys.readouterr().err
+
+
+async def applied(state: Path, key: Path, lines: bytes) -> str:
+    cache = Cache(state, key)
+    await cache.open()
+    return (await cache.apply(lines, datetime(2026, 3, 2, tzinfo=UTC))).revision
+
+
+def test_whatif_reads_the_records_in_force_and_changes_no_file(kept: Path, tmp_path: Path) -> None:
+    state, key = tmp_path / "state", tmp_path / "key"
+    key.write_bytes(bytes(range(32)))
+    key.chmod(0o600)
+    with StateDir(state):
+        with pytest.raises(StorageError):
+            records_in_force(state, key)
+        revision = asyncio.run(applied(state, key, kept.read_bytes()))
+        files = {path: path.read_bytes() for path in state.rglob("*") if path.is_file()}
+        found = records_in_force(state, key)
+        assert {path: path.read_bytes() for path in state.rglob("*") if path.is_file()} == files
+    assert found.revision == revision
+    given = parse_records(kept.read_bytes().splitlines()).records
+    at = datetime(2026, 3, 2, 9, tzinfo=UTC)
+    assert list(changes(given, found.records, at, at + timedelta(days=7))) == []
+    other = tmp_path / "other"
+    other.write_bytes(bytes(32))
+    other.chmod(0o600)
+    with pytest.raises(StorageError, match="another credential key"):
+        records_in_force(state, other)
 
 
 def test_a_gain_is_told_with_its_very_span() -> None:

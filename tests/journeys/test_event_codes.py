@@ -360,6 +360,17 @@ async def test_the_recorded_day_is_decided_again_alike(rig: Rig, tmp_path: Path)
     replayed = await rig.cli("replay", str(file), "--records", str(rig.records), "--json")
     assert replayed.status == 0, replayed
     assert replayed.json["taps"] >= 1
+    ended = tmp_path / "ended.jsonl"
+    ended.write_text(
+        as_lines(
+            {**record, "status": "ended"} if record["type"] == "holder" else record
+            for record in journey_records()
+        )
+    )
+    compared = await rig.cli("whatif", "--records", str(ended), "--config", str(rig.config))
+    assert compared.status == 1, compared
+    assert "h-sam loses back from " in compared.out
+    assert "back: h-sam was grant group, would be deny membership_ended" in compared.out
 
 
 async def test_damaged_files_are_told_at_the_next_start(rig: Rig) -> None:
