@@ -11,6 +11,7 @@ from gateway.domain import events
 from gateway.domain.entitlements import ValidRecords
 from gateway.domain.record_faults import parse_records
 from gateway.errors import GatewayError
+from gateway.journal.chain import SALT_BYTES
 
 _SQLITE_MAGIC = b"SQLite format 3\0"
 
@@ -63,7 +64,9 @@ def records_of(path: Path) -> ValidRecords:
 def _of_database(path: Path) -> Iterator[tuple[int, bytes]]:
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
     try:
-        yield from connection.execute("SELECT seq, body FROM event ORDER BY seq")
+        rows = connection.execute("SELECT seq, body, personal FROM event ORDER BY seq")
+        for seq, body, personal in rows:
+            yield seq, events.join(body, (personal or b"")[SALT_BYTES:])
     finally:
         connection.close()
 

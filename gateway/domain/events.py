@@ -7,7 +7,7 @@ time, suffixed `_ms`.
 """
 
 from datetime import datetime, timedelta
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import msgspec
 
@@ -445,11 +445,26 @@ class JournalGap(_Event, frozen=True, tag="journal_gap"):
 
 
 class JournalRestarted(_Event, frozen=True, tag="journal_restarted"):
-    """The journal's file was corrupt: set aside under `kept_as`, a new stream begun."""
+    """The journal's file was corrupt or gone: a new stream is begun."""
 
     priority: ClassVar[int] = Priority.ALARM
     kept_as: str
+    """What the damaged file is called now; empty where there was none any more."""
     salvaged: int
+    old_stream: str | None = None
+    missing: tuple[tuple[int, int], ...] = ()
+    """Numbers of the old stream that were not acknowledged and read no more, from and to; the
+    first `MISSING_MAX` such ranges."""
+    last_known: int | None = None
+    """The highest number that the old stream is known to have had; there may have been later
+    ones."""
+
+
+class Checkpoint(_Event, frozen=True, tag="checkpoint"):
+    """The gateway has signed the chain up to the event before this one."""
+
+    message: str
+    """A COSE_Sign1 (docs/journal.md) in base64."""
 
 
 class AckRefused(_Event, frozen=True, tag="ack_refused"):
@@ -537,6 +552,7 @@ Event = (
     | InputIgnored
     | JournalGap
     | JournalRestarted
+    | Checkpoint
     | AckRefused
     | CacheRebuilt
     | FindingRaised
@@ -559,9 +575,35 @@ def encode(event: Event) -> bytes:
     return msgspec.json.encode(event)
 
 
+class Parts(NamedTuple):
+    """An event's canonical bytes in two: what tells of a person can be erased by itself."""
+
+    public: bytes
+    personal: bytes
+    """A JSON object of the members in PERSONAL; empty where there is none."""
+
+
+def split(body: bytes) -> Parts:
+    """The two parts of an event's canonical bytes. Raises msgspec.DecodeError."""
+    members = _members.decode(body)
+    personal = {name: members.pop(name) for name in PERSONAL if name in members}
+    if not personal:
+        return Parts(body, b"")
+    return Parts(msgspec.json.encode(members), msgspec.json.encode(personal))
+
+
+def join(public: bytes, personal: bytes) -> bytes:
+    """The event as it is sent: the personal members, if there are any, behind the others."""
+    return public if not personal else b"%b,%b" % (public[:-1], personal[1:])
+
+
 def decode(body: bytes) -> Event:
     """The event of its canonical bytes. Raises msgspec.ValidationError."""
     return _decoder.decode(body)
 
 
+PERSONAL = ("holder", "holders", "credential", "pin", "via", "context")
+"""The members of events that tell of a person: by a pseudonym, or by what that person holds."""
+
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)

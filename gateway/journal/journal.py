@@ -1,9 +1,12 @@
 """The journal of one gateway: append at once, commit in groups, delete only what has arrived."""
 
 import asyncio
+import base64
 import contextlib
 import functools
 import itertools
+import os
+import re
 import sqlite3
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -19,7 +22,14 @@ import structlog
 from gateway.clock import Clock, TimeTrust
 from gateway.domain import events
 from gateway.errors import StorageError
-from gateway.journal.chain import CHAIN_BYTES, genesis, link
+from gateway.journal.chain import (
+    CHAIN_BYTES,
+    CHECKPOINT_EVERY,
+    SALT_BYTES,
+    commitment_to,
+    genesis,
+    link,
+)
 from gateway.journal.salvage import STREAM, salvage
 from gateway.sqlite import (
     DatabaseCorrupt,
@@ -41,6 +51,9 @@ it `append` raises, so that nobody is let in unrecorded, and a `JournalGap` coun
 
 GROUP_EVENTS_MAX = 1_000
 """Events in one commit: about 10 ms of work, which is as long as the next group waits."""
+
+ERASE_STEP_EVENTS = 500
+"""Events looked through, and changed, in one transaction when a holder's are erased."""
 
 PURGE_STEP_EVENTS = 500
 """Events deleted in one transaction: about 3 ms, which an append may have to wait."""
@@ -75,6 +88,30 @@ class Backlog(NamedTuple):
     """Events on disk above the watermark."""
     waiting: int
     """Events still in memory, not committed."""
+
+
+class Head(NamedTuple):
+    """Where a stream stands: what a checkpoint is signed over."""
+
+    stream: str
+    seq: int
+    chain: bytes
+
+
+Sign = Callable[[Head], bytes]
+"""Makes a checkpoint: a message signed by the gateway's key."""
+
+
+class ProofRow(NamedTuple):
+    """An event with what the chain is computed from; bytes as they lie on disk."""
+
+    seq: int
+    public: bytes
+    personal: bytes | None
+    """Salt and personal part."""
+    erased: bytes | None
+    """The commitment to what was the personal part."""
+    chain: bytes
 
 
 StateChanges = Mapping[str, bytes | None]
@@ -125,6 +162,8 @@ class _Row(NamedTuple):
     code: str
     priority: int
     body: bytes
+    personal: bytes | None
+    """Salt and personal part."""
     chain: bytes
 
 
@@ -162,11 +201,14 @@ class Journal:
     an event as a duplicate. What still reads goes into the table `salvaged`, and what of it was
     not acknowledged is appended to the new stream as well, its body marked with the stream and
     seq that it had (member `salvaged_from`), so it arrives and a duplicate can be recognised.
+
+    `sign` makes the checkpoints: without it there are none.
     """
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, sign: Sign | None = None) -> None:
         self._path = path
         self._clock = clock
+        self._sign = sign
         self._tasks = asyncio.TaskGroup()
         self._database: aiosqlite.Connection | None = None
         self._position = _Position("", 0, b"", 0, 0, 0, None)
@@ -175,6 +217,7 @@ class Journal:
         self._acknowledged = 0
         self._purged = 0
         self._urgent = 0
+        self._checkpoint = 0
         self._queue: deque[_Waiting] = deque()
         self._jobs: deque[tuple[_Job, asyncio.Future[None]]] = deque()
         self._work = asyncio.Event()
@@ -315,11 +358,28 @@ class Journal:
         return self._failure
 
     def _put(self, event: events.Event, body: bytes, state: StateChanges = _NOTHING) -> Ticket:
-        row = self._rows.row(event, body)
+        ticket = self._queued(self._rows.row(event, body), state)
+        if ticket.seq % CHECKPOINT_EVERY == 0:
+            self.checkpoint()
+        return ticket
+
+    def _queued(self, row: _Row, state: StateChanges = _NOTHING) -> Ticket:
         committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(row, committed, state))
         self._work.set()
         return Ticket(row.seq, committed)
+
+    def checkpoint(self) -> None:
+        """Sign the chain as it stands, as its next event; not where nothing has come since."""
+        head = Head(self.stream, self._rows.seq, self._rows.chain)
+        if self._sign is None or not head.stream or head.seq == self._checkpoint:
+            return
+        message = base64.b64encode(self._sign(head)).decode("ascii")
+        event = events.Checkpoint(
+            at=self._clock.now(), trust=int(self._clock.trust()), message=message
+        )
+        ticket = self._queued(self._rows.row(event, events.encode(event)))
+        self._checkpoint = ticket.seq
 
     def _note_gap(self) -> None:
         """Once there is room again, say how many events were lost."""
@@ -340,21 +400,68 @@ class Journal:
         """
         limit = min(limit, READ_EVENTS_MAX)
         rows = await self._fetch(
-            "SELECT seq, at, body, chain FROM event WHERE seq >= ? AND seq <= ? ORDER BY seq"
-            " LIMIT ?",
+            "SELECT seq, at, body, personal, erased, chain FROM event WHERE seq >= ? AND seq <= ?"
+            " ORDER BY seq LIMIT ?",
             (seq, self._committed, limit + 1),
         )
         found: list[RawEvent] = []
         # Only where the event before was purged is there nothing to hold the first one against.
         previous = genesis(self.stream) if seq == 0 and self._purged == 0 else None
-        for number, at, stored, chain in rows:
-            body = stored
+        for number, at, public, personal, erased, chain in rows:
             if number > seq and len(found) < limit:
-                if previous is not None and link(previous, number, stored) != chain:
-                    body = self._changed(number, at, stored)
+                body = events.join(public, (personal or b"")[SALT_BYTES:])
+                commitment = _commitment(personal, erased)
+                if previous is not None and link(previous, number, public, commitment) != chain:
+                    body = self._changed(number, at, body)
                 found.append(RawEvent(self.stream, number, body))
             previous = chain
         return found
+
+    async def proof_after(self, seq: int, limit: int = READ_EVENTS_MAX) -> list[ProofRow]:
+        """Committed events above `seq` as they are chained, in order: for an export."""
+        rows = await self._fetch(
+            "SELECT seq, body, personal, erased, chain FROM event WHERE seq > ? AND seq <= ?"
+            " ORDER BY seq LIMIT ?",
+            (seq, self._committed, min(limit, READ_EVENTS_MAX)),
+        )
+        return [ProofRow(*row) for row in rows]
+
+    async def anchor(self) -> Head:
+        """What the oldest event that is still here is chained to."""
+        ((purged, chain),) = await self._fetch("SELECT purged, purged_chain FROM mark", ())
+        return Head(self.stream, purged, chain if purged else genesis(self.stream))
+
+    async def erase(self, holder: str) -> tuple[int, int]:
+        """Delete what acknowledged events tell of a holder; their place in the chain stays.
+
+        Returns in how many, and in how many others the holder still is because they have not
+        arrived yet.
+
+        Raises:
+            StorageError: the journal can't be read or written, or was closed.
+        """
+        of_holder = re.compile(rb'(?<=["/])' + re.escape(msgspec.json.encode(holder)[1:-1]) + rb'(?=["/])')
+        erased, kept, low = 0, 0, self._purged
+        while low < self._committed:
+            rows = await self._fetch(
+                "SELECT seq, personal FROM event WHERE seq > ? AND seq <= ? ORDER BY seq",
+                (low, low + ERASE_STEP_EVENTS),
+            )
+            found = [
+                (_commitment(personal, None), seq)
+                for seq, personal in rows
+                if personal is not None and of_holder.search(personal, SALT_BYTES)
+            ]
+            due = [each for each in found if each[1] <= self._acknowledged]
+            if due:
+                await self._do(functools.partial(_erase, rows=due))
+            erased, kept, low = (
+                erased + len(due),
+                kept + len(found) - len(due),
+                low + ERASE_STEP_EVENTS,
+            )
+        await self._do(functools.partial(_erase_salvaged, of_holder=of_holder))
+        return erased, kept
 
     async def read_after(
         self, seq: int, limit: int = READ_EVENTS_MAX
@@ -765,15 +872,17 @@ class _Chainer:
         self.chain = position.chain
 
     def row(self, event: events.Event, body: bytes) -> _Row:
-        return self._next(_ms(event.at), event.trust, _code(event), event.priority, body)
+        public, personal = events.split(body)
+        salted = os.urandom(SALT_BYTES) + personal if personal else None
+        self.seq += 1
+        self.chain = link(self.chain, self.seq, public, _commitment(salted, None))
+        at, code = _ms(event.at), _code(event)
+        return _Row(self.seq, at, event.trust, code, event.priority, public, salted, self.chain)
 
     def again(self, row: _Row) -> _Row:
-        return self._next(row.at, row.trust, row.code, row.priority, row.body)
-
-    def _next(self, at: int, trust: int, code: str, priority: int, body: bytes) -> _Row:
         self.seq += 1
-        self.chain = link(self.chain, self.seq, body)
-        return _Row(self.seq, at, trust, code, priority, body, self.chain)
+        self.chain = link(self.chain, self.seq, row.body, _commitment(row.personal, None))
+        return row._replace(seq=self.seq, chain=self.chain)
 
 
 @functools.cache
@@ -790,8 +899,8 @@ def _refuse_emptied(path: Path) -> None:
 
 async def _insert(database: aiosqlite.Connection, rows: Iterable[_Row]) -> None:
     await database.executemany(
-        "INSERT INTO event (seq, at, trust, code, priority, body, chain)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO event (seq, at, trust, code, priority, body, personal, chain)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         rows,
     )
 
@@ -834,11 +943,12 @@ async def _read_position(database: aiosqlite.Connection, path: Path) -> _Positio
     chain = purged_chain if purged else genesis(stream)
     # The youngest events are where a medium that lies about what it has written shows it.
     tail = await database.execute_fetchall(
-        "SELECT seq, body, chain FROM event WHERE seq > ? ORDER BY seq", (last - TAIL_EVENTS,)
+        "SELECT seq, body, personal, erased, chain FROM event WHERE seq > ? ORDER BY seq",
+        (last - TAIL_EVENTS,),
     )
-    for seq, body, expected in tail:
+    for seq, body, personal, erased, expected in tail:
         if (seq == purged + 1 or seq > last - TAIL_EVENTS + 1) and (
-            link(chain, seq, body) != expected
+            link(chain, seq, body, _commitment(personal, erased)) != expected
         ):
             raise DatabaseCorrupt(f"{path}: damaged: event {seq} has changed")
         chain = expected
@@ -859,9 +969,40 @@ async def _not_taken_over(database: aiosqlite.Connection, path: Path) -> list[Pa
     return found
 
 
+async def _erase(database: aiosqlite.Connection, rows: list[tuple[bytes, int]]) -> None:
+    # What is freed in the file is overwritten, not only forgotten.
+    await database.execute("PRAGMA secure_delete = ON")
+    try:
+        await database.executemany(
+            "UPDATE event SET erased = ?, personal = NULL WHERE seq = ?", rows
+        )
+        await database.commit()
+    finally:
+        await database.execute("PRAGMA secure_delete = FAST")
+
+
+async def _erase_salvaged(database: aiosqlite.Connection, of_holder: re.Pattern[bytes]) -> None:
+    """Forget them in what was salvaged too, and leave no copy in the log."""
+    stored = await database.execute_fetchall("SELECT rowid, body FROM salvaged")
+    found = [(rowid,) for rowid, body in stored if of_holder.search(body)]
+    await database.execute("PRAGMA secure_delete = ON")
+    try:
+        await database.executemany("DELETE FROM salvaged WHERE rowid = ?", found)
+        await database.commit()
+    finally:
+        await database.execute("PRAGMA secure_delete = FAST")
+    await database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
 async def _delete_salvaged(database: aiosqlite.Connection, limit: int) -> None:
     await database.execute("DELETE FROM salvaged WHERE at < ?", (limit,))
     await database.commit()
+
+
+def _commitment(personal: bytes | None, erased: bytes | None) -> bytes:
+    if personal is not None:
+        return commitment_to(personal[:SALT_BYTES], personal[SALT_BYTES:])
+    return erased or b""
 
 
 def _code(event: events.Event) -> str:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.domain import events
+from gateway.journal.chain import SALT_BYTES
 from gateway.sqlite import SqliteErrors
 
 READS_MAX = 20_000
@@ -107,13 +108,14 @@ def _read(connection: sqlite3.Connection, into: dict[int, SalvagedRow]) -> None:
             return
         low, high = ranges.pop()
         try:
-            for seq, at, body in connection.execute(
-                "SELECT seq, at, body FROM event WHERE seq BETWEEN ? AND ? ORDER BY seq",
+            for seq, at, body, personal in connection.execute(
+                "SELECT seq, at, body, personal FROM event WHERE seq BETWEEN ? AND ? ORDER BY seq",
                 (low, high),
             ):
                 low = seq + 1
                 if isinstance(at, int) and isinstance(body, bytes):
-                    into[seq] = SalvagedRow(seq, at, body)
+                    more = personal[SALT_BYTES:] if isinstance(personal, bytes) else b""
+                    into[seq] = SalvagedRow(seq, at, events.join(body, more))
         except SqliteErrors:
             if low < high:
                 middle = (low + high) // 2

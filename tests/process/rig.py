@@ -26,7 +26,7 @@ from gateway.domain import events
 from gateway.errors import IpcError
 from gateway.ipc.client import connect
 from gateway.ipc.messages import Status
-from gateway.journal.chain import genesis, link
+from gateway.journal.chain import commitment_to, genesis, link
 from hwsim import observations as seen
 from hwsim.site import Site, running_site
 
@@ -191,6 +191,8 @@ class Stored(NamedTuple):
     stream: str
     seq: int
     body: bytes
+    public: bytes
+    personal: bytes | None
     chain: bytes
 
     @property
@@ -551,8 +553,12 @@ def read_journal(path: Path) -> list[Stored]:
     try:
         (stream,) = connection.execute("SELECT value FROM meta WHERE key = 'stream'").fetchone()
         return [
-            Stored(stream, *row)
-            for row in connection.execute("SELECT seq, body, chain FROM event ORDER BY seq")
+            Stored(
+                stream, seq, events.join(public, (personal or b"")[16:]), public, personal, chain
+            )
+            for seq, public, personal, chain in connection.execute(
+                "SELECT seq, body, personal, chain FROM event ORDER BY seq"
+            )
         ]
     finally:
         connection.close()
@@ -563,7 +569,9 @@ def assert_sound(stored: Sequence[Stored]) -> None:
     assert [entry.seq for entry in stored] == list(range(1, len(stored) + 1))
     chain = genesis(stored[0].stream)
     for entry in stored:
-        chain = link(chain, entry.seq, entry.body)
+        salted = entry.personal
+        commitment = commitment_to(salted[:16], salted[16:]) if salted else b""
+        chain = link(chain, entry.seq, entry.public, commitment)
         assert chain == entry.chain, entry.seq
 
 

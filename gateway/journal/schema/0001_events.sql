@@ -2,8 +2,9 @@
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
 INSERT INTO meta VALUES ('minimum_reader', '1'), ('stream', lower(hex(randomblob(8))));
 
--- seq is dense; body is the event's canonical JSON; at is in ms since 1970 (UTC), trust that of at.
--- chain = SHA-256(chain of the event before || seq as 8 bytes, big-endian || body).
+-- seq is dense; at is in ms since 1970 (UTC), trust that of at. body is the event's canonical JSON
+-- without its personal part, which is in personal behind 16 bytes of salt; erased, its commitment
+-- stands in its place. chain: gateway/journal/chain.py.
 CREATE TABLE event (
     seq INTEGER PRIMARY KEY,
     at INTEGER NOT NULL,
@@ -11,6 +12,8 @@ CREATE TABLE event (
     code TEXT NOT NULL,
     priority INTEGER NOT NULL,
     body BLOB NOT NULL,
+    personal BLOB,
+    erased BLOB,
     chain BLOB NOT NULL
 ) STRICT;
 
