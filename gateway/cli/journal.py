@@ -3,11 +3,12 @@
 import argparse
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
-from gateway.cli import EXIT_OK, Command
+from gateway.cli import EXIT_OK, Command, journal_proof
 from gateway.cli.common import add_config, add_json, load_config, socket_of
 from gateway.domain import events
 from gateway.ipc.client import CoreClient, connect
@@ -36,11 +37,46 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     tail.add_argument("-f", "--follow", action="store_true", help="go on as events come")
     add_config(tail)
     add_json(tail)
+    tail.set_defaults(act=_tail_events)
+    _configure_proof(actions)
+
+
+def _configure_proof(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    export = actions.add_parser("export", help="all events with their proofs, into a file")
+    export.add_argument("file", type=Path, metavar="FILE", help="JSON Lines; must not be there")
+    export.add_argument("--holder", metavar="ID", help="only what names this holder, plain")
+    add_config(export)
+    export.set_defaults(act=journal_proof.export)
+    verify = actions.add_parser(
+        "verify", help="check an exported journal: exits 1 where it's wrong"
+    )
+    verify.add_argument("file", type=Path, metavar="FILE")
+    verify.add_argument(
+        "--key", type=Path, required=True, metavar="FILE", help="what `journal key` printed"
+    )
+    verify.add_argument(
+        "--checkpoints", type=Path, metavar="FILE", help="checkpoint events that the cloud kept"
+    )
+    add_json(verify)
+    verify.set_defaults(act=journal_proof.check)
+    key = actions.add_parser("key", help="the gateway's public key, in PEM")
+    add_config(key)
+    key.set_defaults(act=journal_proof.public_key)
+    erase = actions.add_parser("erase", help="delete what the journal tells of a holder")
+    erase.add_argument("--holder", required=True, metavar="ID")
+    erase.add_argument("--reason", required=True, help="journaled as it is: name nobody in it")
+    add_config(erase)
+    add_json(erase)
+    erase.set_defaults(act=journal_proof.erase)
 
 
 def _run(options: argparse.Namespace) -> int:
-    config = load_config(options)
-    asyncio.run(_tail(socket_of(config), options))
+    act: Callable[[argparse.Namespace], int] = options.act
+    return act(options)
+
+
+def _tail_events(options: argparse.Namespace) -> int:
+    asyncio.run(_tail(socket_of(load_config(options)), options))
     return EXIT_OK
 
 

@@ -48,6 +48,8 @@ def _print(status: Status) -> None:
     print(f"  time          {status.at:%Y-%m-%d %H:%M:%S} UTC, trust T{status.trust}")
     journal = "writing" if status.journal.healthy else f"NOT WRITING: {status.journal.why}"
     print(f"  journal       {journal}; {status.last_seq} events, {status.backlog} to be delivered")
+    if status.public_key is not None:
+        print(f"  public key    {status.public_key}")
     for problem in status.problems:
         print(f"  PROBLEM       {problem}")
     print("doors")

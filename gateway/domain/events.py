@@ -460,6 +460,15 @@ class JournalRestarted(_Event, frozen=True, tag="journal_restarted"):
     ones."""
 
 
+class HolderErased(_Event, frozen=True, tag="holder_erased"):
+    """An operator had deleted what the journal told of one holder; whose it was is not said."""
+
+    by: str
+    why: str
+    events: int
+    """In how many events."""
+
+
 class Checkpoint(_Event, frozen=True, tag="checkpoint"):
     """The gateway has signed the chain up to the event before this one."""
 
@@ -552,6 +561,7 @@ Event = (
     | InputIgnored
     | JournalGap
     | JournalRestarted
+    | HolderErased
     | Checkpoint
     | AckRefused
     | CacheRebuilt

@@ -5,13 +5,17 @@ from typing import Protocol
 
 from gateway.ipc.messages import (
     DoorStateReport,
+    Erased,
     Events,
+    ExportHead,
     Forgive,
     ImportDone,
     Muster,
     Obeyed,
     Order,
     Preview,
+    Proof,
+    Sealed,
     Status,
     UrgentEvents,
 )
@@ -48,6 +52,24 @@ class CoreApi(Protocol):
         Returns up to where the stream is acknowledged now. That never falls: a lower `seq` than
         before, another stream's or one that the journal hasn't reached changes nothing.
         """
+
+    async def export_head(self) -> ExportHead:
+        """Where an export of the journal begins and ends."""
+
+    async def proof_after(self, after: int, limit: int) -> Proof:
+        """At most `limit` events with `seq` above `after` as they are chained; fewer where they
+        are large.
+        """
+
+    async def seal(self, after: int, seq: int) -> Sealed:
+        """The gateway's signature on the events after `after` up to `seq`.
+
+        Raises:
+            StorageError: they aren't there, or the gateway has no key.
+        """
+
+    async def erase(self, holder: str, by: str, why: str) -> Erased:
+        """Delete what acknowledged events tell of a holder, by the order of `by`."""
 
     def watch_doors(self) -> AsyncGenerator[DoorStateReport, None]:
         """Every door's state now, then each change, for ever (`gateway.ipc.doors.DoorStates`)."""

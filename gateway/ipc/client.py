@@ -21,7 +21,11 @@ from gateway.ipc.messages import (
     AnswerBody,
     Cancel,
     DoorStateReport,
+    Erase,
+    Erased,
     Events,
+    ExportHead,
+    ExportWanted,
     Fetch,
     FetchUrgent,
     Forgive,
@@ -39,9 +43,14 @@ from gateway.ipc.messages import (
     PreviewWanted,
     Problem,
     Proceed,
+    Proof,
+    ProofRow,
+    ProofWanted,
     ReportAck,
     Request,
     RequestBody,
+    Sealed,
+    SealWanted,
     Status,
     StatusWanted,
     UrgentEvents,
@@ -56,6 +65,9 @@ ANSWER_S_MAX = 30.0
 
 IMPORT_S_MAX = 600.0
 """The same for putting an import in force, which on a small box compiles a large set."""
+
+ERASE_S_MAX = 600.0
+"""The same for looking through a journal of a million events on a small box."""
 
 _Wanted = TypeVar("_Wanted", bound=AnswerBody)
 
@@ -117,6 +129,22 @@ class CoreClient:
     async def acknowledge(self, stream: str, seq: int) -> int:
         """Tell the journal what the cloud has; up to where it counts as acknowledged now."""
         return (await self._ask(Acknowledge(stream=stream, seq=seq), Acknowledged)).seq
+
+    async def export_head(self) -> ExportHead:
+        """Where an export of the journal begins and ends."""
+        return await self._ask(ExportWanted(), ExportHead)
+
+    async def proof(self, after: int) -> list[ProofRow]:
+        """The next events after `after` as they are chained."""
+        return (await self._ask(ProofWanted(after=after), Proof)).rows
+
+    async def seal(self, after: int, seq: int) -> bytes:
+        """The gateway's signature on the events after `after` up to `seq`."""
+        return (await self._ask(SealWanted(after=after, seq=seq), Sealed)).message
+
+    async def erase(self, holder: str, why: str) -> Erased:
+        """Delete what the journal tells of a holder."""
+        return await self._ask(Erase(holder=holder, why=why), Erased, ERASE_S_MAX)
 
     async def status(self) -> Status:
         """How the gateway is."""

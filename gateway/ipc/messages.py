@@ -138,6 +138,31 @@ class Forgive(_Message, frozen=True, tag="forgive"):
     role: Id | None = None
 
 
+class ExportWanted(_Message, frozen=True, tag="export_wanted"):
+    """The journal is to be exported; answered by `ExportHead`."""
+
+
+class ProofWanted(_Message, frozen=True, tag="proof_wanted"):
+    """Events after `after` with what they are chained by; answered by `Proof`."""
+
+    after: Seq
+    limit: Annotated[int, msgspec.Meta(ge=1, le=FETCH_EVENTS_MAX)] = 200
+
+
+class SealWanted(_Message, frozen=True, tag="seal_wanted"):
+    """The gateway's signature on the events after `after` up to `seq`; answered by `Sealed`."""
+
+    after: Seq
+    seq: Seq
+
+
+class Erase(_Message, frozen=True, tag="erase"):
+    """Delete what the journal tells of a holder; answered by `Erased`."""
+
+    holder: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+    why: Why
+
+
 class MusterWanted(_Message, frozen=True, tag="muster_wanted"):
     """Who is in which zone; answered by `Muster`."""
 
@@ -174,6 +199,10 @@ RequestBody = (
     | FetchUrgent
     | ReportAck
     | Acknowledge
+    | ExportWanted
+    | ProofWanted
+    | SealWanted
+    | Erase
     | WatchDoors
     | StatusWanted
     | Order
@@ -232,6 +261,50 @@ class UrgentEvents(_Message, frozen=True, tag="urgent_events"):
 
     stream: str
     events: list[NumberedBody]
+
+
+class ExportHead(_Message, frozen=True, tag="export_head"):
+    """Where an export begins: `after` is the last event deleted here, `anchor` its hash."""
+
+    site: str
+    gateway: str
+    stream: str
+    after: int
+    anchor: bytes
+    last: int
+    """The highest number on disk."""
+
+
+class ProofRow(NamedTuple):
+    """An event as it is chained (gateway/journal/chain.py)."""
+
+    seq: int
+    public: bytes
+    personal: bytes | None
+    erased: bytes | None
+    chain: bytes
+
+
+class Proof(_Message, frozen=True, tag="proof"):
+    """Events as they are chained, dense."""
+
+    rows: list[ProofRow]
+
+
+class Sealed(_Message, frozen=True, tag="sealed"):
+    """A COSE_Sign1 by the gateway's key."""
+
+    message: bytes
+
+
+class Erased(_Message, frozen=True, tag="erased"):
+    """What was deleted of a holder."""
+
+    events: int
+    kept: int
+    """Events that have not arrived yet: erase again once they have."""
+    set_aside: list[str]
+    """Damaged journals kept beside this one, which may tell of anybody."""
 
 
 class Acknowledged(_Message, frozen=True, tag="acknowledged"):
@@ -343,6 +416,8 @@ class Status(_Message, frozen=True, tag="status"):
     """By door."""
     counters: dict[str, int] = {}
     """Events by code since the core's start."""
+    public_key: str | None = None
+    """The gateway's own Ed25519 key, 64 hex digits: with it anybody can verify the journal."""
 
 
 class Obeyed(_Message, frozen=True, tag="obeyed"):
@@ -421,6 +496,10 @@ AnswerBody = (
     | Events
     | UrgentEvents
     | Acknowledged
+    | ExportHead
+    | Proof
+    | Sealed
+    | Erased
     | DoorStateReport
     | Status
     | Obeyed

@@ -21,7 +21,9 @@ from gateway.ipc.messages import (
     Answer,
     AnswerBody,
     Cancel,
+    Erase,
     Events,
+    ExportWanted,
     Fetch,
     FetchUrgent,
     Forgive,
@@ -35,9 +37,11 @@ from gateway.ipc.messages import (
     PreviewWanted,
     Problem,
     Proceed,
+    ProofWanted,
     ReportAck,
     Request,
     RequestBody,
+    SealWanted,
     StatusWanted,
     UrgentEvents,
     WatchDoors,
@@ -134,6 +138,15 @@ class CoreServer:
             case Acknowledge(stream=stream, seq=seq):
                 reached = await self._api.acknowledge(stream, seq)
                 connection.send(request.number, Acknowledged(stream=stream, seq=reached))
+            case ExportWanted():
+                connection.send(request.number, await self._api.export_head())
+            case ProofWanted(after=after, limit=limit):
+                connection.send(request.number, await self._api.proof_after(after, limit))
+            case SealWanted(after=after, seq=seq):
+                connection.send(request.number, await self._api.seal(after, seq))
+            case Erase(holder=holder, why=why):
+                erased = await self._api.erase(holder, connection.peer, why)
+                connection.send(request.number, erased)
             case WatchDoors():
                 async with aclosing(self._api.watch_doors()) as states:
                     async for state in states:

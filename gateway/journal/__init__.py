@@ -2,11 +2,22 @@
 
 from gateway.journal.journal import (
     Backlog,
+    Head,
     Journal,
     JournalBegunAgain,
     JournalFull,
     RawEvent,
     Ticket,
+    kept_aside,
 )
 
-__all__ = ["Backlog", "Journal", "JournalBegunAgain", "JournalFull", "RawEvent", "Ticket"]
+__all__ = [
+    "Backlog",
+    "Head",
+    "Journal",
+    "JournalBegunAgain",
+    "JournalFull",
+    "RawEvent",
+    "Ticket",
+    "kept_aside",
+]

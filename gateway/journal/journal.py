@@ -98,8 +98,8 @@ class Head(NamedTuple):
     chain: bytes
 
 
-Sign = Callable[[Head], bytes]
-"""Makes a checkpoint: a message signed by the gateway's key."""
+Sign = Callable[[Head], bytes | None]
+"""Makes a checkpoint: a message signed by the gateway's key; None while it has none."""
 
 
 class ProofRow(NamedTuple):
@@ -330,6 +330,11 @@ class Journal:
         await self._do(write)
 
     @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
+    @property
     def state(self) -> Mapping[str, bytes] | None:
         """The site's state as it lay on disk when the file was opened; None until it could be."""
         return self._state
@@ -374,7 +379,10 @@ class Journal:
         head = Head(self.stream, self._rows.seq, self._rows.chain)
         if self._sign is None or not head.stream or head.seq == self._checkpoint:
             return
-        message = base64.b64encode(self._sign(head)).decode("ascii")
+        signed = self._sign(head)
+        if signed is None:
+            return
+        message = base64.b64encode(signed).decode("ascii")
         event = events.Checkpoint(
             at=self._clock.now(), trust=int(self._clock.trust()), message=message
         )
@@ -440,7 +448,9 @@ class Journal:
         Raises:
             StorageError: the journal can't be read or written, or was closed.
         """
-        of_holder = re.compile(rb'(?<=["/])' + re.escape(msgspec.json.encode(holder)[1:-1]) + rb'(?=["/])')
+        of_holder = re.compile(
+            rb'(?<=["/])' + re.escape(msgspec.json.encode(holder)[1:-1]) + rb'(?=["/])'
+        )
         erased, kept, low = 0, 0, self._purged
         while low < self._committed:
             rows = await self._fetch(
@@ -961,10 +971,14 @@ async def _read_position(database: aiosqlite.Connection, path: Path) -> _Positio
 
 async def _not_taken_over(database: aiosqlite.Connection, path: Path) -> list[Path]:
     known = {row[0] for row in await database.execute_fetchall("SELECT kept_as FROM aside")}
+    return [path.with_name(name) for name in kept_aside(path) if name not in known]
+
+
+def kept_aside(path: Path) -> list[str]:
+    """The names of the damaged journals kept beside this one, oldest first."""
     number, found = 1, []
     while (kept := aside_path(path, number)).exists():
-        if kept.name not in known:
-            found.append(kept)
+        found.append(kept.name)
         number += 1
     return found
 

@@ -49,7 +49,9 @@ from gateway.ipc.doors import DoorStates
 from gateway.ipc.messages import (
     DeviceStatus,
     DoorStateReport,
+    Erased,
     Events,
+    ExportHead,
     Forgive,
     ImportDone,
     JournalStatus,
@@ -58,12 +60,15 @@ from gateway.ipc.messages import (
     Obeyed,
     Order,
     Preview,
+    Proof,
+    Sealed,
     Status,
     UrgentEvents,
 )
 from gateway.ipc.server import CoreServer
 from gateway.journal import Journal
 from gateway.notify import notify, watchdog_interval
+from gateway.processes.evidence import Evidence
 from gateway.processes.standing import Standing
 from gateway.statedir import StateDir
 from gateway.trust import Source, admit
@@ -83,6 +88,8 @@ SELF_TEST_EVERY = timedelta(seconds=10)
 """Where no service manager asks for it: a core that can't decide must not look alive."""
 WARNINGS_MAX = 200
 """Warnings told of one import; the others are only counted."""
+CHECKPOINT_EVERY = timedelta(minutes=5)
+"""How long an event may be in the journal without a signature, where fewer than 256 come."""
 ACK_REFUSED_EVERY = timedelta(minutes=10)
 """How often wrong acknowledgements are told of: whoever sends them must not fill the journal."""
 RETENTION_AT_HOUR = 3
@@ -131,7 +138,12 @@ class Core:
                 battery=self._battery,
             )
             self._started = self._clock.monotonic()
-            async with Journal(self._state.journal, self._clock) as self._journal:
+            self._evidence = Evidence(
+                config.site, self._state.path, os.environ, lambda: self._journal, self._clock
+            )
+            async with Journal(
+                self._state.journal, self._clock, self._evidence.sign
+            ) as self._journal:
                 key = key_file(Path(config.state.credential_key), os.environ)
                 self._cache = Cache(self._state.path, key)
                 await self._cache.open()
@@ -307,6 +319,9 @@ class Core:
         """What has a wall-clock time; a decision never waits for it."""
         scheduler = self._jobs
         scheduler.add_job(self._keep_floor, "interval", seconds=FLOOR_EVERY.total_seconds())
+        scheduler.add_job(
+            self._journal.checkpoint, "interval", seconds=CHECKPOINT_EVERY.total_seconds()
+        )
         scheduler.add_job(self._keep_timers, "interval", seconds=TIMERS_EVERY.total_seconds())
         scheduler.add_job(
             self._retire, "cron", hour=RETENTION_AT_HOUR, coalesce=True, misfire_grace_time=3600
@@ -403,6 +418,22 @@ class Core:
         await self._journal.acknowledge(stream, seq)
         return self._journal.acknowledged
 
+    async def export_head(self) -> ExportHead:
+        """See `CoreApi.export_head`."""
+        return await self._evidence.export_head()
+
+    async def proof_after(self, after: int, limit: int) -> Proof:
+        """See `CoreApi.proof_after`."""
+        return await self._evidence.proof_after(after, limit)
+
+    async def seal(self, after: int, seq: int) -> Sealed:
+        """See `CoreApi.seal`."""
+        return await self._evidence.seal(after, seq)
+
+    async def erase(self, holder: str, by: str, why: str) -> Erased:
+        """See `CoreApi.erase`."""
+        return await self._evidence.erase(holder, by, why)
+
     def watch_doors(self) -> AsyncGenerator[DoorStateReport, None]:
         """See `CoreApi.watch_doors`."""
         return self._doors.watch()
@@ -438,6 +469,7 @@ class Core:
             doors=self._doors.latest(),
             journal=JournalStatus(healthy=not failure, why=failure or None),
             problems=self._problems(),
+            public_key=self._evidence.public_key,
             box=self._standing.box(),
             figures=self._figures.doors(),
             counters=dict(self._figures.codes),

@@ -11,7 +11,9 @@ from gateway.ipc.doors import DoorStates
 from gateway.ipc.messages import (
     DeviceStatus,
     DoorStateReport,
+    Erased,
     Events,
+    ExportHead,
     Forgive,
     ImportDone,
     JournalStatus,
@@ -20,6 +22,9 @@ from gateway.ipc.messages import (
     Obeyed,
     Order,
     Preview,
+    Proof,
+    ProofRow,
+    Sealed,
     Status,
     UrgentEvents,
 )
@@ -39,6 +44,7 @@ class MemoryCore:
         self.doors = DoorStates()
         self.orders: list[tuple[Order | Forgive, str]] = []
         self.imported: list[bytes] = []
+        self.erased: list[tuple[str, str, str]] = []
         self._grown: set[asyncio.Event] = set()
         self._status_gate: asyncio.Event | None = None
 
@@ -95,6 +101,23 @@ class MemoryCore:
     async def report_ack(self, stream: str, seq: int) -> int:
         self.suspect_acks.append(seq)
         return self.acknowledged
+
+    async def export_head(self) -> ExportHead:
+        last = len(self.bodies)
+        return ExportHead(
+            site="LON", gateway="lon-1", stream=self.stream, after=0, anchor=bytes(32), last=last
+        )
+
+    async def proof_after(self, after: int, limit: int) -> Proof:
+        found = enumerate(self.bodies[after : after + limit], after + 1)
+        return Proof(rows=[ProofRow(seq, body, None, None, bytes(32)) for seq, body in found])
+
+    async def seal(self, after: int, seq: int) -> Sealed:
+        return Sealed(message=b"sealed")
+
+    async def erase(self, holder: str, by: str, why: str) -> Erased:
+        self.erased.append((holder, by, why))
+        return Erased(events=1, kept=0, set_aside=[])
 
     async def acknowledge(self, stream: str, seq: int) -> int:
         if stream == self.stream and seq <= len(self.bodies):

@@ -41,6 +41,7 @@ _TAMPER = (
     "test_case_supply_and_install_window_are_events_and_a_tampered_door_says_so"
 )
 ELSEWHERE = {
+    "checkpoint": "tests/cli/test_journal_proof.py::test_exported_verified_and_erased",
     "finding_cleared": (
         "tests/control/test_watch.py::"
         "test_what_was_heard_is_found_a_second_later_and_over_after_calm"
@@ -159,6 +160,15 @@ async def test_a_day_at_the_doors(rig: Rig) -> None:
     await rig.site.force("front")
     await rig.event(events.ForcedOpen)
     await rig.event(events.AlarmRestored)
+
+
+async def test_a_holder_is_erased_from_the_journal(rig: Rig) -> None:
+    done = await rig.cli(
+        *("journal", "erase", "--holder", "h-nobody", "--reason", "request 7"),
+        *("--config", str(rig.config), "--json"),
+    )
+    assert done.status == 0, done
+    assert (await rig.event(events.HolderErased)).events == 0
 
 
 async def test_an_acknowledgement_of_what_was_never_sent_is_told_once(rig: Rig) -> None:
