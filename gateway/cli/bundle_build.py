@@ -47,11 +47,11 @@ def _run(options: argparse.Namespace) -> int:
             print_json({"ok": False, "faults": faults})
         print(refused, file=sys.stderr)
         return EXIT_COULD_NOT
-    text = "".join(f"{line}\n" for line in built.lines)
+    data = b"".join(line + b"\n" for line in built.lines)
     if options.output is None:
-        sys.stdout.write(text)
+        sys.stdout.write(data.decode())
     else:
-        _write(options.output, text)
+        _write(options.output, data)
     for door in built.elsewhere:
         print(f"door {door} is of another enforcement system: left out", file=sys.stderr)
     if options.json:
@@ -61,13 +61,13 @@ def _run(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, data: bytes) -> None:
     """Whole or not at all, and for this user's eyes: there are card numbers and PINs in it."""
     temporary = path.with_name(f".{path.name}.new")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
         temporary.replace(path)
     except OSError as error:
         raise GatewayError(f"{path}: can't be written: {error.strerror}") from error

@@ -27,8 +27,10 @@ example:
 
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = _DESCRIPTION, _EXAMPLE
-    parser.add_argument("old", type=Path, metavar="A", help="records, JSON Lines")
-    parser.add_argument("new", type=Path, metavar="B", help="the records instead of them")
+    parser.add_argument(
+        "old", type=Path, metavar="A", help="records (JSON Lines), or a bundle with all of them"
+    )
+    parser.add_argument("new", type=Path, metavar="B", help="those instead")
     parser.add_argument(
         "--for",
         dest="ahead",

@@ -28,7 +28,9 @@ example:
 
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = _DESCRIPTION, _EXAMPLE
-    parser.add_argument("file", type=Path, metavar="FILE", help="records, JSON Lines")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="records (JSON Lines), or a bundle with all of them"
+    )
     add_at(parser)
     add_json(parser)
 

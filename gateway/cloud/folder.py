@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from gateway.cloud.canonical import canonical_lines
 from gateway.cloud.sheets import (
     FolderFault,
     FolderRefused,
@@ -23,6 +22,7 @@ from gateway.cloud.sheets import (
     read_sheet,
     start_of,
 )
+from gateway.domain.canonical import TYPES, canonical
 from gateway.domain.record_faults import parse_records
 from gateway.domain.records import (
     ALWAYS,
@@ -188,8 +188,8 @@ ReadCalendar = Callable[[Path, date, date], Iterable[Event]]
 class Built(NamedTuple):
     """What became of a folder."""
 
-    lines: list[str]
-    """The records, canonical."""
+    lines: list[bytes]
+    """The records, canonical, in the order of a bundle."""
     elsewhere: tuple[str, ...]
     """Doors of another enforcement system, which are in no record."""
 
@@ -255,7 +255,7 @@ class _Building:
         Raises:
             FolderRefused: something is wrong.
         """
-        lines = canonical_lines(self._records)
+        lines = _lines(self._records)
         if not self._faults:
             try:
                 parse_records(lines)
@@ -565,7 +565,7 @@ class _Building:
             self._add(row, "booking", "pass", members)
 
     def _opening_hours(self) -> Callable[[Row, date, str], tuple[str, str] | None] | None:
-        lines = canonical_lines(
+        lines = _lines(
             record
             for record in self._records
             if record["type"] in ("site", "policy", "calendar", "schedule")
@@ -723,6 +723,15 @@ def _days(row: Row) -> list[str]:
             row.wrong("days", f"{word!r} runs backwards: write both parts, as in sat-sun;mon")
         found += WEEKDAYS[begin : end + 1]
     return found
+
+
+def _lines(records: Iterable[Record]) -> list[bytes]:
+    """A line a record, so that the same records are the same bytes (docs/spec/trust.md)."""
+
+    def rank(record: Record) -> tuple[int, str]:
+        return TYPES.index(str(record["type"])), str(record["id"])
+
+    return [canonical(record) for record in sorted(records, key=rank)]
 
 
 def _schedule(text: str | None) -> str | None:

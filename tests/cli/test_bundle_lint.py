@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.cli import main
+from gateway.trust.bundle import framed
+from gateway.trust.making import About, Made, canonical_records, delta, signed, snapshot
 from tests.domain.lint.test_rules import (
     CLEAN,
     MEMBERS,
@@ -152,3 +155,35 @@ def test_diff_follows_schedules_groups_bookings_and_exceptions_to_their_people(
     assert "ann loses club-door from 2026-06-01 11:00" in out
     assert "ben gains room-door from 2026-06-02 13:05 to 2026-06-02 15:05" in out
     assert "vic gains front from 2026-06-02 14:00 to 2026-06-02 16:00" in out
+
+
+def test_a_bundle_is_read_like_its_records_and_a_delta_or_a_part_is_refused(
+    write: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = write("old"), write("new", card(7, "tia", "uid", "04000007"))
+    before, after = (
+        canonical_records(json.loads(line) for line in Path(path).read_text().splitlines())
+        for path in (old, new)
+    )
+    about = About("LON", ("lon-1",), 7, 1_800_000_000, 1_800_086_400, b"k" * 32)
+    key = Ed25519PrivateKey.generate()
+
+    def bundle(name: str, made: Made, *, chunks: int = 1) -> str:
+        path = tmp_path / name
+        path.write_bytes(b"".join(framed([signed(made, [key]), *made.chunks[:chunks]])))
+        return str(path)
+
+    whole = bundle("whole.bundle", snapshot(after, about))
+    assert main(["bundle", "diff", new, whole, *AT]) == 0
+    assert main(["bundle", "diff", old, whole, *AT]) == 1
+    assert "added credential n7" in capsys.readouterr().out
+    assert main(["bundle", "lint", whole, *AT]) == 0
+    for path, told in (
+        (bundle("delta.bundle", delta(before, after, about, 6)), "is a delta with 1 of 1 chunks"),
+        (bundle("part.bundle", snapshot(after, about), chunks=0), "is a snapshot with 0 of 1"),
+    ):
+        assert main(["bundle", "lint", path, *AT]) == 2
+        assert told in capsys.readouterr().err
+    (tmp_path / "cut.bundle").write_bytes(Path(whole).read_bytes()[:-1])
+    assert main(["bundle", "lint", str(tmp_path / "cut.bundle"), *AT]) == 2
+    assert "cut.bundle: malformed: " in capsys.readouterr().err
