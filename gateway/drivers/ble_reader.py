@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from gateway.clock import Clock
 from gateway.config.devices import Capability, DriverSpec, Means, Trial, refuse
 from gateway.config.site import AbsolutePath
-from gateway.domain.facts import CredentialPresented, DeviceOnline
+from gateway.domain.facts import CredentialPresented, CredentialRefused, DeviceOnline
 from gateway.domain.signal import Signal
 from gateway.drivers.base import FactSink
 from gateway.drivers.ble_link import (
@@ -108,6 +108,7 @@ class _Phone(msgspec.Struct):
     conversation: PkocConversation
     until: timedelta
     """When it is hung up on."""
+    answered: bool = False
 
 
 class BleReader:
@@ -119,8 +120,10 @@ class BleReader:
         self._clock = clock
         self._link = BleLink(device_id, settings, "peripheral", settings.gatt)
         self._attempts = Attempts()
+        self._full = False
         self._phones: dict[str, _Phone] = {}
-        self._waiting: deque[str] = deque()
+        self._waiting: deque[tuple[str, timedelta]] = deque()
+        """Who was presented or refused and since when: the door answers in this order."""
         self._site = _bytes_of(settings.site_identifier)
         self._reader = _bytes_of(settings.reader_identifier)
         self._site_key: ec.EllipticCurvePrivateKey | None = None
@@ -136,7 +139,8 @@ class BleReader:
         """See `Indicates.indicate`: the phone's own screen is this reader's lamp."""
         answer = _ANSWERS.get(signal)
         if answer is not None and self._waiting:
-            self._answer(self._waiting.popleft(), answer)
+            peer, _ = self._waiting.popleft()
+            self._answer(peer, answer)
 
     def _load_key(self) -> ec.EllipticCurvePrivateKey | None:
         if self._settings.site_key is None:
@@ -168,9 +172,12 @@ class BleReader:
 
     def _greet(self, peer: str, at: timedelta) -> None:
         if len(self._phones) >= CONVERSATIONS_MAX or not self._attempts.admits(peer, at):
-            log.warning("phone not listened to: too many", device=self.device_id)
+            if not self._full:
+                log.warning("phones not listened to: too many", device=self.device_id)
+            self._full = True
             self._link.hang_up(peer)
             return
+        self._full = False
         conversation = PkocConversation(
             self._site,
             self._reader,
@@ -191,18 +198,21 @@ class BleReader:
             case Proven(key=key):
                 self._attempts.succeeded(peer)
                 phone.until = at + ANSWER_WAIT_MAX
-                self._waiting.append(peer)
+                self._waiting.append((peer, at))
                 emit(CredentialPresented(self.device_id, "pkoc", key.hex().upper(), at))
             case Refused(why=why, answer=answer):
-                log.warning("proof refused", device=self.device_id, why=why)
+                self._waiting.append((peer, at))
+                emit(CredentialRefused(self.device_id, "pkoc", why, at))
                 self._attempts.failed(peer, at)
                 self._answer(peer, answer)
             case None:
                 pass
 
     def _answer(self, peer: str, answer: Answer) -> None:
-        if phone := self._phones.get(peer):
+        phone = self._phones.get(peer)
+        if phone is not None and not phone.answered:
             self._link.send(peer, answered(answer))
+            phone.answered = True
             phone.until = self._clock.monotonic() + FAREWELL
 
     def _expire(self) -> None:
@@ -211,7 +221,8 @@ class BleReader:
         for peer in [peer for peer, phone in self._phones.items() if now > phone.until]:
             del self._phones[peer]
             self._link.hang_up(peer)
-        self._waiting = deque(peer for peer in self._waiting if peer in self._phones)
+        while self._waiting and now - self._waiting[0][1] > ANSWER_WAIT_MAX:
+            self._waiting.popleft()
 
 
 def _bytes_of(uuid: str) -> bytes:

@@ -19,11 +19,10 @@ from statistics import median
 from typing import Annotated, Final
 
 import msgspec
-import structlog
 
 from gateway.clock import Clock
 from gateway.config.devices import Capability, DriverSpec
-from gateway.domain.facts import CredentialPresented, DeviceOnline
+from gateway.domain.facts import CredentialPresented, CredentialRefused, DeviceOnline
 from gateway.domain.signal import Signal
 from gateway.drivers.base import FactSink
 from gateway.drivers.ble_link import (
@@ -50,8 +49,6 @@ from gateway.drivers.ble_proof import (
     result,
 )
 from gateway.drivers.ble_sessions import Attempts
-
-log = structlog.get_logger()
 
 CONVERSATIONS_MAX: Final = 3
 """At one door at once; a controller has room for about 8, and other doors may use it too."""
@@ -115,6 +112,7 @@ class _Visit(msgspec.Struct):
 
     until: timedelta
     challenge: Challenge | None = None
+    answered: bool = False
 
 
 class BleScanner:
@@ -129,7 +127,8 @@ class BleScanner:
         self._attempts = Attempts()
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
         self._visits: dict[str, _Visit] = {}
-        self._waiting: deque[str] = deque()
+        self._waiting: deque[tuple[str, timedelta]] = deque()
+        """Who was presented or refused and since when: the door answers in this order."""
         self._gateway = bytes.fromhex(settings.gateway_identifier.replace("-", ""))
         self._door = bytes.fromhex(settings.door_identifier.replace("-", ""))
 
@@ -144,7 +143,8 @@ class BleScanner:
         """See `Indicates.indicate`: the phone's own screen, or the fob's lamp."""
         status = _RESULTS.get(signal)
         if status is not None and self._waiting:
-            self._answer(self._waiting.popleft(), status)
+            peer, _ = self._waiting.popleft()
+            self._answer(peer, status)
 
     def _take(self, said: Said, emit: FactSink) -> None:
         match said:
@@ -198,18 +198,21 @@ class BleScanner:
             case Believed(key=key):
                 self._attempts.succeeded(peer)
                 visit.until = at + ANSWER_WAIT_MAX
-                self._waiting.append(peer)
+                self._waiting.append((peer, at))
                 emit(CredentialPresented(self.device_id, "pkoc", key.hex().upper(), at))
             case Disbelieved(why=why):
-                log.warning("proof refused", device=self.device_id, why=why)
+                self._waiting.append((peer, at))
+                emit(CredentialRefused(self.device_id, "pkoc", why, at))
                 self._attempts.failed(peer, at)
                 self._answer(peer, _REFUSED)
             case None:
                 pass
 
     def _answer(self, peer: str, status: int) -> None:
-        if visit := self._visits.get(peer):
+        visit = self._visits.get(peer)
+        if visit is not None and not visit.answered:
             self._link.send(peer, result(status))
+            visit.answered = True
             visit.until = self._clock.monotonic() + FAREWELL
 
     def _expire(self) -> None:
@@ -218,7 +221,8 @@ class BleScanner:
         for peer in [peer for peer, visit in self._visits.items() if now > visit.until]:
             del self._visits[peer]
             self._link.hang_up(peer)
-        self._waiting = deque(peer for peer in self._waiting if peer in self._visits)
+        while self._waiting and now - self._waiting[0][1] > ANSWER_WAIT_MAX:
+            self._waiting.popleft()
 
 
 DRIVER = DriverSpec(

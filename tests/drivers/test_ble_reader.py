@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.clock import Clock
-from gateway.domain.facts import CredentialPresented, Fact
+from gateway.domain.facts import CredentialPresented, CredentialRefused, Fact
 from gateway.domain.signal import Signal
 from gateway.drivers import ble_sessions
 from gateway.drivers.ble_link import (
@@ -166,6 +166,8 @@ async def test_a_wrong_signature_is_told_to_the_phone_and_to_nobody_else(
             assert await phone.tap(device.adapter, tricks=tricks) == "signature_invalid"
         assert await phone.tap(device.adapter) == "hung_up"  # shut out
         assert run.values == []
+        refused = [fact for fact in run.facts if isinstance(fact, CredentialRefused)]
+        assert [(fact.kind, fact.why) for fact in refused] == [("pkoc", "signature_invalid")] * 3
 
 
 async def test_a_replayed_proof_opens_nothing(site: Site, clock: Clock) -> None:
@@ -195,6 +197,20 @@ async def test_a_phone_that_says_nothing_is_hung_up_on_after_the_nonces_time(
         assert told == "hung_up"
         assert 4.9 < time.monotonic() - began < 6.5
         assert not site.bluetooth.bluez.in_links
+
+
+async def test_a_refused_phone_takes_no_others_answer(site: Site, clock: Clock) -> None:
+    device = site._ble(READER)
+    driver = built(site, READER, clock)
+    async with running(driver) as run:
+        mallory = PkocPhone(site.bluetooth.bluez, address_named("mallory"))
+        tricks = Tricks(sign_with=key_named("mallory"))
+        assert await mallory.tap(device.adapter, tricks=tricks) == "signature_invalid"
+        tapping = asyncio.create_task(site.tap_phone(READER, "alice"))
+        await run.until(lambda _facts: run.values)
+        await driver.indicate(Signal.DENIED)  # the door's word on mallory, who has left
+        await driver.indicate(Signal.GRANTED)
+        assert await tapping == "granted"
 
 
 async def test_two_phones_at_once_are_each_told_their_own(site: Site, clock: Clock) -> None:

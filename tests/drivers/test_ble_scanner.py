@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.clock import Clock
-from gateway.domain.facts import CredentialPresented
+from gateway.domain.facts import CredentialPresented, CredentialRefused
 from gateway.domain.signal import Signal
 from gateway.drivers import ble_scanner, ble_sessions
 from gateway.drivers.ble_proof import (
@@ -254,6 +254,8 @@ async def test_whoever_connects_to_a_fob_gets_no_proof_that_opens_here(
         fob.press()
         assert await fob.results.get() == "refused"
         assert run.values == []
+        whys = [fact.why for fact in run.facts if isinstance(fact, CredentialRefused)]
+        assert whys == ["signature_invalid", "no_intent", "signature_invalid"]
         # Three refusals: nobody listens to it now, whatever it proves.
         fob.replay = None
         fob.press()
