@@ -129,6 +129,10 @@ class SystemClock:
             wall = min(max(wall, earliest), latest)
         return wall if self._floor is None or wall >= self._floor else self._floor
 
+    def on_host(self, at: datetime) -> datetime:
+        """What the machine's own clock shows at an instant that this one calls `at`."""
+        return at + (self._wall() - self.now())
+
     def monotonic(self) -> timedelta:
         """See `Clock.monotonic`."""
         return self._monotonic()

@@ -138,6 +138,7 @@ def test_a_host_whose_clock_is_wrong_keeps_the_time_that_was_vouched_for(off: ti
     )
     assert system.trust() is TimeTrust.T1
     assert abs(system.vouch(NOON, NOON + SECOND) - off) <= SECOND
+    assert abs(system.on_host(NOON + HOUR) - (host[0] + HOUR)) <= SECOND
     assert NOON <= system.now() <= NOON + SECOND
     assert system.trust() is TimeTrust.T2
     monotonic.now += timedelta(hours=2)

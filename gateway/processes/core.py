@@ -27,11 +27,12 @@ from gateway.control.memory import SiteMemory
 from gateway.control.muster import muster
 from gateway.control.orders import Orders
 from gateway.control.site import SiteController
+from gateway.control.wake_ups import WakeUps
 from gateway.control.watch import SiteWatch
 from gateway.domain import events
 from gateway.domain.break_glass import SECRET_BYTES_MIN, Role
 from gateway.domain.detection import Detector
-from gateway.domain.door_mode import LOOK_AHEAD, opens_by_schedule
+from gateway.domain.door_mode import opens_by_schedule
 from gateway.domain.door_state import Strike
 from gateway.domain.entitlements import NO_RECORDS
 from gateway.domain.instants import later
@@ -171,6 +172,7 @@ class Core:
                     clock=self._clock,
                 )
                 self._journal.listener = self._heard
+                self._wake_ups = WakeUps(self._jobs, self._site, self._clock, self._clock.on_host)
                 self._orders = Orders(
                     self._site,
                     journal=self._journal,
@@ -327,30 +329,8 @@ class Core:
             self._retire, "cron", hour=RETENTION_AT_HOUR, coalesce=True, misfire_grace_time=3600
         )
         scheduler.start()
-        self._schedule_modes()
+        self._wake_ups.arm()
         return scheduler
-
-    def _wake_for_modes(self) -> None:
-        """Have doors look at their modes exactly when a schedule opens or closes.
-
-        It only wakes them: which mode is in force is always worked out anew, and they look every
-        few seconds anyway, as the clock may be set.
-        """
-        self._site.look_at_modes()
-        self._schedule_modes()
-
-    def _schedule_modes(self) -> None:
-        change = self._site.next_mode_change()
-        if change is None:
-            change = self._clock.now() + LOOK_AHEAD / 2
-        self._jobs.add_job(
-            self._wake_for_modes,
-            "date",
-            run_date=change,
-            id="modes",
-            replace_existing=True,
-            misfire_grace_time=None,
-        )
 
     async def _retire(self) -> None:
         """Delete what is acknowledged and past the policy's retention."""
@@ -533,7 +513,7 @@ class Core:
         await self._site.card_lists.imported(admitted.records)
         self._tell_pin_odds(applied)
         if self._jobs.running:
-            self._wake_for_modes()
+            self._wake_ups.look()
         for door_id in self._config.doors:
             self._report(door_id)
         return ImportDone(
