@@ -1,7 +1,6 @@
 """Signed bundles put in force: whole or not at all, and never below what was."""
 
 import json
-import os
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -10,11 +9,9 @@ from typing import Any
 
 import cbor2
 import lmdb
-import msgspec
 import pytest
 
 from gateway.cache import Applied, Cache
-from gateway.cache.apply import run
 from gateway.cache.floor import Floor, read_floor
 from gateway.cache.incoming import Incoming
 from gateway.cache.key import read_key
@@ -29,10 +26,10 @@ from gateway.trust.cose import encode
 from gateway.trust.making import Key, Made, delta, digest_of, repair, snapshot
 from gateway.trust.rules import BreaksRule
 from tests.cache.conftest import CARD, NAME, NOON, PIN, records
+from tests.cache.in_one_process import NO_CHILD, InOneProcess
 from tests.trust.bundles import DIGEST_KEY, GATEWAY, about, canonical_set, document_of, with_records
 from tests.trust.keyring import NOON_S, NOW, root
 
-NO_CHILD = "/bin/false"
 FIRST = canonical_set(records(6))
 
 
@@ -40,23 +37,6 @@ FIRST = canonical_set(records(6))
 def state(tmp_path: Path) -> Iterator[Path]:
     with StateDir(tmp_path / "state") as state:
         yield state.path
-
-
-class InOneProcess(Cache):
-    """What the child does is done right here: what matters is what it does, and it takes long to
-    start (tests/cache/test_cache.py has the child).
-    """
-
-    async def _answer(
-        self, command: list[str], descriptors: tuple[int, ...]
-    ) -> tuple[bytes, int | None]:
-        if command[0] == NO_CHILD:
-            return b"", 1
-        arguments = command[3:]
-        del arguments[arguments.index("--parent") : arguments.index("--parent") + 2]
-        if descriptors:
-            arguments[-1] = str(os.dup(descriptors[0]))
-        return msgspec.json.encode(run(arguments)), 0
 
 
 async def opened(state: Path, key_file: Path, *launcher: str) -> Cache:

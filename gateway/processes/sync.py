@@ -1,0 +1,427 @@
+"""How signed bundles and roots get in force, whichever way they come, and how that is proven."""
+
+import asyncio
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from gateway.cache import Applied, Cache
+from gateway.clock import Clock
+from gateway.config.site import SiteTable
+from gateway.domain.impact import LIMITS, Limits
+from gateway.errors import RecordsRefused, StorageError
+from gateway.trust.bundle import (
+    DOCUMENT_BYTES_MAX,
+    Manifest,
+    Revision,
+    SignedManifest,
+    check_chunk,
+    check_manifest,
+    unframed,
+)
+from gateway.trust.cose import NotSigned, decode
+from gateway.trust.parity import Parity
+from gateway.trust.root import (
+    ROOT_BYTES_MAX,
+    Now,
+    Roots,
+    next_root,
+    opened_document,
+    resets_revision,
+)
+from gateway.trust.rules import BreaksRule, Rule
+
+log = structlog.get_logger()
+
+NEED_CHUNKS_MAX = 64
+"""Chunks asked for at a time: as many messages as the link holds for the core."""
+ASK_AGAIN = timedelta(seconds=10)
+"""How long to wait for what was asked for before it is asked for again."""
+PARITY_EVERY = timedelta(minutes=1)
+AUDIT_EVERY = timedelta(hours=1)
+"""How often the digest is worked out anew: it reads every record, beside the doors' work."""
+DOCUMENTS_AT_ONCE = 10
+DOCUMENT_EVERY = timedelta(seconds=1)
+"""Documents that are looked at, then one each second: reading a hostile one takes 20 ms."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Told(NamedTuple):
+    """Whom it tells."""
+
+    publish: Callable[[str, bytes], None]
+    """A message for `sync/need` or `parity`."""
+    applied: Callable[[Applied], None]
+    refused: Callable[[BreaksRule | RecordsRefused], None]
+    """What came is not taken. `equal` and `missing_base` are no refusals and not told."""
+    nonce: Callable[[], bytes]
+    """A fresh one for a report."""
+
+
+class Sync:
+    """`run` it beside the core. What comes is taken in by `document` and `chunk` at once; it is
+    applied by `run`, so that nobody who delivers something waits for that.
+    """
+
+    def __init__(
+        self,
+        site: SiteTable,
+        *,
+        cache: Cache,
+        roots: Roots,
+        clock: Clock,
+        key: Ed25519PrivateKey,
+        state: Path,
+        floor: Callable[[], datetime | None],
+        told: Told,
+        limits: Limits = LIMITS,
+    ) -> None:
+        self._site = site
+        self._cache = cache
+        self._roots = roots
+        self._clock = clock
+        self._key = key
+        self._state = state
+        self._floor = floor
+        self._told = told
+        self._limits = limits
+        self._turn = asyncio.Lock()
+        self._news = asyncio.Event()
+        self._documents: deque[bytes] = deque()
+        self._coming: Manifest | None = None
+        self._missing: set[bytes] = set()
+        self._budget = float(DOCUMENTS_AT_ONCE)
+        self._budget_at = clock.monotonic()
+        self._asked_at = clock.monotonic()
+        self._drifted: tuple[bytes, bytes] | None = None
+        self._wanted: Revision | None = None
+
+    @property
+    def in_force(self) -> Revision | None:
+        """The signed revision in force; its digest is the disk's, which may have drifted."""
+        found = self._cache.held.in_force
+        if found is None or self._drifted is None:
+            return found
+        return Revision(found.number, self._drifted[0])
+
+    async def open(self) -> None:
+        """Go on with what was coming in before a restart. Raises StorageError."""
+        if self._roots.current.version > self._cache.root_floor:
+            # A later installation's root; a chain of successors has raised the floor before.
+            await self._cache.raise_root(self._roots.current.version, resets=False)
+        document = await asyncio.to_thread(self._cache.incoming.document)
+        if document is None:
+            return
+        try:
+            self._begin_again(self._check(document).manifest)
+        except BreaksRule:
+            self._cache.incoming.clear()
+
+    async def run(self) -> None:
+        """Apply what is whole, ask for what is missing, report, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._apply_what_comes(), name="apply")
+            group.create_task(self._report_now_and_then(), name="parity")
+            group.create_task(self._audit_now_and_then(), name="audit")
+
+    # --- What comes -------------------------------------------------------------------------------
+
+    def document(self, data: bytes) -> None:
+        """A root or a manifest, from anybody: taken if it is good, told of if it is not."""
+        if self._may_look() and len(self._documents) < DOCUMENTS_AT_ONCE:
+            self._documents.append(data)
+            self._news.set()
+        else:
+            log.warning("too many documents: one is dropped", bytes=len(data))
+
+    async def chunk(self, data: bytes) -> None:
+        """A chunk, from anybody: kept if it is one that is missing.
+
+        Raises:
+            StorageError: it can't be kept.
+        """
+        if not self._missing:
+            return
+        sha256 = hashlib.sha256(data).digest()
+        if sha256 not in self._missing:
+            return
+        await asyncio.to_thread(self._cache.incoming.put, sha256, data)
+        self._missing.discard(sha256)
+        if not self._missing:
+            self._news.set()
+        elif len(self._missing) % NEED_CHUNKS_MAX == 0:
+            self.refresh()
+
+    async def file(self, data: bytes) -> Applied:
+        """A `.bundle` file, from an operator: put in force now, or not at all.
+
+        Raises:
+            BreaksRule: it is not taken.
+            RecordsRefused: its set has faults.
+            StorageError: it can't be kept.
+        """
+        async with self._turn:
+            try:
+                document, *chunks = unframed(data)
+                signed = await asyncio.to_thread(self._check, document)
+                _check_chunks(signed.manifest, chunks)
+                await asyncio.to_thread(self._keep, document, signed.manifest, chunks)
+                self._begin_again(signed.manifest)
+                return await self._apply(document)
+            except (BreaksRule, RecordsRefused) as refused:
+                self._told.refused(refused)
+                raise
+
+    async def root(self, data: bytes) -> None:
+        """The successor of the root in force.
+
+        Raises:
+            BreaksRule: it is none.
+            StorageError: it can't be kept.
+        """
+        before = self._roots.current
+        after = next_root(before, data)
+        # The floor first: were it the other way round, a power cut in between would lose a reset.
+        await self._cache.raise_root(after.version, resets=resets_revision(before, after))
+        await asyncio.to_thread(self._roots.take, data)
+        log.info("the key set is replaced", version=after.version)
+
+    def refresh(self) -> None:
+        """Ask the source of truth for what is missing here."""
+        self._asked_at = self._clock.monotonic()
+        self._told.publish("sync/need", self.need())
+
+    def wanted(self, revision: int, digest: bytes) -> None:
+        """What the last beacon wants in force; a report answers it."""
+        self._wanted = Revision(revision, digest)
+        self.report()
+
+    async def _document(self, data: bytes) -> None:
+        document = await asyncio.to_thread(opened_document, data, DOCUMENT_BYTES_MAX)
+        if _is_root(document.payload):
+            await self.root(data)
+            self.refresh()
+            return
+        try:
+            signed = await asyncio.to_thread(self._check, data)
+        except BreaksRule as broken:
+            if broken.rule is Rule.MISSING_BASE:
+                self.refresh()
+            raise
+        if self._coming is not None and signed.manifest.revision < self._coming.revision:
+            return  # an older one that comes late: the newer one is under way
+        await asyncio.to_thread(self._keep, data, signed.manifest, [])
+        self._begin_again(signed.manifest)
+        if self._missing:
+            self.refresh()
+
+    def _check(self, document: bytes) -> SignedManifest:
+        root, held = self._roots.current, self._cache.held
+        if root.version < self._cache.root_floor:
+            raise BreaksRule(
+                Rule.ROLLBACK, f"root {root.version}: {self._cache.root_floor} was in force already"
+            )
+        disk = os.statvfs(self._state)
+        return check_manifest(
+            document,
+            root,
+            held,
+            gateway=self._site.gateway,
+            now=self._now(),
+            disk_free=disk.f_bavail * disk.f_frsize,
+        )
+
+    def _keep(self, document: bytes, manifest: Manifest, chunks: list[bytes]) -> None:
+        incoming = self._cache.incoming
+        incoming.begin(document, [chunk.sha256 for chunk in manifest.chunks])
+        for chunk, content in zip(manifest.chunks, chunks, strict=False):
+            incoming.put(chunk.sha256, content)
+
+    def _begin_again(self, manifest: Manifest) -> None:
+        self._coming = manifest
+        chunks = [chunk.sha256 for chunk in manifest.chunks]
+        self._missing = set(self._cache.incoming.missing(chunks))
+        if not self._missing:
+            self._news.set()
+
+    def _refuse(self, broken: BreaksRule) -> None:
+        if broken.rule in (Rule.EQUAL, Rule.MISSING_BASE):
+            log.info("not taken", why=str(broken))
+        else:
+            log.error("refused", why=str(broken))
+            self._told.refused(broken)
+
+    def _may_look(self) -> bool:
+        now = self._clock.monotonic()
+        self._budget += (now - self._budget_at) / DOCUMENT_EVERY
+        self._budget = min(self._budget, float(DOCUMENTS_AT_ONCE))
+        self._budget_at = now
+        if self._budget < 1:
+            return False
+        self._budget -= 1
+        return True
+
+    def _now(self) -> Now:
+        """An untrusted clock may say anything; it is not before the floor of time."""
+        if self._clock.trust().decides_as_trusted:
+            return Now(self._clock.now(), trusted=True)
+        return Now(self._floor() or _EPOCH, trusted=False)
+
+    # --- What is done about it --------------------------------------------------------------------
+
+    async def _apply_what_comes(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(ASK_AGAIN.total_seconds()):
+                    await self._news.wait()
+            except TimeoutError:
+                if self._missing and self._clock.monotonic() - self._asked_at >= ASK_AGAIN:
+                    self.refresh()
+                continue
+            self._news.clear()
+            async with self._turn:
+                while self._documents:
+                    await self._look_at(self._documents.popleft())
+                await self._apply_coming()
+
+    async def _look_at(self, data: bytes) -> None:
+        try:
+            await self._document(data)
+        except BreaksRule as broken:
+            self._refuse(broken)
+        except StorageError as error:
+            log.error("what comes in is not kept", why=str(error))
+
+    async def _apply_coming(self) -> None:
+        document = await asyncio.to_thread(self._cache.incoming.document)
+        if document is None or self._coming is None or self._missing:
+            return
+        try:
+            await self._apply(document)
+        except BreaksRule as broken:
+            self._refuse(broken)
+        except RecordsRefused as refused:
+            self._told.refused(refused)
+        except StorageError as error:
+            log.error("the bundle is not applied", why=str(error))
+
+    async def _apply(self, document: bytes) -> Applied:
+        """Put in force what is whole; whatever comes of it, it is not coming in any more."""
+        try:
+            now = self._now()
+            signed = await asyncio.to_thread(self._check, document)
+            payload = opened_document(document, DOCUMENT_BYTES_MAX).payload
+            applied = await self._cache.apply_bundle(signed, payload, now.at, self._limits)
+        finally:
+            self._coming = None
+            self._missing.clear()
+            await asyncio.to_thread(self._cache.incoming.clear)
+        self._drifted = None
+        self._told.applied(applied)
+        self.report()
+        return applied
+
+    # --- What is said -----------------------------------------------------------------------------
+
+    def need(self) -> bytes:
+        """What is missing here, for `sync/need`."""
+        enforced = self.in_force
+        return msgspec.json.encode(
+            {
+                "v": 1,
+                "revision": enforced and enforced.number,
+                "digest": enforced and enforced.digest.hex(),
+                "chunks": [each.hex() for each in sorted(self._missing)[:NEED_CHUNKS_MAX]],
+                "root": self._roots.current.version,
+            }
+        )
+
+    def report(self) -> None:
+        """Say what is enforced."""
+        self._told.publish("parity", self.parity().sealed(self._key))
+
+    def parity(self) -> Parity:
+        """The report as it is now."""
+        enforced, as_of = self.in_force, self._cache.as_of
+        buckets = None
+        if (
+            self._drifted is not None
+            and self._wanted is not None
+            and enforced is not None
+            and self._wanted.number == enforced.number
+            and self._wanted.digest != enforced.digest
+        ):
+            buckets = self._drifted[1]
+        return Parity(
+            site=self._site.id,
+            gateway=self._site.gateway,
+            at_ms=(self._clock.now() - _EPOCH) // timedelta(milliseconds=1),
+            trust=int(self._clock.trust()),
+            enforced=enforced,
+            as_of=None if as_of is None else (as_of - _EPOCH) // timedelta(seconds=1),
+            root=self._roots.current.version,
+            records=self._cache.counts,
+            doors=self._cache.ways_in,
+            nonce=self._told.nonce(),
+            buckets=buckets,
+        )
+
+    async def audit(self) -> bool:
+        """Work out the digest from what is on the disk; whether it is the one that was signed.
+
+        Raises:
+            StorageError: it can't be read.
+        """
+        held = self._cache.held.in_force
+        if held is None:
+            return True
+        found = await self._cache.audit()
+        if self._cache.held.in_force != held:
+            return True  # another set has come in force meanwhile
+        if found.digest == held.digest.hex():
+            self._drifted = None
+            return True
+        log.error("records on the disk have drifted", damaged=found.damaged)
+        self._drifted = bytes.fromhex(found.digest), bytes.fromhex(found.buckets)
+        self.report()
+        return False
+
+    async def _report_now_and_then(self) -> None:
+        while True:
+            self.report()
+            await asyncio.sleep(PARITY_EVERY.total_seconds())
+
+    async def _audit_now_and_then(self) -> None:
+        while True:
+            try:
+                await self.audit()
+            except StorageError as error:
+                log.error("the digest can't be worked out", why=str(error))
+            await asyncio.sleep(AUDIT_EVERY.total_seconds())
+
+
+def _is_root(payload: bytes) -> bool:
+    """Whether a document is meant to be a root: no other payload has roles."""
+    if len(payload) > ROOT_BYTES_MAX:
+        return False
+    try:
+        found = decode(payload, bytes_max=ROOT_BYTES_MAX)
+    except NotSigned as error:
+        raise BreaksRule(Rule.MALFORMED, str(error)) from error
+    return isinstance(found, dict) and "roles" in found
+
+
+def _check_chunks(manifest: Manifest, chunks: list[bytes]) -> None:
+    if len(chunks) != len(manifest.chunks):
+        raise BreaksRule(Rule.CHUNK, f"{len(chunks)} chunks, not {len(manifest.chunks)}")
+    for chunk, content in zip(manifest.chunks, chunks, strict=True):
+        check_chunk(chunk, content)

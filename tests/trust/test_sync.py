@@ -1,0 +1,393 @@
+"""Bundles and roots as they come over a link that nobody has to trust."""
+
+import asyncio
+import random
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import cbor2
+import msgspec
+import pytest
+
+from gateway.cache import Applied
+from gateway.clock import TimeTrust
+from gateway.config.site import SiteTable
+from gateway.errors import RecordsRefused
+from gateway.processes.sync import DOCUMENTS_AT_ONCE, Sync, Told
+from gateway.statedir import StateDir
+from gateway.trust.cose import verify1
+from gateway.trust.making import Made, delta, digest_of, repair, snapshot
+from gateway.trust.parity import PARITY_CONTEXT
+from gateway.trust.root import Roots
+from gateway.trust.rules import BreaksRule
+from tests.cache.conftest import CARD, records
+from tests.cache.in_one_process import InOneProcess
+from tests.cache.test_bundles import SPOIL, card, holder
+from tests.link.rig import until
+from tests.trust.bundles import (
+    DIGEST_KEY,
+    GATEWAY,
+    about,
+    canonical_set,
+    document_of,
+    file_of,
+    with_records,
+)
+from tests.trust.keyring import (
+    NOON,
+    NOON_S,
+    ROLE_KEYS,
+    document,
+    key,
+    kid,
+    root,
+    root_document,
+    root_payload,
+)
+
+FIRST = canonical_set(records(6))
+SECOND = with_records(FIRST, holder("h-1", "suspended"))
+MANY = canonical_set(records(5000))
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    path = tmp_path / "credential.key"
+    path.write_bytes(bytes(32))
+    path.chmod(0o400)
+    return path
+
+
+class SetClock:
+    def __init__(self) -> None:
+        self.at = NOON
+        self.level = TimeTrust.T2
+        self.mono = timedelta(hours=1)
+
+    def now(self) -> datetime:
+        return self.at
+
+    def monotonic(self) -> timedelta:
+        return self.mono
+
+    def trust(self) -> TimeTrust:
+        return self.level
+
+
+class Box:
+    """A gateway's half of the wire, with what it said."""
+
+    def __init__(self, state: Path, key_file: Path) -> None:
+        self.clock = SetClock()
+        self.cache = InOneProcess(state, key_file, signed=True)
+        self.roots = Roots(root(), state / "roots")
+        self.said: list[tuple[str, bytes]] = []
+        self.applied: list[Applied] = []
+        self.refused: list[BreaksRule | RecordsRefused] = []
+        self.nonces = (bytes([n]) * 16 for n in range(256))
+        self.floor: datetime | None = None
+        self.sync = Sync(
+            SiteTable(id="LON", gateway=GATEWAY),
+            cache=self.cache,
+            roots=self.roots,
+            clock=self.clock,
+            key=key("gateway"),
+            state=state,
+            floor=lambda: self.floor,
+            told=Told(
+                lambda topic, payload: self.said.append((topic, payload)),
+                self.applied.append,
+                self.refused.append,
+                lambda: next(self.nonces),
+            ),
+        )
+
+    @property
+    def rules(self) -> list[str]:
+        return [str(each.rule) for each in self.refused if isinstance(each, BreaksRule)]
+
+    @property
+    def number(self) -> int | None:
+        found = self.cache.held.in_force
+        return found and found.number
+
+    def need(self) -> dict[str, Any]:
+        """The last question."""
+        asked = [payload for topic, payload in self.said if topic == "sync/need"]
+        return msgspec.json.decode(asked[-1], type=dict[str, Any])
+
+    def parity(self) -> dict[str, Any]:
+        """The last report, its signature checked."""
+        sealed = [payload for topic, payload in self.said if topic == "parity"][-1]
+        keys = {kid("gateway"): key("gateway").public_key()}
+        found: dict[str, Any] = cbor2.loads(verify1(sealed, keys, context=PARITY_CONTEXT).payload)
+        return found
+
+    async def send(self, made: Made, *names: str) -> None:
+        """Everything of a bundle, as the cloud would."""
+        said = len(self.said)
+        self.sync.document(document_of(made, *names))
+        await until(lambda: "sync/need" in [topic for topic, _ in self.said[said:]])
+        for chunk in made.chunks:
+            await self.sync.chunk(chunk)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[Path]:
+    with StateDir(tmp_path / "state") as state:
+        yield state.path
+
+
+@asynccontextmanager
+async def running(state: Path, key_file: Path) -> AsyncIterator[Box]:
+    box = Box(state, key_file)
+    await box.cache.open()
+    box.roots.open()
+    await box.sync.open()
+    box.sync.refresh()
+    task = asyncio.create_task(box.sync.run())
+    try:
+        yield box
+        assert not task.done(), task
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def test_a_bundle_that_comes_in_pieces_is_put_in_force(state: Path, key_file: Path) -> None:
+    async with running(state, key_file) as box:
+        assert box.need() == {"v": 1, "revision": None, "digest": None, "chunks": [], "root": 1}
+        await box.send(snapshot(FIRST, about(1)))
+        await until(lambda: box.number == 1)
+        assert box.need()["chunks"]
+        await box.send(delta(FIRST, SECOND, about(2), 1))
+        await until(lambda: len(box.applied) == 2)
+        assert [each.revision.split("-")[0] for each in box.applied] == ["1", "2"]
+        assert not box.refused
+        assert not list((state / "incoming").iterdir())
+
+
+async def test_disorder_and_duplicates_do_no_harm_and_a_restart_goes_on(
+    state: Path, key_file: Path
+) -> None:
+    made = snapshot(MANY, about(3))
+    assert len(made.chunks) > 1
+    async with running(state, key_file) as box:
+        for chunk in made.chunks:  # before their manifest: nobody knows them
+            await box.sync.chunk(chunk)
+        box.sync.document(document_of(made))
+        await until(lambda: len(box.need()["chunks"]) == len(made.chunks))
+        await box.sync.chunk(made.chunks[-1])
+        await box.sync.chunk(made.chunks[-1])
+        box.sync.document(document_of(made))
+        box.sync.document(document_of(snapshot(FIRST, about(2))))  # late: a newer one is under way
+        await asyncio.sleep(0)
+        assert box.number is None
+    async with running(state, key_file) as box:
+        assert len(box.need()["chunks"]) == len(made.chunks) - 1
+        for chunk in reversed(made.chunks[:-1]):
+            await box.sync.chunk(chunk)
+        await until(lambda: box.number == 3)
+        box.sync.document(document_of(made))  # once more
+        box.sync.document(document_of(snapshot(FIRST, about(2))))
+        await until(lambda: box.rules == ["rollback"])
+        assert box.number == 3
+
+
+async def test_what_is_missing_is_asked_for_again(state: Path, key_file: Path) -> None:
+    async with running(state, key_file) as box:
+        await box.send(snapshot(FIRST, about(1)))
+        await until(lambda: box.number == 1)
+        box.sync.document(document_of(delta(SECOND, FIRST, about(3), 2)))
+        await until(lambda: box.need()["revision"] == 1)
+        digest = digest_of(FIRST, DIGEST_KEY).digest().hex()
+        assert box.need() == {"v": 1, "revision": 1, "digest": digest, "chunks": [], "root": 1}
+        assert not box.refused
+        box.sync.document(document_of(snapshot(MANY, about(4)), "bundle-1", "bundle-2"))
+        await until(lambda: box.need()["chunks"])
+
+
+async def test_a_hostile_link_changes_nothing_but_counts(state: Path, key_file: Path) -> None:
+    chance = random.Random(5)
+    good = document_of(snapshot(SECOND, about(2)))
+    async with running(state, key_file) as box:
+        await box.send(snapshot(FIRST, about(1)))
+        await until(lambda: box.number == 1)
+        files = {path: path.read_bytes() for path in (state / "current", state / "floor-revision")}
+        for _ in range(400):
+            box.clock.mono += timedelta(seconds=chance.choice((0, 1)))
+            junk = bytearray(good)
+            junk[chance.randrange(len(junk))] ^= 1 << chance.randrange(8)
+            box.sync.document(bytes(junk[: chance.choice((None, chance.randrange(len(junk))))]))
+            await box.sync.chunk(chance.randbytes(chance.randrange(300)))
+            await asyncio.sleep(0.001)
+        assert len(box.refused) > DOCUMENTS_AT_ONCE
+        assert box.number == 1
+        assert {path: path.read_bytes() for path in files} == files
+        assert set(box.rules) <= {"malformed", "bad_signature", "unknown_key", "too_large"}
+        box.clock.mono += timedelta(minutes=1)
+        await box.send(snapshot(SECOND, about(2)))
+        await until(lambda: box.number == 2)
+
+
+async def test_a_flood_of_documents_is_not_looked_at(state: Path, key_file: Path) -> None:
+    async with running(state, key_file) as box:
+        for _ in range(1000):
+            box.sync.document(b"junk")
+        await until(lambda: len(box.refused) == DOCUMENTS_AT_ONCE)
+        box.sync.document(b"junk")
+        box.clock.mono += timedelta(seconds=1)
+        box.sync.document(b"junk")
+        await until(lambda: len(box.refused) == DOCUMENTS_AT_ONCE + 1)
+
+
+async def test_a_set_with_faults_is_told_and_the_next_good_one_works(
+    state: Path, key_file: Path
+) -> None:
+    async with running(state, key_file) as box:
+        await box.send(snapshot(with_records(FIRST, card("x", "nobody", "0" * 14)), about(1)))
+        await until(lambda: box.refused)
+        assert isinstance(box.refused[0], RecordsRefused)
+        assert box.number is None
+        await box.send(snapshot(FIRST, about(2)))
+        await until(lambda: box.number == 2)
+
+
+async def test_an_untrusted_clock_expires_bundles_by_the_floor_of_time(
+    state: Path, key_file: Path
+) -> None:
+    async with running(state, key_file) as box:
+        box.clock.level = TimeTrust.T1
+        box.clock.at = NOON.replace(year=NOON.year + 20)
+        await box.send(snapshot(FIRST, about(1)))
+        await until(lambda: box.number == 1)
+        box.floor = box.clock.at
+        box.sync.document(document_of(snapshot(SECOND, about(2, expires=NOON_S + 9))))
+        await until(lambda: box.rules == ["root_expired"])  # and with it everything else
+
+
+async def test_a_file_is_put_in_force_offline_or_refused_with_its_rule(
+    state: Path, key_file: Path
+) -> None:
+    async with running(state, key_file) as box:
+        applied = await box.sync.file(file_of(snapshot(FIRST, about(1))))
+        assert applied.counts["holder"] == 6
+        good = file_of(snapshot(SECOND, about(2)))
+        made = snapshot(SECOND, about(2))
+        for rule, bad in {
+            "malformed": good[:-1],
+            "chunk": file_of(Made(made.payload, [*made.chunks, b"more"])),
+            "bad_signature": good.replace(b"LON", b"SOF", 1),
+            "unknown_key": file_of(made, "freshness-1"),
+        }.items():
+            with pytest.raises(BreaksRule) as broken:
+                await box.sync.file(bad)
+            assert str(broken.value.rule) == rule
+        swapped = Made(made.payload, [snapshot(FIRST, about(2)).chunks[0]])
+        with pytest.raises(BreaksRule, match="chunk: it is not the chunk"):
+            await box.sync.file(file_of(swapped))
+        assert len(box.refused) == 5
+        await box.sync.file(good)
+        assert box.number == 2
+
+
+# --- Roots ----------------------------------------------------------------------------------------
+
+NEW_BUNDLE_KEYS = {**ROLE_KEYS, "bundle": ("fresh-1", "fresh-2")}
+
+
+async def test_a_new_root_recovers_from_a_stolen_key(state: Path, key_file: Path) -> None:
+    async with running(state, key_file) as box:
+        await box.send(snapshot(FIRST, about(2**53 - 1, made=NOON_S)))
+        await until(lambda: box.number == 2**53 - 1)
+        box.sync.document(root_document(2, roles=NEW_BUNDLE_KEYS))
+        await until(lambda: box.need()["root"] == 2)
+        assert box.number == 2**53 - 1  # until it comes, what is in force stays
+        box.sync.document(document_of(snapshot(SECOND, about(9))))
+        await until(lambda: box.rules == ["unknown_key"])
+        await box.send(snapshot(SECOND, about(8)), "fresh-1")
+        await until(lambda: box.number == 8)
+    async with running(state, key_file) as box:
+        assert (box.number, box.roots.current.version) == (8, 2)
+        box.sync.document(document_of(snapshot(FIRST, about(7)), "fresh-1"))
+        await until(lambda: box.rules == ["rollback"])
+
+
+async def test_a_root_that_may_not_succeed_is_told(state: Path, key_file: Path) -> None:
+    async with running(state, key_file) as box:
+        box.sync.document(document(root_payload(2), "root-1"))
+        await until(lambda: box.rules == ["threshold"])
+        box.sync.document(root_document(1))  # no fault: it is in force
+        box.sync.document(root_document(3))  # nor this: 2 is missing
+        box.sync.document(document(b"no map", "root-1"))
+        await until(lambda: box.rules == ["threshold", "malformed"])
+        assert box.roots.current.version == 1
+
+
+async def test_a_root_older_than_the_floor_lets_nothing_in(state: Path, key_file: Path) -> None:
+    async with running(state, key_file) as box:
+        box.sync.document(root_document(2))
+        await until(lambda: box.need()["root"] == 2)
+    (state / "roots" / "2.root").unlink()
+    async with running(state, key_file) as box:
+        box.sync.document(document_of(snapshot(FIRST, about(1))))
+        await until(lambda: box.rules == ["rollback"])
+        box.sync.document(root_document(2))
+        await until(lambda: box.need()["root"] == 2)
+        await box.send(snapshot(FIRST, about(1)))
+        await until(lambda: box.number == 1)
+
+
+# --- Parity ---------------------------------------------------------------------------------------
+
+
+async def test_a_report_says_what_is_enforced(state: Path, key_file: Path) -> None:
+    async with running(state, key_file) as box:
+        await until(lambda: any(topic == "parity" for topic, _ in box.said))
+        assert (box.parity()["revision"], box.parity()["digest"]) == (None, None)
+        await box.send(snapshot(FIRST, about(1)))
+        await until(lambda: box.applied)
+        await until(lambda: box.parity()["revision"] == 1)
+        report = box.parity()
+        assert len(report.pop("nonce")) == 16
+        assert report == {
+            "site": "LON",
+            "gateway": GATEWAY,
+            "at_ms": NOON_S * 1000,
+            "trust": 2,
+            "revision": 1,
+            "digest": digest_of(FIRST, DIGEST_KEY).digest(),
+            "as_of": NOON_S + 1,
+            "root": 1,
+            "records": box.cache.counts,
+            "doors": {"front": 6},
+        }
+
+
+async def test_drift_is_reported_bucket_by_bucket_and_repaired(state: Path, key_file: Path) -> None:
+    good = digest_of(FIRST, DIGEST_KEY)
+    async with running(state, key_file) as box:
+        await box.send(snapshot(FIRST, about(1)))
+        await until(lambda: box.applied)
+        assert await box.sync.audit()
+        rows = sqlite3.connect(state / "cache.db")
+        rows.execute(SPOIL)
+        rows.commit()
+        rows.close()
+        assert not await box.sync.audit()
+        assert box.parity()["digest"] != good.digest()
+        assert "buckets" not in box.parity()
+        box.sync.wanted(1, good.digest())
+        theirs = box.parity()["buckets"]
+        differ = [n for n in range(256) if theirs[32 * n : 32 * n + 32] != good.buckets()[n]]
+        await box.send(repair(FIRST, about(1), differ))
+        await until(lambda: len(box.applied) == 2)
+        assert box.parity()["digest"] == good.digest()
+        assert "buckets" not in box.parity()
+        assert await box.sync.audit()
+        assert box.cache.current is not None
+        assert box.cache.current.find("uid", CARD) is not None
