@@ -17,7 +17,7 @@ import msgspec
 
 from bench.results import Result, save, table
 
-NAMES = ("decide", "journal", "start", "link", "cards", "tap", "fleet")
+NAMES = ("decide", "journal", "start", "link", "cards", "tap", "fleet", "lint")
 
 
 class Measurement(Protocol):

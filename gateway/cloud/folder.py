@@ -424,7 +424,7 @@ class _Building:
         for row in self._rows(SCHEDULES):
             name = row.text("schedule") or ""
             if name not in schedules:
-                schedules[name] = _Week(row.text("timezone"))
+                schedules[name] = _Week(row.text("timezone"), calendars)
                 self._add(row, "schedule", "schedule", {})
             schedules[name].take(row)
         for record in self._records:
@@ -667,8 +667,10 @@ _MEMBERSHIPS = {word: word for word in _MEMBERSHIP_STATUS}
 class _Week:
     """One schedule while its rows are read."""
 
-    def __init__(self, timezone: str | None) -> None:
+    def __init__(self, timezone: str | None, calendars: Mapping[str, Mapping[str, str]]) -> None:
         self._timezone = timezone
+        self._calendars = calendars
+        """The dates of each."""
         self._days: dict[str, list[list[str]]] = {}
         """By weekday, or by the name of a calendar after `holiday:`; none where it is closed."""
         self._closed: set[str] = set()
@@ -682,6 +684,8 @@ class _Week:
             row.wrong("closes" if closes is None else "opens", "is empty: give both, or neither")
             return
         for day in _days(row):
+            if day not in self._days and day.startswith(_HOLIDAY):
+                self._check_dates(row, day.removeprefix(_HOLIDAY))
             there = self._days.setdefault(day, [])
             if opens is None or closes is None:
                 if there:
@@ -692,12 +696,20 @@ class _Week:
             else:
                 there.append([opens, closes])
 
+    def _check_dates(self, row: Row, calendar: str) -> None:
+        """Where two calendars have a date, the first would count: which that is, nobody can say."""
+        for other in self._days:
+            there = self._calendars.get(other.removeprefix(_HOLIDAY), {})
+            both = sorted(there.keys() & self._calendars.get(calendar, {}).keys())
+            if other.startswith(_HOLIDAY) and both:
+                row.wrong("days", f"{both[0]} is in {other} as well: keep it in one calendar")
+
     def members(self) -> Record:
-        """The members of the record."""
-        weekly = {day: self._days[day] for day in WEEKDAYS if self._days.get(day)}
+        """The members of the record, in an order that the rows' order doesn't change."""
+        weekly = {day: sorted(self._days[day]) for day in WEEKDAYS if self._days.get(day)}
         holidays = [
-            {"calendar": day.removeprefix(_HOLIDAY), "intervals": intervals}
-            for day, intervals in self._days.items()
+            {"calendar": day.removeprefix(_HOLIDAY), "intervals": sorted(intervals)}
+            for day, intervals in sorted(self._days.items())
             if day.startswith(_HOLIDAY)
         ]
         return {"weekly": weekly, "holidays": holidays or None, "timezone": self._timezone}

@@ -4,10 +4,11 @@ Time is cut into slots at every edge of every schedule, so that within one nothi
 what is open when is then a number with a bit for each slot.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from gateway.domain.decision import Side
@@ -35,8 +36,13 @@ class Slots(NamedTuple):
         return self.starts[index + 1] if index + 1 < len(self.starts) else self.until
 
     def when_open(self, hours: OpeningHours) -> int:
-        """The slots in which `hours` is open."""
-        return sum(1 << index for index, start in enumerate(self.starts) if hours.is_open(start))
+        """The slots in which `hours`, one of those that were cut by, is open."""
+        own = (self.starts[0], *hours.edges(self.starts[0], self.until), self.until)
+        found = 0
+        for start, end in pairwise(own):
+            if hours.is_open(start):
+                found |= (1 << bisect_left(self.starts, end)) - (1 << self.index_of(start))
+        return found
 
     def hours_in(self, mask: int) -> float:
         """How long the slots of `mask` are together."""

@@ -1,5 +1,6 @@
 """The starting folder, and each way in which a folder can be wrong or say more."""
 
+import csv
 import json
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -188,6 +189,17 @@ def test_names_and_addresses_of_people_are_in_no_record(folder: Callable[..., Pa
     assert b"Maya" not in text
 
 
+def test_the_order_of_rows_and_columns_changes_no_byte(folder: Callable[..., Path]) -> None:
+    path = folder(("schedules.csv", "NIGHT,", "BH,sat,14:00,16:00,\nBH,sat,10:00,12:00,\nNIGHT,"))
+    plain = build(path, AT, no_calendars)
+    for sheet in path.glob("*.csv"):
+        with sheet.open(newline="") as file:
+            header, *rows = csv.reader(file)
+        with sheet.open("w", newline="") as file:
+            csv.writer(file).writerows(cells[::-1] for cells in (header, *rows[::-1]))
+    assert build(path, AT, no_calendars) == plain
+
+
 def test_what_a_spreadsheet_writes_is_read(folder: Callable[..., Path]) -> None:
     path = folder()
     plain = build(path, AT, no_calendars)
@@ -270,6 +282,8 @@ WRONG: tuple[tuple[Change, str], ...] = (
      "schedules.csv, line 2, days: no calendar 'bank': add it to holidays.csv"),
     (("holidays.csv", "2027-01-01", "2026-12-25"), "holidays.csv, line 3, date: is in calendar"),
     (("holidays.csv", "2027-01-01", "1.1.2027"), "holidays.csv, line 3, date: is no date such as"),
+    (("schedules.csv", "BH,holiday:public,,,", "BH,holiday:public;holiday:local,,,"),
+     "schedules.csv, line 3, days: 2027-01-01 is in holiday:public as well: keep it in one calend"),
     # Members
     (("members.csv", "maya,member", "maya,vip"), "members.csv, line 3, persona: is none of staff"),
     (("members.csv", "cancelled,,,2027-03-31", "cancelled,,,"),
@@ -333,8 +347,9 @@ def test_what_is_wrong_is_told_with_file_line_and_column(
         path.read_bytes()
         return []
 
+    local = ("holidays.csv", "public,2027-01-01", "local,2027-01-01,x\npublic,2027-01-01")
     with pytest.raises(FolderRefused) as refused:
-        build(folder(change), AT, read)
+        build(folder(*([local] if "holiday:local" in change[2] else []), change), AT, read)
     said = [str(fault) for fault in refused.value.faults]
     assert any(each.startswith(told) for each in said), said
 
