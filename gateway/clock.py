@@ -149,6 +149,11 @@ class SystemClock:
         return wall - min(max(wall, earliest), latest)
 
     @property
+    def floor(self) -> datetime | None:
+        """Before which it can't be."""
+        return self._floor
+
+    @property
     def authenticated(self) -> bool:
         """Whether an authenticated source has vouched for the time lately."""
         vouched = self._vouched

@@ -3,11 +3,16 @@
 import logging
 import re
 import sys
+from collections import deque
 from collections.abc import Mapping, MutableMapping
 from collections.abc import Set as AbstractSet
+from datetime import timedelta
 from typing import Any
 
+import msgspec
 import structlog
+
+from gateway.clock import monotonic
 
 _SECRET_KEYS = re.compile(r"(?i)(value|pin|uid|card|code|secret|password|key|name_of_holder)$")
 """Fields that could hold a credential are masked whatever they hold."""
@@ -25,6 +30,10 @@ _SECRET_TRACE = re.compile(_BEFORE + r'(?<!", line )' + _SHAPES)
 _TRACES = frozenset({"exception", "stack"})
 _NOT_OURS = frozenset({"timestamp", "level", "_record", "_from_structlog"})
 """What structlog puts in itself; it takes the last two out again as objects."""
+_OBJECTS = frozenset({"_record", "_from_structlog"})
+RECENT_LINES_MAX = 1_000
+"""Kept in memory for `logs`; the system journal has them all."""
+RECENT_LINE_CHARACTERS_MAX = 1_000
 _SYSTEM_UID_MAX = 99_999
 """A `uid` that is a number up to here is a user of the system; a card's is text."""
 _DEPTH_MAX = 8
@@ -45,6 +54,7 @@ def configure(*, level: str = "info", console: bool | None = None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
         mask,
+        keep,
     ]
     renderer: Any = (
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
@@ -68,6 +78,23 @@ def configure(*, level: str = "info", console: bool | None = None) -> None:
     )
     # Libraries speak only when something is wrong: at lower levels some of them print frames.
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+_recent: deque[tuple[timedelta, str]] = deque(maxlen=RECENT_LINES_MAX)
+
+
+def keep(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> Mapping[str, Any]:
+    """A structlog processor, behind `mask`: remembers the last lines for whoever asks."""
+    shown = {name: value for name, value in fields.items() if name not in _OBJECTS}
+    line = msgspec.json.encode(shown, enc_hook=str).decode()
+    _recent.append((monotonic(), line[:RECENT_LINE_CHARACTERS_MAX]))
+    return fields
+
+
+def recent(span: timedelta) -> list[str]:
+    """What this process has logged in this span up to now, a JSON object a line."""
+    since = monotonic() - span
+    return [line for at, line in _recent if at >= since]
 
 
 def mask(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> Mapping[str, Any]:

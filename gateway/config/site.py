@@ -73,6 +73,16 @@ class ClockTable(_Table, frozen=True):
     trust: Literal["kernel", "host"]
 
 
+class TrustTable(_Table, frozen=True):
+    """[trust]: the source of truth signs what it sends."""
+
+    root: AbsolutePath
+    """The first root document of the key set, believed because it is there."""
+    freeze_after_min: Minutes = 15
+    """How long no beacon may come while the broker is there, before somebody may be holding them
+    back."""
+
+
 class TlsTable(_Table, frozen=True):
     """[mqtt.tls]: files in PEM."""
 
@@ -212,6 +222,7 @@ class SiteConfig(msgspec.Struct, frozen=True):
     warnings: tuple[Fault, ...] = ()
     break_glass: Mapping[str, BreakGlassTable] = {}
     zones: Mapping[str, ZoneTable] = {}
+    trust: TrustTable | None = None
 
 
 def load(path: Path, drivers: Mapping[str, DriverSpec]) -> SiteConfig:
@@ -259,6 +270,7 @@ def check(raw: dict[str, object], drivers: Mapping[str, DriverSpec], file: str) 
         "doors",
         "break_glass",
         "zones",
+        "trust",
     )
     faults += [
         Fault(join("", name), f"unknown key; known here are: {', '.join(known)}")
@@ -275,6 +287,7 @@ def check(raw: dict[str, object], drivers: Mapping[str, DriverSpec], file: str) 
     state = _section(raw, "state", StateTable, faults)
     clock = _section(raw, "clock", ClockTable, faults)
     mqtt = _section(raw, "mqtt", MqttTable, faults)
+    trust = _section(raw, "trust", TrustTable, faults)
     devices = _devices(_entries(raw, "devices", faults), drivers, faults)
     doors = {
         door_id: door
@@ -324,10 +337,11 @@ def check(raw: dict[str, object], drivers: Mapping[str, DriverSpec], file: str) 
         warnings=tuple(warnings),
         break_glass=break_glass,
         zones=zones,
+        trust=trust,
     )
 
 
-_OPTIONAL = ("mqtt", "break_glass", "zones")
+_OPTIONAL = ("mqtt", "break_glass", "zones", "trust")
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 

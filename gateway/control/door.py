@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import structlog
@@ -42,6 +42,7 @@ from gateway.domain.door_state import (
     Side,
     StrikeSaid,
     TimeReached,
+    UnlockOrdered,
     WakeAt,
 )
 from gateway.domain.entitlements import Entitlements, holding_of
@@ -49,7 +50,7 @@ from gateway.domain.events import Event
 from gateway.domain.memory import Changes, Count, PinRow, Remembered, Watched, recall
 from gateway.domain.restrictions import Passage, Restricted, restrict, settled
 from gateway.domain.signal import Signal
-from gateway.errors import DeviceError, StorageError
+from gateway.errors import DeviceError, DeviceUnavailable, StorageError
 
 log = structlog.get_logger()
 
@@ -64,6 +65,10 @@ TAP_AGE_MAX = timedelta(seconds=2)
 """Nobody stands there any more: a door must not open late for somebody else."""
 POINTS_WAITING_MAX = 256
 """Debounced inputs change at most 33 times a second, and a pulse is confirmed within one."""
+
+
+IDENTIFY_BEEPS = 3
+IDENTIFY_EVERY = timedelta(seconds=1)
 
 
 class Ticket(Protocol):
@@ -92,6 +97,14 @@ class InForce(msgspec.Struct, frozen=True):
     records: Entitlements
     revision: str | None
     as_of: datetime | None
+
+
+class RemoteOutcome(NamedTuple):
+    """What came of a release: the number of its record, and why it failed, if it did."""
+
+    seq: int | None
+    failed: str | None
+    """`not_recorded`, `offline`, `unconfirmed`, or the door's own reason."""
 
 
 class Wiring(msgspec.Struct, frozen=True):
@@ -322,10 +335,34 @@ class DoorController:
         await self._take(decided, tap.at)
         self.look_at_mode()
 
-    async def _take(self, fact: DoorFact, at: timedelta, *, wait: bool = True) -> None:
+    async def remote_unlock(self, event: events.RemoteUnlock) -> RemoteOutcome:
+        """Release the door once by a signed command's right; what came of it.
+
+        What is to be remembered of the command goes to disk with `event`, before the lock moves.
+        """
+        mode, door = self.mode(), self._in_force().records.tables.doors.get(self.door)
+        reasons = (
+            ("blocked", mode.blocked),
+            ("lockdown", mode.lockdown),
+            ("interlock", door is not None and bool(door.interlock and self._unsecured(self.door))),
+            ("second_person_required", door is not None and door.two_person),
+        )
+        for reason, holds in reasons:
+            if holds:
+                return RemoteOutcome(None, reason)
+        return await self._take(UnlockOrdered(event), self._clock.monotonic())
+
+    async def identify(self) -> None:
+        """Have the readers blink and beep, so that somebody on site can tell which door it is."""
+        for _ in range(IDENTIFY_BEEPS):
+            for side in self._wiring.indicators:
+                self._show(Indicate(side, Signal.HELD_OPEN))
+            await asyncio.sleep(IDENTIFY_EVERY.total_seconds())
+
+    async def _take(self, fact: DoorFact, at: timedelta, *, wait: bool = True) -> RemoteOutcome:
         self.state, effects = door_state.step(self._rules(), self.state, fact, self._moment())
         self._on_change(self.door)
-        await self._carry_out(effects, at, wait=wait)
+        return await self._carry_out(effects, at, wait=wait)
 
     # --- Deciding --------------------------------------------------------------------------------
 
@@ -512,7 +549,9 @@ class DoorController:
 
     # --- Doing -----------------------------------------------------------------------------------
 
-    async def _carry_out(self, effects: list[Effect], at: timedelta, *, wait: bool) -> None:
+    async def _carry_out(
+        self, effects: list[Effect], at: timedelta, *, wait: bool
+    ) -> RemoteOutcome:
         """Do what is to be done, in order; where not `wait`, without waiting for the strike."""
         ticket: Ticket | None = None
         for effect in effects:
@@ -522,8 +561,9 @@ class DoorController:
                 case PulseStrike() if not wait:
                     self._release_aside(effect, ticket, at)
                 case PulseStrike():
-                    if not await self._release(effect, ticket, at):
-                        return
+                    failed = await self._release(effect, ticket, at)
+                    if failed is not None:
+                        return RemoteOutcome(None if ticket is None else ticket.seq, failed)
                 case Indicate():
                     self._show(effect)
                 case WakeAt():
@@ -544,6 +584,7 @@ class DoorController:
                     )
                 case LeftUnseen():
                     self._memory.apply(self._left_unseen())
+        return RemoteOutcome(None if ticket is None else ticket.seq, None)
 
     def _release_aside(self, effect: PulseStrike, ticket: Ticket | None, at: timedelta) -> None:
         """Pulse the strike in a task of its own, one at a time for each cause.
@@ -563,8 +604,10 @@ class DoorController:
 
         self._tasks.create_task(release(), name=f"{self.door} {effect.cause}")
 
-    async def _release(self, effect: PulseStrike, ticket: Ticket | None, at: timedelta) -> bool:
-        """Pulse the strike by the right of `ticket`; True when the relay has confirmed it."""
+    async def _release(
+        self, effect: PulseStrike, ticket: Ticket | None, at: timedelta
+    ) -> str | None:
+        """Pulse the strike by the right of `ticket`; why not, unless the relay has confirmed it."""
         seq = None if ticket is None else ticket.seq
         failed = ReleaseFailed(effect.cause, seq, "", effect.side, effect.grant)
         if effect.wait_for_commit and ticket is None:
@@ -572,7 +615,7 @@ class DoorController:
             if effect.cause == "mode":
                 self._mode_announced = InForceMode("controlled", "records")
             await self._take(msgspec.structs.replace(failed, why=why, recorded=False), at)
-            return False
+            return "not_recorded"
         late, asked = False, self._clock.monotonic()
         if effect.wait_for_commit and ticket is not None:
             limit = SPEND_WAIT if effect.spends else COMMIT_WAIT
@@ -581,20 +624,20 @@ class DoorController:
         if late and effect.spends:
             why = "what opens is spent, and that isn't on disk yet"
             await self._take(msgspec.structs.replace(failed, why=why), at)
-            return False
+            return "not_recorded"
         if late:
             # The one trace if the power goes before the disk comes back.
             log.warning("released before its record is on disk", door=self.door, event_seq=seq)
         try:
             async with self._strike:
                 if effect.cause == "mode" and self.state.renew_at is None:
-                    return False  # the hold has ended while its pulse waited
+                    return "over"  # the hold has ended while its pulse waited
                 await self._wiring.pulse(effect.duration)
         except DeviceError as error:
             await self._take(msgspec.structs.replace(failed, why=str(error)), at)
-            return False
+            return "offline" if isinstance(error, DeviceUnavailable) else "unconfirmed"
         if effect.again:
-            return True
+            return None
         took = self._clock.monotonic() - at
         if late and seq is not None:
             moment = self._moment()
@@ -603,7 +646,7 @@ class DoorController:
             )
         released = Released(effect.cause, seq, effect.duration, took, effect.grant, recorded)
         await self._take(released, at)
-        return True
+        return None
 
     async def _relock(self, at: timedelta) -> None:
         try:

@@ -57,16 +57,24 @@ class Orders:
         self._clock = clock
 
     async def order(
-        self, scope: Scope, name: str, mode: OrderedMode, *, by: str, why: str, seconds: int | None
+        self,
+        scope: Scope,
+        name: str,
+        mode: OrderedMode,
+        *,
+        by: str,
+        why: str,
+        seconds: int | None,
+        of: Literal["lockdown", "evacuation"] | None = None,
     ) -> None:
-        """Set or end a mode.
+        """Set or end a mode; `release` ends what was ordered for its scope, or only `of` it.
 
         Raises:
             OrderRefused: there is no such door or zone, or its time is missing.
             StorageError: it can't be recorded; lockdown and evacuation are in force all the same.
         """
         self._check(scope, name, mode, seconds)
-        changes = self._changes(scope, name, mode, by=by, why=why, seconds=seconds)
+        changes = self._changes(scope, name, mode, by=by, why=why, seconds=seconds, of=of)
         event = events.Ordered(
             at=self._clock.now(),
             trust=int(self._clock.trust()),
@@ -142,11 +150,23 @@ class Orders:
             raise OrderRefused(f"{mode} has no end of its own: it is ended by release")
 
     def _changes(
-        self, scope: Scope, name: str, mode: OrderedMode, *, by: str, why: str, seconds: int | None
+        self,
+        scope: Scope,
+        name: str,
+        mode: OrderedMode,
+        *,
+        by: str,
+        why: str,
+        seconds: int | None,
+        of: Literal["lockdown", "evacuation"] | None,
     ) -> Changes:
         if mode == "release":
-            keys = [lockdown_key(scope, name), evacuation_key(scope, name)]
-            if scope == "door":
+            keys = []
+            if of != "evacuation":
+                keys.append(lockdown_key(scope, name))
+            if of != "lockdown":
+                keys.append(evacuation_key(scope, name))
+            if of is None and scope == "door":
                 keys.append(hand_key(name))
             return {key: None for key in keys if self._memory.get(key) is not None}
         until = None

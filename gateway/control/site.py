@@ -13,7 +13,15 @@ from gateway.clock import Clock
 from gateway.config.devices import Capability
 from gateway.config.site import DoorTable, SiteConfig
 from gateway.control.card_lists import CardLists, Member
-from gateway.control.door import CardTapped, DoorController, InForce, Journal, PointChanged, Wiring
+from gateway.control.door import (
+    CardTapped,
+    DoorController,
+    InForce,
+    Journal,
+    PointChanged,
+    RemoteOutcome,
+    Wiring,
+)
 from gateway.control.memory import SiteMemory
 from gateway.control.shared_reader import SharedReader
 from gateway.control.supervised import SETTLE, Fault, SupervisedInput
@@ -136,6 +144,7 @@ class SiteController:
         }
         self._relays_up = asyncio.Event()
         self._readers_live = False
+        self._asides: set[asyncio.Task[None]] = set()
         self.card_lists = CardLists(list(self._listing()), in_force, clock)
 
     async def run(self) -> None:
@@ -240,6 +249,16 @@ class SiteController:
                     "reader on the way out nor a REX"
                 )
         return found
+
+    async def remote_unlock(self, door: str, event: events.RemoteUnlock) -> RemoteOutcome:
+        """Release a door once by a signed command's right."""
+        return await self.doors[door].remote_unlock(event)
+
+    def identify(self, door: str) -> None:
+        """Have the readers of a door blink and beep. Never waits."""
+        task = asyncio.get_running_loop().create_task(self.doors[door].identify())
+        self._asides.add(task)
+        task.add_done_callback(self._asides.discard)
 
     @property
     def door_ids(self) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ class Alarm(StrEnum):
 
 
 Side = Literal["in", "out"]
-Cause = Literal["grant", "rex", "mode", "break_glass"]
+Cause = Literal["grant", "rex", "mode", "break_glass", "command"]
 Relock = Literal["on_open", "at_end"]
 Mode = Literal["controlled", "unlocked", "blocked", "lockdown", "evacuation"]
 OPEN_MODES: frozenset[Mode] = frozenset({"unlocked", "evacuation"})
@@ -172,6 +172,12 @@ class GlassBroken(msgspec.Struct, frozen=True):
     event: events.BreakGlass
 
 
+class UnlockOrdered(msgspec.Struct, frozen=True):
+    """A signed command releases the door once; `event` is the record of it."""
+
+    event: events.RemoteUnlock
+
+
 class ModeChanged(msgspec.Struct, frozen=True):
     """Another mode is in force at the door; `event` says which, by whom and why."""
 
@@ -236,6 +242,7 @@ DoorFact = (
     | ContactSaid
     | StrikeSaid
     | GlassBroken
+    | UnlockOrdered
     | ModeChanged
     | Released
     | ReleaseFailed
@@ -363,6 +370,13 @@ def step(
             return _replace(state, strike=fact.strike), []
         case GlassBroken():
             return _glass_broken(rules, state, fact, now)
+        case UnlockOrdered():
+            duration = _pulse(state, rules.unlock, now)
+            return _releasing(state, "command", duration, now), [
+                Record(fact.event),
+                PulseStrike(duration, "command", "in", spends=True),
+                Indicate("in", Signal.GRANTED),
+            ]
         case ModeChanged():
             return _mode_changed(rules, state, fact, now)
         case Released():

@@ -285,6 +285,61 @@ class BreakGlass(_Event, frozen=True, tag="break_glass"):
     """`opened`, `second_required` (a quorum of two) or `over` (the role's hours have passed)."""
 
 
+class RemoteUnlock(_Event, frozen=True, tag="remote_unlock"):
+    """A signed command gave the right to release a door once: the grant of whoever is there."""
+
+    priority: ClassVar[int] = Priority.WARNING
+    door: str
+    by: str
+    """Who ordered it."""
+    why: str
+    command: str
+    """Its id (`cti`), in hex: spent by this."""
+
+
+class Commanded(_Event, frozen=True, tag="commanded"):
+    """A signed command other than to unlock was taken; what it changes has events of its own."""
+
+    priority: ClassVar[int] = Priority.WARNING
+    act: str
+    target: str
+    """The door, zone or holder; empty for the site."""
+    by: str
+    why: str
+    command: str
+
+
+class SealedRefused(_Event, frozen=True, tag="sealed_refused"):
+    """Something that should be signed for this gateway is not believed, or comes twice or late."""
+
+    priority: ClassVar[int] = Priority.ALARM
+    what: str
+    """`ack`, `beacon` or `cmd`."""
+    reason: str
+    """The rule of docs/spec/trust.md that it breaks."""
+    count: int
+    """How many since the last such event."""
+
+
+class BeaconsMissing(_Event, frozen=True, tag="beacons_missing"):
+    """The broker is there and no beacon comes: somebody may hold them back, and bundles too."""
+
+    priority: ClassVar[int] = Priority.ALARM
+    minutes: int
+
+
+class BeaconsBack(_Event, frozen=True, tag="beacons_back"):
+    """Beacons come again."""
+
+
+class ClockOff(_Event, frozen=True, tag="clock_off"):
+    """A beacon shows how far the machine's clock is off; the gateway goes by the beacon's time."""
+
+    priority: ClassVar[int] = Priority.ALARM
+    ahead_ms: int
+    """Negative: it is behind. Zero: it is right again."""
+
+
 class PinOddsLow(_Event, frozen=True, tag="pin_odds_low"):
     """Of the possible PINs so many are in force that guessing is worth a try."""
 
@@ -540,6 +595,12 @@ Event = (
     | Forgiven
     | Ordered
     | BreakGlass
+    | RemoteUnlock
+    | Commanded
+    | SealedRefused
+    | BeaconsMissing
+    | BeaconsBack
+    | ClockOff
     | PinOddsLow
     | PinOddsCritical
     | AlarmRestored

@@ -4,6 +4,8 @@ from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from gateway.ipc.messages import (
+    Deliver,
+    Delivered,
     DoorStateReport,
     Erased,
     Events,
@@ -13,6 +15,7 @@ from gateway.ipc.messages import (
     Muster,
     Obeyed,
     Order,
+    Outgoing,
     Preview,
     Proof,
     Sealed,
@@ -70,6 +73,14 @@ class CoreApi(Protocol):
 
     async def erase(self, holder: str, by: str, why: str) -> Erased:
         """Delete what acknowledged events tell of a holder, by the order of `by`."""
+    async def deliver(self, deliver: Deliver) -> Delivered:
+        """Take in something sealed, and judge it; what is thought of it is told elsewhere."""
+
+    async def session_said(self, *, there: bool) -> Delivered:
+        """Whether the link has a session with the broker."""
+
+    def watch_outbox(self) -> AsyncGenerator[Outgoing, None]:
+        """What is to be published, as it comes, for ever (`gateway.ipc.outbox.Outbox`)."""
 
     def watch_doors(self) -> AsyncGenerator[DoorStateReport, None]:
         """Every door's state now, then each change, for ever (`gateway.ipc.doors.DoorStates`)."""

@@ -20,6 +20,8 @@ from gateway.ipc.messages import (
     Acknowledged,
     AnswerBody,
     Cancel,
+    Deliver,
+    Delivered,
     DoorStateReport,
     Erase,
     Erased,
@@ -39,6 +41,7 @@ from gateway.ipc.messages import (
     MusterWanted,
     Obeyed,
     Order,
+    Outgoing,
     Preview,
     PreviewWanted,
     Problem,
@@ -51,10 +54,12 @@ from gateway.ipc.messages import (
     RequestBody,
     Sealed,
     SealWanted,
+    SessionSaid,
     Status,
     StatusWanted,
     UrgentEvents,
     WatchDoors,
+    WatchOutbox,
     Welcome,
     decode_answer,
     encode,
@@ -145,6 +150,33 @@ class CoreClient:
     async def erase(self, holder: str, why: str) -> Erased:
         """Delete what the journal tells of a holder."""
         return await self._ask(Erase(holder=holder, why=why), Erased, ERASE_S_MAX)
+    async def deliver(self, deliver: Deliver) -> Delivered:
+        """Hand over something sealed; what the journal counts as acknowledged now."""
+        return await self._ask(deliver, Delivered)
+
+    async def session_said(self, *, there: bool) -> None:
+        """Tell the core whether there is a session with the broker."""
+        await self._ask(SessionSaid(there=there), Delivered)
+
+    async def watch_outbox(self) -> AsyncGenerator[Outgoing, None]:
+        """What the core wants published, in order."""
+        waiting: asyncio.Queue[Outgoing | IpcError] = asyncio.Queue()
+
+        def take(answer: AnswerBody | IpcError) -> None:
+            if not isinstance(answer, Outgoing):
+                waiting.put_nowait(_error(self._path, answer))
+                return
+            waiting.put_nowait(answer)
+
+        number = self._wire.ask(WatchOutbox(), take)
+        try:
+            while True:
+                found = await waiting.get()
+                if isinstance(found, IpcError):
+                    raise found
+                yield found
+        finally:
+            self._wire.cancel(number)
 
     async def status(self) -> Status:
         """How the gateway is."""

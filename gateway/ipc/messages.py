@@ -95,6 +95,32 @@ class Acknowledge(_Message, frozen=True, tag="acknowledge"):
     seq: Seq
 
 
+SEALED_BYTES_MAX = 512 * 1024
+"""The largest sealed envelope: a chunk of a bundle has half of it."""
+
+Envelope = Annotated[bytes, msgspec.Meta(max_length=SEALED_BYTES_MAX)]
+
+
+class Deliver(_Message, frozen=True, tag="deliver"):
+    """Something sealed came from the broker. The core alone judges it: answered by `Delivered`
+    once it is taken in, whatever is thought of it.
+    """
+
+    topic: Literal["ack", "beacon", "cmd", "sync/manifest", "sync/chunk"]
+    sealed: Envelope
+    retained: bool = False
+
+
+class SessionSaid(_Message, frozen=True, tag="session"):
+    """Whether there is a session with the broker; answered by `Delivered`."""
+
+    there: bool
+
+
+class WatchOutbox(_Message, frozen=True, tag="watch_outbox"):
+    """What the core wants published, as it comes: `Outgoing`s until `Cancel`."""
+
+
 class WatchDoors(_Message, frozen=True, tag="watch_doors"):
     """Every door's state now and whenever it changes: `DoorStateReport`s until `Cancel`."""
 
@@ -203,6 +229,9 @@ RequestBody = (
     | ProofWanted
     | SealWanted
     | Erase
+    | Deliver
+    | SessionSaid
+    | WatchOutbox
     | WatchDoors
     | StatusWanted
     | Order
@@ -312,6 +341,20 @@ class Acknowledged(_Message, frozen=True, tag="acknowledged"):
 
     stream: str
     seq: int
+
+
+class Delivered(_Message, frozen=True, tag="delivered"):
+    """It was taken in. Up to here the journal counts as acknowledged now."""
+
+    stream: str
+    acknowledged: int
+
+
+class Outgoing(_Message, frozen=True, tag="outgoing"):
+    """A message of the core's, to be published as it is, with QoS 1 and not retained."""
+
+    topic: Literal["cmd/result", "parity", "checkpoint", "sync/need"]
+    payload: Envelope
 
 
 class DoorStateReport(_Message, frozen=True, tag="door_state"):
@@ -500,6 +543,8 @@ AnswerBody = (
     | Proof
     | Sealed
     | Erased
+    | Delivered
+    | Outgoing
     | DoorStateReport
     | Status
     | Obeyed

@@ -9,13 +9,16 @@ from typing import Literal, NamedTuple
 from gateway.ipc.messages import (
     Acknowledge,
     Cancel,
+    Deliver,
     Fetch,
     FetchUrgent,
     Hello,
     ReportAck,
     RequestBody,
+    SessionSaid,
     StatusWanted,
     WatchDoors,
+    WatchOutbox,
 )
 
 _ROOT_UID = 0
@@ -48,6 +51,9 @@ _OF_LINK = (
     FetchUrgent,
     ReportAck,
     Acknowledge,
+    Deliver,
+    SessionSaid,
+    WatchOutbox,
     WatchDoors,
     StatusWanted,
 )

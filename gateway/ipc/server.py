@@ -22,6 +22,7 @@ from gateway.ipc.messages import (
     AnswerBody,
     Cancel,
     Erase,
+    Deliver,
     Events,
     ExportWanted,
     Fetch,
@@ -42,9 +43,11 @@ from gateway.ipc.messages import (
     Request,
     RequestBody,
     SealWanted,
+    SessionSaid,
     StatusWanted,
     UrgentEvents,
     WatchDoors,
+    WatchOutbox,
     Welcome,
     decode_request,
     encode,
@@ -147,6 +150,14 @@ class CoreServer:
             case Erase(holder=holder, why=why):
                 erased = await self._api.erase(holder, connection.peer, why)
                 connection.send(request.number, erased)
+            case Deliver() as deliver:
+                connection.send(request.number, await self._api.deliver(deliver))
+            case SessionSaid(there=there):
+                connection.send(request.number, await self._api.session_said(there=there))
+            case WatchOutbox():
+                async with aclosing(self._api.watch_outbox()) as outgoing:
+                    async for message in outgoing:
+                        connection.send(request.number, message)
             case WatchDoors():
                 async with aclosing(self._api.watch_doors()) as states:
                     async for state in states:

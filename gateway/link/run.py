@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections import Counter
+from collections import Counter, deque
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from gateway.cancellation import in_own_task
 from gateway.clock import Clock
 from gateway.errors import IpcError
 from gateway.ipc.client import CoreClient, connect
-from gateway.ipc.messages import DoorStateReport
+from gateway.ipc.messages import SEALED_BYTES_MAX, Deliver, DoorStateReport, Outgoing
 from gateway.link.acks import Ack, open_ack
 from gateway.link.backoff import Backoff
 from gateway.link.errors import BrokerUnavailable, LinkError, TlsUnusable
@@ -33,6 +33,13 @@ from gateway.link.uplink import (
 
 FETCH_WAIT_S = 20.0
 """How long one question for events waits: an idle gateway asks three times a minute."""
+
+INBOX_MAX = 64
+"""Sealed envelopes that wait for the core, which takes one in a millisecond."""
+SEALED_ACKS_MAX = 8
+"""Acknowledgements are cumulative: of many that wait the newest are enough."""
+OUTBOX_MAX = 64
+"""The core's messages while there is no session; the oldest gives way."""
 
 TICK_S = 0.25
 """How often a silent cloud or a stuck broker is looked for."""
@@ -85,6 +92,11 @@ class _Link:
         self._doors: dict[str, DoorStateReport] = {}
         self._doors_stale: dict[str, None] = {}
         self._acks = Counter[str]()
+        self._dropped = Counter[str]()
+        self._sealed_acks: deque[Deliver] = deque(maxlen=SEALED_ACKS_MAX)
+        self._inbox: asyncio.Queue[Deliver] = asyncio.Queue(INBOX_MAX)
+        self._outbox: deque[Outgoing] = deque(maxlen=OUTBOX_MAX)
+        self._session_to_tell = asyncio.Event()
         self._fetching: asyncio.Timeout | None = None
         self._may_send = asyncio.Event()
         self._may_send_urgent = asyncio.Event()
@@ -121,6 +133,9 @@ class _Link:
                 group.create_task(self._relay_acks(core))
                 group.create_task(self._follow_doors(core))
                 group.create_task(self._tell_health(core))
+                group.create_task(self._tell_session(core))
+                group.create_task(self._follow_outbox(core))
+                group.create_task(self._relay_sealed(core))
 
     def _core_is_there(self, *, there: bool) -> None:
         if there:
@@ -205,15 +220,47 @@ class _Link:
         while True:
             await self._ack_to_relay.wait()
             self._ack_to_relay.clear()
+            while self._sealed_acks:
+                await self._relay_sealed_ack(core, self._sealed_acks.popleft())
             suspect, self._suspect_ack = self._suspect_ack, None
             if suspect is not None:
                 await core.report_ack(suspect.stream, suspect.seq)
             stream, seq = self._uplink.stream, self._uplink.acknowledged
-            if stream is not None and seq:
+            if stream is not None and seq and not self._settings.sealed:
                 reached = await core.acknowledge(stream, seq)
                 if reached < seq:
                     _log.error("core_refused_ack", stream=stream, seq=seq, reached=reached)
                 await asyncio.sleep(self._pace.ack_s)
+
+    async def _relay_sealed_ack(self, core: CoreClient, sealed: Deliver) -> None:
+        """Only the core can tell whether it is the cloud's: its word counts here as well."""
+        reached = await core.deliver(sealed)
+        if reached.acknowledged and reached.stream == self._uplink.stream:
+            now = self._clock.monotonic()
+            verdict = self._uplink.acked(Ack(reached.stream, reached.acknowledged), now)
+            self._acks[verdict] += 1
+            self._may_send.set()
+        await asyncio.sleep(self._pace.ack_s)
+
+    async def _relay_sealed(self, core: CoreClient) -> None:
+        while True:
+            await core.deliver(await self._inbox.get())
+
+    async def _tell_session(self, core: CoreClient) -> None:
+        while True:
+            self._session_to_tell.clear()
+            await core.session_said(there=self._session is not None)
+            await self._session_to_tell.wait()
+
+    async def _follow_outbox(self, core: CoreClient) -> None:
+        async for outgoing in core.watch_outbox():
+            self._outbox.append(outgoing)
+            self._publish_outbox()
+
+    def _publish_outbox(self) -> None:
+        while self._outbox and self._session is not None:
+            outgoing = self._outbox.popleft()
+            self._session.publish(self._topics.of(outgoing.topic), outgoing.payload)
 
     async def _follow_doors(self, core: CoreClient) -> None:
         async for state in core.watch_doors():
@@ -233,6 +280,7 @@ class _Link:
                         "sessions": self._sessions,
                         "resends": self._uplink.resends,
                         "acks": dict(self._acks),
+                        "dropped": dict(self._dropped),
                     },
                 }
                 self._session.publish(self._topics.health, _encode(health), qos=0)
@@ -271,7 +319,8 @@ class _Link:
             version=self._version,
             context=context,
             will=_status(online=False, why="lost"),
-            on_ack=self._take_ack,
+            subscriptions=self._subscriptions(),
+            on_message=self._take,
         ) as session:
             self._sessions += 1
             self._outage.over(mqtt=self._version.name)
@@ -281,6 +330,8 @@ class _Link:
                     group.create_task(self._tell_states(session))
                     group.create_task(self._watch_patience())
                     self._session = session
+                    self._session_to_tell.set()
+                    self._publish_outbox()
                     self._uplink.connected(session.window)
                     self._send_anew()
             except asyncio.CancelledError:
@@ -289,7 +340,29 @@ class _Link:
                 raise
             finally:
                 self._session = None
+                self._session_to_tell.set()
                 self._uplink.disconnected()
+
+    def _subscriptions(self) -> list[str]:
+        return [self._topics.ack, *(self._topics.sealed if self._settings.sealed else ())]
+
+    def _take(self, topic: str, payload: bytes, retained: bool) -> None:
+        if topic == self._topics.ack:
+            if self._settings.sealed:
+                self._sealed_acks.append(Deliver(topic="ack", sealed=payload, retained=retained))
+                self._ack_to_relay.set()
+            else:
+                self._take_ack(payload, retained)
+            return
+        name = self._topics.sealed.get(topic)
+        if name is None or len(payload) > SEALED_BYTES_MAX:
+            self._dropped[name or "other"] += 1
+            return
+        try:
+            self._inbox.put_nowait(Deliver(topic=name, sealed=payload, retained=retained))
+        except asyncio.QueueFull:
+            # Commands and beacons come again, and what is missing of a bundle is asked for.
+            self._dropped[name] += 1
 
     def _take_ack(self, payload: bytes, retained: bool) -> None:
         if retained:

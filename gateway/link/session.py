@@ -9,7 +9,7 @@ import asyncio
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -109,11 +109,16 @@ class Session:
     """A session with the broker. Made by `open_session`."""
 
     def __init__(
-        self, client: _Client, topics: Topics, on_ack: Callable[[bytes, bool], None]
+        self,
+        client: _Client,
+        topics: Topics,
+        subscriptions: Sequence[str],
+        on_message: Callable[[str, bytes, bool], None],
     ) -> None:
         self._client = client
         self._topics = topics
-        self._on_ack = on_ack
+        self._subscriptions = tuple(subscriptions)
+        self._on_message_taken = on_message
         self._loop = asyncio.get_running_loop()
         self._pubacks: dict[int, Callable[[ReasonCode], None]] = {}
         self._sock: SocketLike | None = None
@@ -316,7 +321,7 @@ class Session:
         self.window = max(1, min(IN_FLIGHT_MAX, receive_max - _BESIDE_EVENTS))
         packet_max = getattr(properties, "MaximumPacketSize", FETCH_BYTES_MAX + _ENVELOPE_BYTES)
         self.batch_bytes_max = max(1, min(FETCH_BYTES_MAX, packet_max - _ENVELOPE_BYTES))
-        _, self._subscription = client.subscribe(self._topics.ack, qos=1)
+        _, self._subscription = client.subscribe([(topic, 1) for topic in self._subscriptions])
 
     def _on_subscribe(
         self,
@@ -326,13 +331,13 @@ class Session:
         reasons: list[ReasonCode],
         _properties: Properties | None,
     ) -> None:
-        if any(reason.is_failure for reason in reasons):
-            self._end(
-                BrokerUnavailable(
-                    "handshake",
-                    f"the broker won't let us hear {self._topics.ack}: {reasons[0]}",
-                )
-            )
+        refused = [
+            f"{topic}: {reason}"
+            for topic, reason in zip(self._subscriptions, reasons, strict=False)
+            if reason.is_failure
+        ]
+        if refused:
+            self._end(BrokerUnavailable("handshake", f"the broker won't let us hear {refused[0]}"))
         elif not self._ready.done():
             self._ready.set_result(None)
 
@@ -349,7 +354,7 @@ class Session:
             done(reason)
 
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
-        self._on_ack(bytes(message.payload), message.retain)
+        self._on_message_taken(message.topic, bytes(message.payload), message.retain)
 
     def _on_disconnect(
         self,
@@ -373,11 +378,12 @@ async def open_session(
     version: MQTTProtocolVersion,
     context: ssl.SSLContext | None,
     will: bytes,
-    on_ack: Callable[[bytes, bool], None],
+    subscriptions: Sequence[str],
+    on_message: Callable[[str, bytes, bool], None],
 ) -> AsyncIterator[Session]:
-    """A session in which acknowledgements come in, for as long as the block runs.
+    """A session in which messages come in, for as long as the block runs.
 
-    `on_ack` gets the payload of each message on the `ack` topic and whether it was retained.
+    `on_message` gets the topic and payload of each, and whether it was retained.
 
     Raises:
         BrokerUnavailable: There is none to be had.
@@ -386,7 +392,7 @@ async def open_session(
     if settings.login is not None:
         client.username_pw_set(settings.login.username, _password(settings.login.password_file))
     await _connect(client, settings, version)
-    session = Session(client, topics, on_ack)
+    session = Session(client, topics, subscriptions, on_message)
     try:
         await session.begin()
         yield session

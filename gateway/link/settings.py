@@ -56,5 +56,7 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     """None is plain text, for a broker on this machine."""
     site: str
     gateway: str
+    sealed: bool = False
+    """The source of truth signs ([trust]): what it sends goes to the core unread."""
     login: LoginSettings | None = None
     pace: Pace = Pace()

@@ -1,11 +1,18 @@
 """Where on the broker this gateway speaks and listens (MQTT, version 1)."""
 
+from typing import Literal, get_args
 from urllib.parse import quote
 
 from gateway.link.errors import LinkError
 
 LEVEL_BYTES_MAX = 192
 """The longest level of a topic: an id of 64 characters even where each is percent-encoded."""
+
+
+SealedTopic = Literal["beacon", "cmd", "sync/manifest", "sync/chunk"]
+SEALED: tuple[SealedTopic, ...] = get_args(SealedTopic)
+"""What only the core can judge, and the link carries to it unread; `ack` as well, at a site whose
+source of truth signs."""
 
 
 class Topics:
@@ -18,7 +25,13 @@ class Topics:
         self.status = f"{prefix}/status"
         self.health = f"{prefix}/health"
         self.ack = f"{prefix}/ack"
+        self.sealed = {f"{prefix}/{name}": name for name in SEALED}
+        self._prefix = prefix
         self._doors = f"{prefix}/door"
+
+    def of(self, name: str) -> str:
+        """Where the core's own messages of this name go."""
+        return f"{self._prefix}/{name}"
 
     def door_state(self, door: str) -> str:
         """Where the door's last state is retained. Raises LinkError."""

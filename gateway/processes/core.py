@@ -48,6 +48,8 @@ from gateway.errors import (
 )
 from gateway.ipc.doors import DoorStates
 from gateway.ipc.messages import (
+    Deliver,
+    Delivered,
     DeviceStatus,
     DoorStateReport,
     Erased,
@@ -60,19 +62,24 @@ from gateway.ipc.messages import (
     NumberedBody,
     Obeyed,
     Order,
+    Outgoing,
     Preview,
     Proof,
     Sealed,
     Status,
     UrgentEvents,
 )
+from gateway.ipc.outbox import Outbox
 from gateway.ipc.server import CoreServer
 from gateway.journal import Journal
 from gateway.notify import notify, watchdog_interval
 from gateway.processes.evidence import Evidence
+from gateway.processes.downlink import Downlink, Parts, grant_verifier, opened_roots
 from gateway.processes.standing import Standing
 from gateway.statedir import StateDir
-from gateway.trust import Source, admit
+from gateway.trust import NotAdmitted, Source, admit
+from gateway.trust.own_key import gateway_key
+from gateway.trust.root import Roots
 
 log = structlog.get_logger()
 
@@ -91,6 +98,7 @@ WARNINGS_MAX = 200
 """Warnings told of one import; the others are only counted."""
 CHECKPOINT_EVERY = timedelta(minutes=5)
 """How long an event may be in the journal without a signature, where fewer than 256 come."""
+BEACONS_LOOKED_AT_EVERY = timedelta(seconds=30)
 ACK_REFUSED_EVERY = timedelta(minutes=10)
 """How often wrong acknowledgements are told of: whoever sends them must not fill the journal."""
 RETENTION_AT_HOUR = 3
@@ -106,6 +114,8 @@ class Core:
         self._doors = DoorStates()
         self._jobs = AsyncIOScheduler()
         self._started: timedelta
+        self._outbox = Outbox()
+        self._downlink: Downlink | None = None
         self._acks_refused = 0
         self._ack_refused_next = timedelta(0)
 
@@ -146,6 +156,10 @@ class Core:
                 self._state.journal, self._clock, self._evidence.sign
             ) as self._journal:
                 key = key_file(Path(config.state.credential_key), os.environ)
+                roots = None
+                if config.trust is not None:
+                    directory = self._state.path / "roots"
+                    roots = opened_roots(config.trust, config.site.id, directory)
                 self._cache = Cache(self._state.path, key)
                 await self._cache.open()
                 self._memory = SiteMemory(
@@ -160,6 +174,7 @@ class Core:
                     rng=self._rng,
                     on_change=self._report,
                     break_glass=_roles(config),
+                    verify_grant=grant_verifier(config, roots),
                 )
                 self._figures = Figures()
                 self._standing = Standing(config, self._site, self._clock)
@@ -180,7 +195,27 @@ class Core:
                     in_force=self._in_force,
                     clock=self._clock,
                 )
+                if roots is not None:
+                    self._downlink = self._made_downlink(roots)
                 yield
+                if self._downlink is not None:
+                    await self._downlink.close()
+
+    def _made_downlink(self, roots: Roots) -> Downlink:
+        parts = Parts(
+            self._config,
+            self._clock,
+            self._journal,
+            self._cache,
+            self._memory,
+            self._site,
+            self._orders,
+            self._record,
+        )
+        key = gateway_key(self._state.path, os.environ)
+        return Downlink(
+            parts, roots, key, self._outbox, in_force=lambda: None, refresh=lambda: None
+        )
 
     async def _work(self) -> None:
         """Everything at once, until asked to stop."""
@@ -303,6 +338,8 @@ class Core:
         await asyncio.to_thread(self._battery.look)
         if not self._clock.vouched_for:
             return
+        if self._config.trust is not None and not self._clock.authenticated:
+            return  # what a time daemon says can be forged, and there is better
         now, floor = self._clock.now(), self._state.floor
         if floor is not None and now - floor > FLOOR_STEP_MAX:
             log.error(
@@ -316,6 +353,8 @@ class Core:
             await asyncio.to_thread(self._state.raise_floor, now)
         except StorageError as error:
             log.error("floor of time not kept", why=str(error))
+        else:
+            self._memory.forget_spent(now)
 
     def _scheduler(self) -> AsyncIOScheduler:
         """What has a wall-clock time; a decision never waits for it."""
@@ -324,6 +363,9 @@ class Core:
         scheduler.add_job(
             self._journal.checkpoint, "interval", seconds=CHECKPOINT_EVERY.total_seconds()
         )
+        if self._downlink is not None:
+            every = BEACONS_LOOKED_AT_EVERY.total_seconds()
+            scheduler.add_job(self._downlink.look, "interval", seconds=every)
         scheduler.add_job(self._keep_timers, "interval", seconds=TIMERS_EVERY.total_seconds())
         scheduler.add_job(
             self._retire, "cron", hour=RETENTION_AT_HOUR, coalesce=True, misfire_grace_time=3600
@@ -393,8 +435,26 @@ class Core:
             self._acks_refused = 0
         return self._journal.acknowledged
 
+    async def deliver(self, deliver: Deliver) -> Delivered:
+        """See `CoreApi.deliver`."""
+        if self._downlink is not None:
+            await self._downlink.take(deliver)
+        return Delivered(stream=self._journal.stream, acknowledged=self._journal.acknowledged)
+
+    async def session_said(self, *, there: bool) -> Delivered:
+        """See `CoreApi.session_said`."""
+        if self._downlink is not None:
+            self._downlink.session(there=there)
+        return Delivered(stream=self._journal.stream, acknowledged=self._journal.acknowledged)
+
+    def watch_outbox(self) -> AsyncGenerator[Outgoing, None]:
+        """See `CoreApi.watch_outbox`."""
+        return self._outbox.watch()
+
     async def acknowledge(self, stream: str, seq: int) -> int:
         """See `CoreApi.acknowledge`."""
+        if self._downlink is not None:
+            raise NotAdmitted("only a signed acknowledgement counts at a site with [trust]")
         await self._journal.acknowledge(stream, seq)
         return self._journal.acknowledged
 

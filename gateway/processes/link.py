@@ -70,6 +70,7 @@ def _settings(config: SiteConfig) -> LinkSettings:
         ),
         site=config.site.id,
         gateway=config.site.gateway,
+        sealed=config.trust is not None,
     )
 
 

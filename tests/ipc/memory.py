@@ -9,6 +9,8 @@ from gateway.domain.events import DoorClosed, Duress, encode
 from gateway.errors import OrderRefused, RecordFault, RecordsRefused
 from gateway.ipc.doors import DoorStates
 from gateway.ipc.messages import (
+    Deliver,
+    Delivered,
     DeviceStatus,
     DoorStateReport,
     Erased,
@@ -21,6 +23,7 @@ from gateway.ipc.messages import (
     NumberedBody,
     Obeyed,
     Order,
+    Outgoing,
     Preview,
     Proof,
     ProofRow,
@@ -28,6 +31,7 @@ from gateway.ipc.messages import (
     Status,
     UrgentEvents,
 )
+from gateway.ipc.outbox import Outbox
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 
@@ -42,6 +46,9 @@ class MemoryCore:
         self.urgent: list[int] = []
         self.suspect_acks: list[int] = []
         self.doors = DoorStates()
+        self.outbox = Outbox()
+        self.delivered: list[Deliver] = []
+        self.sessions: list[bool] = []
         self.orders: list[tuple[Order | Forgive, str]] = []
         self.imported: list[bytes] = []
         self.erased: list[tuple[str, str, str]] = []
@@ -123,6 +130,19 @@ class MemoryCore:
         if stream == self.stream and seq <= len(self.bodies):
             self.acknowledged = max(self.acknowledged, seq)
         return self.acknowledged
+
+    async def deliver(self, deliver: Deliver) -> Delivered:
+        self.delivered.append(deliver)
+        if deliver.topic == "ack":
+            self.acknowledged = max(self.acknowledged, int(deliver.sealed))
+        return Delivered(stream=self.stream, acknowledged=self.acknowledged)
+
+    async def session_said(self, *, there: bool) -> Delivered:
+        self.sessions.append(there)
+        return Delivered(stream=self.stream, acknowledged=self.acknowledged)
+
+    def watch_outbox(self) -> AsyncGenerator[Outgoing, None]:
+        return self.outbox.watch()
 
     def watch_doors(self) -> AsyncGenerator[DoorStateReport, None]:
         return self.doors.watch()

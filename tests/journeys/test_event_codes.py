@@ -40,6 +40,9 @@ _TAMPER = (
     "tests/control/test_tamper.py::"
     "test_case_supply_and_install_window_are_events_and_a_tampered_door_says_so"
 )
+_COMMANDS = "tests/processes/test_commands.py::test_"
+_BEACONS = "tests/processes/test_beacons.py::test_"
+
 ELSEWHERE = {
     "checkpoint": "tests/cli/test_journal_proof.py::test_exported_verified_and_erased",
     "finding_cleared": (
@@ -54,6 +57,12 @@ ELSEWHERE = {
         "tests/process/test_disk.py::"
         "test_a_core_that_starts_on_a_read_only_disk_serves_the_doors_and_writes_it_down_later"
     ),
+    "remote_unlock": f"{_COMMANDS}a_remote_unlock_is_a_grant_with_who_and_why_and_is_answered",
+    "commanded": f"{_COMMANDS}modes_lockdown_and_release_are_ordered_from_afar",
+    "sealed_refused": f"{_COMMANDS}a_flood_is_slowed_down_and_so_are_its_answers",
+    "beacons_missing": f"{_BEACONS}a_freeze_is_told_once_and_only_while_the_broker_is_there",
+    "beacons_back": f"{_BEACONS}a_freeze_is_told_once_and_only_while_the_broker_is_there",
+    "clock_off": f"{_BEACONS}an_answered_nonce_puts_a_wrong_clock_right",
     "tamper": _TAMPER,
     "tamper_restored": _TAMPER,
     "power_failed": _TAMPER,

@@ -1,0 +1,208 @@
+"""Beacons and acknowledgements: the present time, the age of the records, and a freeze revealed."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from gateway.clock import TimeTrust
+from gateway.domain import events
+from tests.processes.signed import Signing, signing
+from tests.virtual import START, run
+
+SECOND = timedelta(seconds=1)
+YEAR = timedelta(days=365)
+
+
+def seen(s: Signing) -> list[str]:
+    """Reasons for which something was refused."""
+    return [event.reason for event in s.club.found(events.SealedRefused)]
+
+
+def test_a_beacon_vouches_for_the_records_and_its_instant_only_rises() -> None:
+    async def journey() -> None:
+        async with signing() as s:
+            first = s.beacon()
+            await s.sends(first, "beacon")
+            await asyncio.sleep(60)
+            await s.sends(s.beacon(), "beacon")
+            await s.sends(first, "beacon")  # a replay: true then, and no news now
+            assert s.vouched[0] - START < SECOND
+            assert 60 * SECOND < s.vouched[1] - s.vouched[0] < 61 * SECOND
+            assert s.downlink.freshness.latest is not None
+            assert s.downlink.freshness.latest.now == s.vouched[1]
+            assert s.asked == 0
+
+    run(journey())
+
+
+@pytest.mark.parametrize(
+    "changed", [{"revision": 8}, {"digest": bytes(32)}, {"revision": 9, "digest": bytes(32)}]
+)
+def test_one_that_wants_something_else_in_force_asks_for_it_and_vouches_for_nothing(
+    changed: dict[str, Any],
+) -> None:
+    async def journey() -> None:
+        async with signing() as s:
+            await s.sends(s.beacon(**changed), "beacon")
+            assert (s.asked, s.vouched) == (1, [])
+            s.in_force = None
+            await s.sends(s.beacon(), "beacon")
+            assert (s.asked, s.vouched) == (2, [])
+
+    run(journey())
+
+
+def test_one_that_knows_of_a_newer_root_asks_for_it() -> None:
+    async def journey() -> None:
+        async with signing() as s:
+            await s.sends(s.beacon(root=2), "beacon")
+            assert (s.asked, len(s.vouched)) == (1, 1)
+
+    run(journey())
+
+
+@pytest.mark.parametrize(
+    ("reason", "changed"),
+    [
+        ("rollback", {"revision": 6}),
+        ("wrong_site", {"site": "PAR"}),
+        ("wrong_gateway", {"gateway": "gw-2"}),
+        ("expired", {"expires": int(START.timestamp())}),
+        ("not_yet", {"now_ms": int(START.timestamp() * 1000) + 601_000}),
+        ("malformed", {"expires": int(START.timestamp()) + 86_401}),
+        ("malformed", {"nonce": bytes(15)}),
+        ("malformed", {"revision": 0}),
+        ("malformed", {"more": 1}),
+    ],
+)
+def test_a_beacon_that_breaks_a_rule_is_refused_by_its_name(
+    reason: str, changed: dict[str, Any]
+) -> None:
+    async def journey() -> None:
+        async with signing() as s:
+            await s.sends(s.beacon(**changed), "beacon")
+            assert seen(s) == [reason]
+            assert (s.vouched, s.asked) == ([], 0)
+
+    run(journey())
+
+
+def test_no_retained_beacon_and_no_ack_by_another_role_counts() -> None:
+    async def journey() -> None:
+        async with signing() as s:
+            await s.sends(s.beacon(), "beacon", retained=True)
+            await s.sends(s.ack(), "beacon")
+            await s.sends(s.beacon(), "ack")
+            await s.sends(bytes(2000), "ack")
+            await s.sends(s.ack(gateway="gw-2"), "ack")
+            await s.sends(s.ack(seq=0), "ack")
+            assert seen(s) == [
+                "retained",
+                "bad_signature",
+                "bad_signature",
+                "too_large",
+                "wrong_gateway",
+                "malformed",
+            ]
+            assert (s.vouched, s.acknowledged) == ([], [])
+            await s.sends(s.ack(), "ack")
+            assert s.acknowledged == [("s-1", 5)]
+
+    run(journey())
+
+
+@pytest.mark.parametrize(
+    "off", [10 * YEAR, -YEAR, -START.timestamp() * SECOND, timedelta(hours=-3), timedelta(hours=3)]
+)
+def test_an_answered_nonce_puts_a_wrong_clock_right(off: timedelta) -> None:
+    """F32, F33, F34 and F37: ten years ahead, one behind, at 1970, spoofed by hours."""
+
+    async def journey() -> None:
+        async with signing(host_off=off) as s:
+            s.club.clock.trusted = False
+            assert s.clock.trust() is TimeTrust.T0
+            nonce = s.downlink.nonce()
+            await asyncio.sleep(1)
+            await s.sends(s.beacon(nonce=nonce), "beacon")
+            assert s.clock.trust() is TimeTrust.T2
+            assert abs(s.clock.now() - s.now()) <= 2 * SECOND
+            (told,) = s.club.found(events.ClockOff)
+            assert abs(timedelta(milliseconds=told.ahead_ms) - off) <= 2 * SECOND
+            # Told once, whatever a step or the next beacons bring, until it is right again.
+            for _ in range(3):
+                await asyncio.sleep(60)
+                await s.sends(s.beacon(nonce=s.downlink.nonce()), "beacon")
+            assert len(s.club.found(events.ClockOff)) == 1
+            s.host_off = timedelta()
+            await s.sends(s.beacon(nonce=s.downlink.nonce()), "beacon")
+            assert [each.ahead_ms for each in s.club.found(events.ClockOff)][1:] == [0]
+
+    run(journey())
+
+
+def test_only_a_nonce_of_ours_that_is_answered_at_once_and_once_proves_the_time() -> None:
+    async def journey() -> None:
+        async with signing(host_off=-YEAR) as s:
+            s.club.clock.trusted = False
+            s.in_force = None
+            nonce = s.downlink.nonce()
+            await s.sends(s.beacon(nonce=bytes(16)), "beacon")
+            assert not s.clock.authenticated
+            late = s.beacon(nonce=nonce)
+            await asyncio.sleep(10.5)
+            await s.sends(late, "beacon")
+            assert not s.clock.authenticated
+            nonce = s.downlink.nonce()
+            answer = s.beacon(nonce=nonce)
+            await s.sends(answer, "beacon")
+            first = s.clock.now()
+            await asyncio.sleep(5)
+            await s.sends(answer, "beacon")  # held back and said again: used up
+            assert s.clock.now() - first >= 4.9 * SECOND
+            expired = s.beacon(nonce=s.downlink.nonce(), expires=int(s.now().timestamp()) - 1)
+            await s.sends(expired, "beacon")
+            assert seen(s) == ["expired"]
+
+    run(journey())
+
+
+def test_a_freeze_is_told_once_and_only_while_the_broker_is_there() -> None:
+    async def journey() -> None:
+        async with signing() as s:
+
+            async def passes(minutes: float) -> tuple[int, int]:
+                for _ in range(int(minutes * 2)):
+                    await asyncio.sleep(30)
+                    s.downlink.look()
+                missing, back = events.BeaconsMissing, events.BeaconsBack
+                return len(s.club.found(missing)), len(s.club.found(back))
+
+            assert await passes(60) == (0, 0)  # no session: nothing could have come
+            s.downlink.session(there=True)
+            assert await passes(14) == (0, 0)
+            assert await passes(2) == (1, 0)
+            assert await passes(600) == (1, 0)
+            await s.sends(s.beacon(revision=6), "beacon")  # one that is refused is none
+            assert await passes(1) == (1, 0)
+            await s.sends(s.beacon(), "beacon")
+            assert await passes(1) == (1, 1)
+            s.downlink.session(there=False)
+            assert await passes(60) == (1, 1)
+            s.downlink.session(there=True)
+            assert await passes(14.5) == (1, 1)
+            assert await passes(1) == (2, 1)
+
+    run(journey())
+
+
+def test_nothing_is_taken_under_a_root_that_has_expired_but_acknowledgements() -> None:
+    async def journey() -> None:
+        async with signing(host_off=366 * timedelta(days=1)) as s:
+            await s.sends(s.beacon(), "beacon")
+            assert seen(s) == ["root_expired"]
+            await s.sends(s.ack(), "ack")
+            assert s.acknowledged == [("s-1", 5)]
+
+    run(journey())
