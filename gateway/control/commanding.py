@@ -183,7 +183,7 @@ class Commands:
             self._tell(command, arrived, reason=reason)
 
     async def _carry_out(self, command: Command, arrived: timedelta) -> None:
-        log.warning("command", act=command.act, target=command.target, by=command.by)
+        log.warning("command", act=command.act, by=command.by)
         try:
             seq, lines = await self._do(command)
         except CommandRefused as refused:
@@ -270,14 +270,16 @@ class Commands:
         for what keeps people safe: that may be said twice.
         """
         state = self._memory.take_unwritten()
+        of_holder = command.target_kind == "holder"
         event = events.Commanded(
             at=self._clock.now(),
             trust=int(self._clock.trust()),
             act=command.act,
-            target=command.target,
+            target="" if of_holder else command.target,
             by=command.by,
             why=command.why,
             command=command.cti.hex(),
+            holder=command.target if of_holder else None,
         )
         try:
             ticket = self._journal.append(event, state)

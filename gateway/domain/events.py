@@ -303,10 +303,12 @@ class Commanded(_Event, frozen=True, tag="commanded"):
     priority: ClassVar[int] = Priority.WARNING
     act: str
     target: str
-    """The door, zone or holder; empty for the site."""
+    """The door or zone; empty for the site."""
     by: str
     why: str
     command: str
+    holder: str | None = None
+    """Who is forgiven."""
 
 
 class SealedRefused(_Event, frozen=True, tag="sealed_refused"):
@@ -673,7 +675,7 @@ def decode(body: bytes) -> Event:
     return _decoder.decode(body)
 
 
-PERSONAL = ("holder", "holders", "credential", "pin", "via", "context")
+PERSONAL = ("holder", "holders", "credential", "pin", "via", "context", "grant")
 """The members of events that tell of a person: by a pseudonym, or by what that person holds."""
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])

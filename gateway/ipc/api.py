@@ -73,6 +73,7 @@ class CoreApi(Protocol):
 
     async def erase(self, holder: str, by: str, why: str) -> Erased:
         """Delete what acknowledged events tell of a holder, by the order of `by`."""
+
     async def deliver(self, deliver: Deliver) -> Delivered:
         """Take in something sealed, and judge it; what is thought of it is told elsewhere."""
 

@@ -150,6 +150,7 @@ class CoreClient:
     async def erase(self, holder: str, why: str) -> Erased:
         """Delete what the journal tells of a holder."""
         return await self._ask(Erase(holder=holder, why=why), Erased, ERASE_S_MAX)
+
     async def deliver(self, deliver: Deliver) -> Delivered:
         """Hand over something sealed; what the journal counts as acknowledged now."""
         return await self._ask(deliver, Delivered)

@@ -73,12 +73,11 @@ from gateway.ipc.outbox import Outbox
 from gateway.ipc.server import CoreServer
 from gateway.journal import Journal
 from gateway.notify import notify, watchdog_interval
-from gateway.processes.evidence import Evidence
 from gateway.processes.downlink import Downlink, Parts, grant_verifier, opened_roots
+from gateway.processes.evidence import Evidence
 from gateway.processes.standing import Standing
 from gateway.statedir import StateDir
 from gateway.trust import NotAdmitted, Source, admit
-from gateway.trust.own_key import gateway_key
 from gateway.trust.root import Roots
 
 log = structlog.get_logger()
@@ -212,9 +211,13 @@ class Core:
             self._orders,
             self._record,
         )
-        key = gateway_key(self._state.path, os.environ)
         return Downlink(
-            parts, roots, key, self._outbox, in_force=lambda: None, refresh=lambda: None
+            parts,
+            roots,
+            self._evidence.key,
+            self._outbox,
+            in_force=lambda: None,
+            refresh=lambda: None,
         )
 
     async def _work(self) -> None:

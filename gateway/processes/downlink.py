@@ -62,7 +62,7 @@ class Downlink:
         self,
         parts: Parts,
         roots: Roots,
-        key: Ed25519PrivateKey,
+        key: Ed25519PrivateKey | None,
         outbox: Outbox,
         *,
         in_force: Callable[[], tuple[int, bytes] | None],
@@ -188,6 +188,9 @@ class Downlink:
         )
 
     def _answer(self, result: Result) -> None:
+        if self._key is None:
+            log.error("no key of its own: a result is not signed, and not sent")
+            return
         payload = seal_result(result, self._key)
         self._outbox.put(Outgoing(topic="cmd/result", payload=payload))
 

@@ -42,6 +42,11 @@ class Evidence:
             log.error("no key of its own: the journal is not signed", why=str(error))
 
     @property
+    def key(self) -> Ed25519PrivateKey | None:
+        """The gateway's own key."""
+        return self._key
+
+    @property
     def public_key(self) -> str | None:
         """Its 32 bytes in hex."""
         return None if self._key is None else self._key.public_key().public_bytes_raw().hex()
