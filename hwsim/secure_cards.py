@@ -7,11 +7,18 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import (
+    decode_dss_signature,
+    encode_dss_signature,
+)
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.cmac import CMAC
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.kdf.x963kdf import X963KDF
 
 from hwsim.cards import Card
 
@@ -324,10 +331,7 @@ class PkocCard:
         return SW_NO_DATA if command[:2] == b"\x00\xca" else SW_INS_NOT_SUPPORTED
 
     def _authenticate(self, data: bytes) -> bytes:
-        found = {}
-        while data:
-            found[data[0]] = data[2 : 2 + data[1]]
-            data = data[2 + data[1] :]
+        found = _simple_tlvs(data)
         if found.get(0x5C) != b"\x01\x00" or len(found.get(0x4C, b"")) != 16:
             return bytes.fromhex("6A80")
         self.readers.append(found.get(0x4D, b""))
@@ -357,6 +361,104 @@ def pkoc_certificate(
         + _tlv(0x5F24, bytes.fromhex("030000070009")),
     )
     return _tlv(0x7F21, body + _tlv(0x5F37, raw_signature(issuer, body)))
+
+
+@dataclass
+class AliroPhone:
+    """A phone with an Aliro credential, expedited standard phase.
+
+    Attributes:
+        key: Its own.
+        reader_group: The public key of the readers that it answers, uncompressed.
+        ephemeral: Its key for one transaction.
+        signs_with: A stranger's key: it claims to be somebody else.
+    """
+
+    key: ec.EllipticCurvePrivateKey
+    reader_group: bytes
+    ephemeral: ec.EllipticCurvePrivateKey
+    signs_with: ec.EllipticCurvePrivateKey | None = None
+    versions: bytes = b"\x01\x00"
+    selected: bool = False
+    _auth0: dict[int, bytes] = field(default_factory=dict)
+
+    def apdu(self, command: bytes) -> bytes:
+        """Answer a command."""
+        if command[:4] == bytes.fromhex("00A40400"):
+            self.selected = command[5:14] == bytes.fromhex("A000000909ACCE5501")
+            self._auth0 = {}
+            return self._fci() + SW_OK if self.selected else SW_NOT_FOUND
+        data = command[5 : 5 + command[4]] if len(command) > 4 else b""
+        if self.selected and command[:4] == bytes.fromhex("80800000"):
+            self._auth0 = _simple_tlvs(data)
+            return _tlv(0x86, point(self.ephemeral)) + SW_OK
+        if self._auth0 and command[:4] == bytes.fromhex("80810000"):
+            return self._auth1(_simple_tlvs(data))
+        return SW_INS_NOT_SUPPORTED
+
+    def _proprietary(self) -> bytes:
+        return _tlv(0xA5, _tlv(0x80, b"\x00\x00") + _tlv(0x5C, self.versions))
+
+    def _fci(self) -> bytes:
+        return _tlv(0x6F, _tlv(0x84, bytes.fromhex("A000000909ACCE5501")) + self._proprietary())
+
+    def _to_sign(self, usage: str) -> bytes:
+        told = self._auth0
+        mine = point(self.ephemeral)[1:33]
+        return b"".join(
+            _tlv(tag, value)
+            for tag, value in (
+                (0x4D, told[0x4D]),
+                (0x86, mine),
+                (0x87, told[0x87][1:33]),
+                (0x4C, told[0x4C]),
+                (0x93, bytes.fromhex(usage)),
+            )
+        )
+
+    def _auth1(self, told: dict[int, bytes]) -> bytes:
+        reader = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), self.reader_group)
+        raw = told.get(0x9E, bytes(64))
+        r, s = int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big")
+        try:
+            signature = encode_dss_signature(r, s)
+            reader.verify(signature, self._to_sign("415D9569"), ec.ECDSA(hashes.SHA256()))
+        except InvalidSignature:
+            return bytes.fromhex("6982")
+        theirs = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), self._auth0[0x87])
+        secret = self.ephemeral.exchange(ec.ECDH(), theirs)
+        shared = X963KDF(hashes.SHA256(), 32, self._auth0[0x4C]).derive(secret)
+        salt = (
+            self.reader_group[1:33]
+            + b"Volatile****"
+            + self._auth0[0x4D]
+            + b"\x5e"
+            + _tlv(0x5C, self._auth0[0x5C])
+            + self._auth0[0x87][1:33]
+            + self._auth0[0x4C]
+            + self._auth0[0x41]
+            + self._auth0[0x42]
+            + self._proprietary()
+        )
+        mine = point(self.ephemeral)[1:33]
+        keys = HKDF(hashes.SHA256(), 160, salt, mine).derive(shared)
+        proof = raw_signature(self.signs_with or self.key, self._to_sign("4E887B4C"))
+        plain = _tlv(0x5A, point(self.key)) + _tlv(0x9E, proof) + _tlv(0x5E, b"\x00\x00")
+        nonce = bytes.fromhex("0000000000000001") + bytes.fromhex("00000001")
+        return AESGCM(keys[32:64]).encrypt(nonce, plain, None) + SW_OK
+
+    def power_up(self) -> None:
+        """The field came back: nothing is selected."""
+        self.selected = False
+        self._auth0 = {}
+
+
+def _simple_tlvs(data: bytes) -> dict[int, bytes]:
+    found = {}
+    while data:
+        found[data[0]] = data[2 : 2 + data[1]]
+        data = data[2 + data[1] :]
+    return found
 
 
 @dataclass
@@ -408,7 +510,7 @@ class SunTag:
 
 def secure_card(
     uid: str,
-    *applications: "DesfireCard | PkocCard | SunTag",
+    *applications: "AliroPhone | DesfireCard | PkocCard | SunTag",
     frames_left: int | None = None,
     random_uid: Callable[[int], bytes] | None = None,
 ) -> Card:

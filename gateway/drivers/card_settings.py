@@ -1,6 +1,6 @@
 """How secure cards are set up in the site's file, and where their keys are: in files of their own.
 
-    credentials = ["desfire", "pkoc", "sun", "uid"]     # tried in this order
+    credentials = ["desfire", "aliro", "pkoc", "sun", "uid"]    # tried in this order
 
     [devices.NAME.desfire]
     aid = "F58840"                  # the application, as a number; also the credential's first part
@@ -17,13 +17,18 @@
     reader_identifier = "…"         # 64 hex digits: the site's 16 bytes, then the reader's
     issuers = { ISSUER0000000001 = "04…" }  # with any, only keys that one of them has certified
 
+    [devices.NAME.aliro]
+    reader_identifier = "…"         # 64 hex digits: the group's 16 bytes, then the reader's
+    reader_key = "/run/credentials/door-gateway-core.service/aliro"     # the group's private key
+
     [devices.NAME.sun]
     url = "https://tap.example.com/t?e={picc}&c={mac}"
     picc_key = "/run/credentials/door-gateway-core.service/sun-picc"
     mac_key = "/run/credentials/door-gateway-core.service/sun-mac"
     diversification = "4C4F4E"      # AN10922: what follows the UID in each tag's own key
 
-A key file holds 32 hex digits, and nobody but its owner may read it: a systemd credential does.
+A key file holds 32 hex digits (`reader_key`: 64), and nobody but its owner may read it: so it is
+with a systemd credential.
 """
 
 import os
@@ -82,7 +87,8 @@ class CardTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         yield from ()
 
 
-KEY_MEMBERS: Final = frozenset({"key", "uid_key", "picc_key", "mac_key"})
+KEY_MEMBERS: Final = {"key": 16, "uid_key": 16, "picc_key": 16, "mac_key": 16, "reader_key": 32}
+"""How many bytes each key has."""
 
 
 class DesfireTable(CardTable, frozen=True, kw_only=True):
@@ -129,6 +135,15 @@ class PkocTable(CardTable, frozen=True, kw_only=True):
                 yield f"`issuers` {name!r}: is no P-256 public key (130 hex digits, 04 first)"
 
 
+class AliroTable(CardTable, frozen=True, kw_only=True):
+    """[devices.NAME.aliro]."""
+
+    reader_identifier: Annotated[
+        str, msgspec.Meta(pattern="^[0-9A-F]{64}$", description="64 hex digits, in upper case")
+    ]
+    reader_key: KeyFile
+
+
 class SunTable(CardTable, frozen=True, kw_only=True):
     """[devices.NAME.sun], at a reader or a scanner."""
 
@@ -165,12 +180,12 @@ def with_keys(table: CardTable) -> dict[str, Any]:
     told = msgspec.to_builtins(table)
     assert isinstance(told, dict)  # noqa: S101  # a struct is
     for member, file in table.key_files().items():
-        told[member] = read_key(file)
+        told[member] = read_key(file, KEY_MEMBERS[member])
     return told
 
 
-def read_key(file: str) -> str:
-    """The 32 hex digits in a key file.
+def read_key(file: str, size: int = 16) -> str:
+    """The hex digits of a key of `size` bytes in its file.
 
     Raises:
         DeviceMisconfigured: it isn't there, is no key, or others may read it.
@@ -184,10 +199,10 @@ def read_key(file: str) -> str:
         raise DeviceMisconfigured(f"{file}: the key can't be read: {error.strerror}") from error
     if not stat.S_ISREG(mode) or mode & (stat.S_IRWXO | stat.S_IWGRP):
         raise DeviceMisconfigured(f"{file}: others may read or change the key: chmod 0400 it")
-    found = re.fullmatch(rb"([0-9A-Fa-f]{32})\s?", content)
-    if found is None:
-        raise DeviceMisconfigured(f"{file}: is no key: 32 hexadecimal digits are")
-    return found[1].decode().upper()
+    digits = content.strip()
+    if not re.fullmatch(b"[0-9A-Fa-f]{%d}" % (2 * size), digits):
+        raise DeviceMisconfigured(f"{file}: is no key: {2 * size} hexadecimal digits are")
+    return digits.decode().upper()
 
 
 def missing_keys(name: str, table: CardTable | None) -> Iterator[tuple[str, str]]:

@@ -35,6 +35,7 @@ from gateway.config.devices import Capability, DeviceSettings, DriverSpec, Means
 from gateway.domain.facts import CredentialPresented, CredentialRefused, DeviceOnline, Fact
 from gateway.drivers.base import FactSink
 from gateway.drivers.card_settings import (
+    AliroTable,
     DesfireTable,
     PkocTable,
     SunTable,
@@ -77,8 +78,9 @@ class Pn532Settings(DeviceSettings, frozen=True, kw_only=True):
     """[devices.NAME] of a PN532."""
 
     port: str
-    credentials: tuple[Literal["desfire", "pkoc", "sun", "uid"], ...] = ("uid",)
+    credentials: tuple[Literal["desfire", "aliro", "pkoc", "sun", "uid"], ...] = ("uid",)
     desfire: DesfireTable | None = None
+    aliro: AliroTable | None = None
     pkoc: PkocTable | None = None
     sun: SunTable | None = None
 
@@ -120,7 +122,7 @@ class Pn532Settings(DeviceSettings, frozen=True, kw_only=True):
             yield from missing_keys(name, getattr(self, name))
 
 
-SECURE: Final = ("desfire", "pkoc", "sun")
+SECURE: Final = ("desfire", "aliro", "pkoc", "sun")
 
 
 class UidRefused(msgspec.Struct, frozen=True):
@@ -264,12 +266,13 @@ DRIVER = DriverSpec(
     build=Pn532,
     address=lambda settings: settings.port,
     missing=Pn532Settings.missing,
-    title="NFC readers with NXP's PN532: DESFire, PKOC, NTAG 424 DNA and UIDs",
+    title="NFC readers with NXP's PN532: DESFire, Aliro, PKOC, NTAG 424 DNA, UIDs",
     transport="serial (HSU), USB serial",
     tried=(
         Trial(Means.CAPTURE, "answers to three cards, from the LPC1343 code base's PN532 example"),
         Trial(Means.VECTORS, "frames of NXP UM0701-02"),
         Trial(Means.VECTORS, "DESFire and NTAG 424 DNA: NXP AN0945, AN10922, AN12196, AN12343"),
+        Trial(Means.VECTORS, "Aliro: the public reference actuator's"),
         Trial(Means.PEER, "python-desfire, of the simulated EV1 card"),
     ),
 )

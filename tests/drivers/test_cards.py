@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from desfire import DESFire, DESFireKey
 from desfire.devices.base import Device
 from desfire.enums import DESFireCommunicationMode, DESFireFileType, DESFireKeyType
@@ -17,10 +18,20 @@ from hypothesis import strategies as st
 
 from gateway.drivers.cards import Conversation, NotThisCard, ProofRefused, Proven
 from gateway.drivers.cards.aes import decrypt, diversified
+from gateway.drivers.cards.aliro import Aliro, Transcript, private_key, shared_key
 from gateway.drivers.cards.desfire import Desfire, Ev1, Ev2, Key
+from gateway.drivers.cards.p256 import verifies
 from gateway.drivers.cards.pkoc import Pkoc
 from gateway.drivers.cards.sun import Keys, Message, Sun, Template, mac_of, proven
-from hwsim.secure_cards import DesfireCard, PkocCard, SunTag, an10922, pkoc_certificate, point
+from hwsim.secure_cards import (
+    AliroPhone,
+    DesfireCard,
+    PkocCard,
+    SunTag,
+    an10922,
+    pkoc_certificate,
+    point,
+)
 
 GOLDEN: dict[str, Any] = tomllib.loads(
     (Path(__file__).parents[1] / "golden" / "cards.toml").read_text()
@@ -257,7 +268,7 @@ def test_no_change_of_any_answer_gives_another_id(ev2: bool, data: st.DataObject
 
 @pytest.mark.parametrize("answer", ["", "90", "6A82", "6E00", "91A0", "6D00"])
 def test_other_cards_are_not_this_card(answer: str) -> None:
-    for technology in (desfire(), pkoc(), sun()):
+    for technology in (desfire(), aliro(), pkoc(), sun()):
         with pytest.raises(NotThisCard):
             talk(technology.read(UID), lambda _command: of(answer))
 
@@ -394,7 +405,7 @@ def test_an_answer_without_an_end_is_cut_off() -> None:
 @given(st.lists(st.binary(max_size=80), min_size=6, max_size=6))
 @settings(max_examples=60)
 def test_whatever_a_card_answers_only_a_proof_is_one(answers: list[bytes]) -> None:
-    for technology in (desfire(), pkoc(), pkoc(issuers=ISSUERS), sun()):
+    for technology in (desfire(), aliro(), pkoc(), pkoc(issuers=ISSUERS), sun()):
         left = iter(answers)
         with pytest.raises((ProofRefused, NotThisCard)):
             talk(technology.read(UID), lambda _command: next(left) + of("9000"))  # noqa: B023
@@ -473,6 +484,116 @@ def test_no_changed_message_is_believed(flips: bytes) -> None:
     changed = bytes(a ^ b for a, b in zip(message.picc + message.mac, flips, strict=True))
     with pytest.raises(ProofRefused):
         proven(Message(changed[:16], changed[16:]), keys)
+
+
+# --- Aliro ---------------------------------------------------------------------------------------
+
+ALIRO = GOLDEN["aliro"]
+GROUP, DEVICE, READER_EPHEMERAL, DEVICE_EPHEMERAL = (
+    private_key(of(ALIRO[name]))
+    for name in ("reader_key", "device_key", "reader_ephemeral", "device_ephemeral")
+)
+
+
+def aliro(**changed: Any) -> Aliro:
+    made = Aliro(
+        of(ALIRO["reader_identifier"]), GROUP, lambda _size: of(ALIRO["transaction"]),
+        lambda: READER_EPHEMERAL,
+    )  # fmt: skip
+    return made._replace(**changed)
+
+
+def phone(**changed: Any) -> AliroPhone:
+    made = AliroPhone(DEVICE, point(GROUP), DEVICE_EPHEMERAL)
+    for name, value in changed.items():
+        setattr(made, name, value)
+    return made
+
+
+def test_the_reference_actuators_transaction_proves_the_devices_key() -> None:
+    said = list[bytes]()
+    answers = iter(ALIRO["answers"])
+
+    def device(command: bytes) -> bytes:
+        said.append(command)
+        return of(next(answers))
+
+    expected = Proven("pkoc", point(DEVICE).hex().upper())
+    assert talk(aliro().read(UID), device) == (expected, 3)
+    select, auth0, auth1 = map(of, ALIRO["commands"])
+    assert said[:2] == [select, auth0]
+    # The signature in it is another each time; theirs is good as well as ours.
+    assert (said[2][:10], said[2][74:]) == (auth1[:10], auth1[74:])
+    for command in (auth1, said[2]):
+        assert verifies(point(GROUP), command[10:74], of(ALIRO["authenticated"]))
+
+
+def test_the_reference_actuators_keys_are_derived() -> None:
+    transcript = Transcript(
+        of(ALIRO["reader_identifier"]), point(GROUP)[1:33], point(READER_EPHEMERAL)[1:33],
+        point(DEVICE_EPHEMERAL)[1:33], of(ALIRO["transaction"]), of("A508800200005C020100"),
+    )  # fmt: skip
+    shared = shared_key(READER_EPHEMERAL, point(DEVICE_EPHEMERAL), transcript.transaction)
+    assert shared == of(ALIRO["shared_key"])
+    assert transcript.salt() == of(ALIRO["salt"])
+    assert transcript.authenticated(of("415D9569")) == of(ALIRO["authenticated"])
+    assert transcript.exchange_keys(shared) == tuple(map(of, ALIRO["exchange_keys"]))
+
+
+def test_the_simulated_phone_answers_the_reference_actuators_reader() -> None:
+    device = phone()
+    select, auth0, auth1 = (device.apdu(of(command)) for command in ALIRO["commands"])
+    assert [select, auth0] == [of(answer) for answer in ALIRO["answers"][:2]]
+    # The signatures differ and their last member has two bytes by now: only what is before them.
+    key = of(ALIRO["exchange_keys"][1])
+    opened = [
+        AESGCM(key).decrypt(of("000000000000000100000001"), answer[:-2], None)
+        for answer in (auth1, of(ALIRO["answers"][2]))
+    ]
+    assert opened[0][:69] == opened[1][:69]
+
+
+@pytest.mark.parametrize(
+    ("reader", "device", "why"),
+    [
+        ({"reader_key": DEVICE}, {}, "declined"),
+        ({}, {"signs_with": STRANGER}, "not_authentic"),
+        ({}, {"versions": b"\x00\x09"}, "version"),
+        ({}, {"versions": b""}, "version"),
+    ],
+)
+def test_a_phone_or_reader_that_is_not_who_it_says_is_refused(
+    reader: Any, device: Any, why: str
+) -> None:
+    assert refusal(aliro(**reader).read(UID), phone(**device).apdu) == why
+
+
+def test_an_aliro_transaction_played_back_opens_nothing() -> None:
+    answers = ALIRO["answers"]
+    fresh = aliro(ephemeral=lambda: STRANGER)
+    assert refusal(fresh.read(UID), answered(*answers)) == "not_authentic"
+    later = aliro(random=bytes)
+    assert refusal(later.read(UID), answered(*answers)) == "not_authentic"
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ["9000"],
+        ["6F029000"],
+        [ALIRO["answers"][0], "9000"],
+        [ALIRO["answers"][0], "8641" + "04" + "11" * 64 + "9000"],
+        [ALIRO["answers"][0], "8621" + "02" + "11" * 32 + "9000"],
+    ],
+)
+def test_a_malformed_aliro_answer_is_refused(answers: list[str]) -> None:
+    assert refusal(aliro().read(UID), answered(*answers)) == "malformed"
+
+
+def test_an_aliro_answer_too_short_to_be_sealed_is_not_authentic() -> None:
+    assert (
+        refusal(aliro().read(UID), answered(*ALIRO["answers"][:2], "00009000")) == "not_authentic"
+    )
 
 
 def test_nothing_secret_is_in_a_representation() -> None:

@@ -24,6 +24,7 @@ from gateway.drivers.pn532_worker import GarbledReplyError, Poller, Target, targ
 from gateway.errors import ConfigError, DeviceMisconfigured
 from hwsim.cards import SW_INS_NOT_SUPPORTED, Card, card
 from hwsim.secure_cards import (
+    AliroPhone,
     DesfireCard,
     PkocCard,
     SunTag,
@@ -54,10 +55,16 @@ PKOC: dict[str, Any] = {"reader_identifier": READER}
 SUN: dict[str, Any] = {
     "url": URL, "diversification": "", "picc_key": "/keys/picc", "mac_key": "/keys/mac",
 }  # fmt: skip
+ALIRO: dict[str, Any] = {"reader_identifier": READER, "reader_key": "/keys/group"}
 ALL: dict[str, Any] = {
-    "credentials": ["desfire", "pkoc", "sun", "uid"], "desfire": DESFIRE, "pkoc": PKOC, "sun": SUN,
+    "credentials": ["desfire", "aliro", "pkoc", "sun", "uid"],
+    "desfire": DESFIRE, "aliro": ALIRO, "pkoc": PKOC, "sun": SUN,
 }  # fmt: skip
-KEYS = {"desfire": MASTER, "uid": UID_KEY, "picc": PICC_KEY, "mac": MAC_KEY}
+GROUP_KEY = bytes([5]) * 32
+GROUP = ec.derive_private_key(int.from_bytes(GROUP_KEY, "big"), ec.SECP256R1())
+KEYS = {
+    "desfire": MASTER, "uid": UID_KEY, "picc": PICC_KEY, "mac": MAC_KEY, "group": GROUP_KEY,
+}  # fmt: skip
 
 
 def settings(**changed: Any) -> Pn532Settings:
@@ -203,7 +210,7 @@ def test_a_card_pulled_away_in_mid_conversation_proves_nothing_and_is_read_when_
 def test_what_does_not_prove_itself_is_refused_once_and_its_uid_is_not_taken() -> None:
     liar = Card(uid=REAL_UID, atqa=0x0344, sak=0x20, apdu=liar_apdu)
     said = polled(put(secure_card(UID, desfire(keys={1: MASTER}))), clear, put(liar), clear)
-    assert said == ["X desfire wrong_key", "X pkoc declined"]
+    assert said == ["X desfire wrong_key", "X aliro malformed"]
 
 
 def liar_apdu(command: bytes) -> bytes:
@@ -297,14 +304,15 @@ async def test_the_worker_reads_cards_with_keys_from_files(
     port = site.rewritten_config()["devices"]["street-reader"]["port"]
     made = msgspec.convert({"port": port, **with_files(tmp_path)}, Pn532Settings)
     async with running(Pn532("street-reader", made, clock)) as run:
-        for each in (desfire(), PkocCard(SUBJECT), sun_tag()):
+        wallet = AliroPhone(SUBJECT, point(GROUP), ec.derive_private_key(9, ec.SECP256R1()))
+        for each in (desfire(), PkocCard(SUBJECT), sun_tag(), wallet):
             await site.present_cards("street-reader", [secure_card(UID, each)], 0.1)
             await asyncio.sleep(0.3)
         await site.present_cards(
             "street-reader", [secure_card(UID, desfire(keys={1: MASTER}))], 0.1
         )
         await run.until(lambda facts: isinstance(facts[-1], CredentialRefused))
-    assert run.values == [IDENTITY, PKOC_VALUE, UID]
+    assert run.values == [IDENTITY, PKOC_VALUE, UID, PKOC_VALUE]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any
 
 from . import NotThisCard, ProofRefused, Technology
+from .aliro import Aliro, private_key
 from .desfire import Desfire, Key
 from .pkoc import Pkoc
 from .sun import Keys, Sun, Template
@@ -14,7 +15,7 @@ def technologies(told: Mapping[str, Any], random: Callable[[int], bytes]) -> lis
 
     Bytes are hex digits. `gateway/drivers/card_settings.py` makes this of a site's file.
     """
-    makers = {"desfire": _desfire, "pkoc": _pkoc, "sun": _sun}
+    makers = {"aliro": _aliro, "desfire": _desfire, "pkoc": _pkoc, "sun": _sun}
     return [makers[name](told[name], random) for name in told["credentials"] if name in makers]
 
 
@@ -33,6 +34,11 @@ def read(tried: Iterable[Technology], uid: bytes) -> Generator[bytes, bytes, str
         counter = "-" if proven.counter is None else proven.counter
         return f"P {proven.kind} {proven.value} {counter}"
     return None
+
+
+def _aliro(told: Mapping[str, Any], random: Callable[[int], bytes]) -> Technology:
+    key = private_key(_bytes(told["reader_key"]))
+    return Aliro(_bytes(told["reader_identifier"]), key, random)
 
 
 def _desfire(told: Mapping[str, Any], random: Callable[[int], bytes]) -> Technology:
