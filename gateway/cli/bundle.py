@@ -15,7 +15,10 @@ example:
   door-gateway bundle template LON site/ --timezone Europe/London
   door-gateway bundle build site/ -o records.jsonl
   door-gateway bundle lint records.jsonl
-  door-gateway bundle diff in-force.jsonl records.jsonl"""
+  door-gateway bundle diff in-force.jsonl records.jsonl
+  door-gateway bundle sign records.jsonl --site LON --gateway gw-1 --revision 1 \\
+      --digest-key lon.digest --key bundle-1.pem -o 1.bundle
+  door-gateway bundle verify --root root.cbor 1.bundle"""
 
 
 class _Action(NamedTuple):
@@ -29,6 +32,12 @@ _ACTIONS = (
     _Action("build", "gateway.cli.bundle_build", "make records of a folder of CSV files"),
     _Action("lint", "gateway.cli.bundle_lint", "what in some records is worth a look"),
     _Action("diff", "gateway.cli.bundle_diff", "what other records change for people"),
+    _Action("keys", "gateway.cli.bundle_keys", "make signing keys"),
+    _Action("root", "gateway.cli.bundle_root", "make, sign and replace a site's key set"),
+    _Action("sign", "gateway.cli.bundle_sign", "make a signed bundle of records"),
+    _Action("verify", "gateway.cli.bundle_verify", "whether a gateway would take a bundle"),
+    _Action("inspect", "gateway.cli.bundle_inspect", "what is in a bundle"),
+    _Action("publish", "gateway.cli.bundle_publish", "send a bundle to its gateways over MQTT"),
 )
 
 

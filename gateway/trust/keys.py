@@ -12,7 +12,9 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_pem_private_key,
+    load_pem_public_key,
 )
 
 from gateway.errors import StorageError
@@ -46,6 +48,11 @@ def thumbprint(key: PublicKey) -> bytes:
 def kid_of(key: PublicKey) -> bytes:
     """By which a message names its key: the beginning of the key's thumbprint."""
     return thumbprint(key)[:KID_BYTES]
+
+
+def public_key(raw: bytes) -> Ed25519PublicKey:
+    """The key with these 32 bytes."""
+    return Ed25519PublicKey.from_public_bytes(raw)
 
 
 def write_key(path: Path, key: Ed25519PrivateKey) -> None:
@@ -88,5 +95,27 @@ def read_private_key(path: Path) -> Ed25519PrivateKey:
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise StorageError(f"{path}: no private key in PEM without a password") from error
     if not isinstance(key, Ed25519PrivateKey):
+        raise StorageError(f"{path}: no Ed25519 key")
+    return key
+
+
+def write_public_key(path: Path, key: Ed25519PublicKey) -> None:
+    """Write a public key in PEM. Raises StorageError."""
+    try:
+        path.write_bytes(key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    except OSError as error:
+        raise StorageError(f"{path}: the key can't be written: {error.strerror}") from error
+
+
+def read_public_key(path: Path) -> Ed25519PublicKey:
+    """Read a public key. Raises StorageError: it isn't there, or is no Ed25519 key in PEM."""
+    try:
+        with path.open("rb") as file:
+            key = load_pem_public_key(file.read(KEY_FILE_BYTES_MAX))
+    except OSError as error:
+        raise StorageError(f"{path}: the key can't be read: {error.strerror}") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise StorageError(f"{path}: no public key in PEM") from error
+    if not isinstance(key, Ed25519PublicKey):
         raise StorageError(f"{path}: no Ed25519 key")
     return key

@@ -12,6 +12,7 @@ from gateway.trust.bundle import (
     BUNDLE_CONTEXT,
     DOCUMENT_BYTES_MAX,
     Base,
+    Changes,
     Chunk,
     Manifest,
     pack,
@@ -54,6 +55,17 @@ def digest_of(records: Records, digest_key: bytes) -> SetDigest:
     for key in sorted(records):
         digest.add(*key, leaf(digest_key, records[key]))
     return digest
+
+
+def records_of(manifest: Manifest, chunks: Sequence[bytes]) -> dict[Key, bytes]:
+    """The records that chunks bring. Raises BreaksRule."""
+    changes = Changes(manifest)
+    return {
+        (change.type, change.id): change.line
+        for chunk, data in zip(manifest.chunks, chunks, strict=True)
+        for change in changes.read(chunk, data)
+        if change.line
+    }
 
 
 def snapshot(records: Records, about: About) -> Made:

@@ -1,0 +1,205 @@
+"""The offline half of a site's trust: keys, key sets, bundles made, signed and verified."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from gateway.cli import main
+from gateway.domain.instants import format_instant
+from gateway.trust.bundle import unframed
+from gateway.trust.root import first_root, next_root
+from tests.cache.conftest import CARD, records
+
+KEYS = ("ada", "ben", "cy", "b1", "b2", "f", "c", "g")
+
+
+@pytest.fixture
+def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    assert main(["bundle", "keys", ".", *KEYS]) == 0
+    (tmp_path / "records.jsonl").write_bytes(records())
+    return tmp_path
+
+
+ROLES = [
+    *("--role", "root=ada.pub,ben.pub,cy.pub", "--role", "bundle=b1.pub,b2.pub"),
+    *("--role", "freshness=f.pub", "--role", "command=c.pub", "--role", "grant=g.pub"),
+    *("--threshold", "root=2"),
+]
+NEW_ROOT = ["bundle", "root", "new", "--site", "LON", "-o", "root.cbor", *ROLES, "--key", "ada.pem"]
+
+
+def new_root() -> None:
+    assert main(NEW_ROOT) == 0
+    assert main(["bundle", "root", "sign", "root.cbor", "--key", "ben.pem"]) == 0
+
+
+def sign(*more: str, of: str = "records.jsonl", out: str = "1.bundle", revision: int = 1) -> int:
+    return main(
+        [
+            *("bundle", "sign", of, "--site", "LON", "--gateway", "gw-1", "--key", "b1.pem"),
+            *("--revision", str(revision), "--digest-key", "lon.digest", "-o", out, *more),
+        ]
+    )
+
+
+def verify(bundle: str = "1.bundle", *more: str) -> int:
+    return main(["bundle", "verify", "--root", "root.cbor", bundle, *more])
+
+
+def test_a_key_set_is_signed_on_as_many_machines_as_it_takes(
+    at: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(NEW_ROOT) == 0
+    assert "lacks 1 signatures" in capsys.readouterr().out
+    assert main(["bundle", "root", "sign", "root.cbor", "--key", "ada.pem"]) == 0
+    assert "lacks 1 signatures" in capsys.readouterr().out  # the same person again
+    assert main(["bundle", "root", "sign", "root.cbor", "--key", "cy.pem"]) == 0
+    assert "has all signatures" in capsys.readouterr().out
+    root = first_root((at / "root.cbor").read_bytes(), "LON")
+    assert {role: len(each.keys) for role, each in root.roles.items()} == {
+        "root": 3,
+        "bundle": 2,
+        "freshness": 1,
+        "command": 1,
+        "grant": 1,
+    }
+    assert root.expires - root.made == 365 * 86_400
+
+
+def test_a_rotation_needs_both_and_says_what_it_resets(
+    at: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new_root()
+    assert main(["bundle", "keys", ".", "dee", "b3"]) == 0
+    rotate = ["bundle", "root", "rotate", "root.cbor", "-o", "2.cbor", "--key", "ada.pem"]
+    rotate += ["--role", "root=ada.pub,dee.pub", "--role", "bundle=b3.pub"]
+    assert main(rotate) == 0
+    assert "all bundle keys are replaced" in capsys.readouterr().out
+    before = ("--before", "root.cbor", "--json")
+    for person, lacking in (("dee", 1), ("ben", 0)):
+        assert main(["bundle", "root", "sign", "2.cbor", "--key", f"{person}.pem", *before]) == 0
+        assert json.loads(capsys.readouterr().out)["signatures_lacking"] == lacking
+    first = first_root((at / "root.cbor").read_bytes(), "LON")
+    assert next_root(first, (at / "2.cbor").read_bytes()).version == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--role", "king=ada.pub"], "must be ROLE=FILE"),
+        (["--role", "root=none.pub"], "can't be read"),
+        (["--role", "root=ada.pem"], "no public key"),
+        (["--threshold", "root=many"], "must be ROLE=N"),
+        (["--threshold", "root=4"], "fewer keys than its threshold"),
+        (["--threshold", "command=2"], "fewer keys|one signature"),
+    ],
+)
+def test_a_key_set_that_cannot_be_is_not_made(
+    at: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], why: str
+) -> None:
+    assert main([*NEW_ROOT, *arguments]) == 2
+    said = capsys.readouterr().err
+    assert any(each in said for each in why.split("|"))
+    assert not (at / "root.cbor").exists()
+
+
+def test_a_key_set_without_a_role_or_a_signature_is_not_made(
+    at: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at_grant = NEW_ROOT.index("grant=g.pub")
+    short = NEW_ROOT[: at_grant - 1] + NEW_ROOT[at_grant + 1 :]
+    assert main(short) == 2
+    assert "no keys for the role" in capsys.readouterr().err
+    assert main(NEW_ROOT[:-2]) == 2
+    assert "nobody signs it" in capsys.readouterr().err
+
+
+def test_a_bundle_is_made_verified_and_looked_into(
+    at: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new_root()
+    assert sign() == 0
+    capsys.readouterr()
+    assert verify() == 0
+    assert capsys.readouterr().out == "good: snapshot, revision 1 of LON\n"
+    assert main(["bundle", "inspect", "1.bundle"]) == 0
+    said = capsys.readouterr().out
+    assert "records: 16" in said
+    assert "3 holder" in said
+    assert CARD not in said
+    assert (at / "1.bundle").stat().st_mode & 0o077 == 0
+    assert len((at / "lon.digest").read_bytes()) == 32
+
+
+def test_a_delta_is_made_of_two_and_another_signature_is_added(
+    at: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new_root()
+    assert sign() == 0
+    (at / "next.jsonl").write_bytes(records(status="suspended"))
+    assert sign("--base", "1.bundle", of="next.jsonl", out="2.bundle", revision=2) == 0
+    again = ["bundle", "sign", "2.bundle", "--key", "b2.pem", "--key", "b1.pem", "-o", "3.bundle"]
+    assert main(again) == 0
+    capsys.readouterr()
+    assert main(["bundle", "inspect", "3.bundle", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["kind"], told["base"], told["lines"]) == ("delta", 1, {"holder": 3})
+    assert len(told["signed_by"]) == 2
+    assert verify("3.bundle") == 0
+    assert sign("--base", "2.bundle", of="next.jsonl", out="4.bundle", revision=4) == 2
+    assert "is a delta" in capsys.readouterr().err
+    other = ["--base", "1.bundle", "--digest-key", "other.digest"]
+    assert sign(*other, of="next.jsonl", out="4.bundle", revision=4) == 2
+    assert "another digest key" in capsys.readouterr().err
+
+
+def test_verify_exits_1_with_the_rule_that_it_breaks(
+    at: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new_root()
+    assert sign() == 0
+    good = (at / "1.bundle").read_bytes()
+    document, *_ = unframed(good)
+    (at / "cut.bundle").write_bytes(good[:-1])
+    (at / "alone.bundle").write_bytes(good[: 8 + 4 + len(document)])
+    (at / "bent.bundle").write_bytes(good[:-3] + b"xyz")
+    (at / "forged.bundle").write_bytes(good.replace(b"gw-1", b"gw-2"))
+    assert sign("--key", "b2.pem", out="other.bundle") == 0
+    (at / "faulty.jsonl").write_bytes(records() + b'{"type":"zone","id":"z","category":"x"}\n')
+    assert sign(of="faulty.jsonl", out="faulty.bundle") == 2
+    capsys.readouterr()
+    in_two_months = format_instant(datetime.now(UTC) + timedelta(days=60))  # noqa: TID251 - as it does
+    for name, rule, *more in (
+        ("cut.bundle", "malformed"),
+        ("alone.bundle", "chunk"),
+        ("bent.bundle", "chunk"),
+        ("forged.bundle", "bad_signature"),
+        ("1.bundle", "wrong_gateway", "--gateway", "gw-9"),
+        ("1.bundle", "expired", "--at", in_two_months),
+        ("1.bundle", "not_yet", "--at", "2020-01-01T00:00:00Z"),
+        ("records.jsonl", "malformed"),
+    ):
+        assert verify(name, *more) == 1, name
+        assert capsys.readouterr().out.startswith(f"{rule}: ")
+        assert verify(name, *more, "--json") == 1
+        assert json.loads(capsys.readouterr().out)["rule"] == rule
+
+
+def test_what_is_there_is_not_written_over(at: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new_root()
+    assert main(NEW_ROOT) == 2
+    assert main(["bundle", "keys", ".", "ada"]) == 2
+    assert sign("--gateway", "gw-2") == 0
+    assert sign() == 2
+    assert capsys.readouterr().err.count("exists") == 3
+    assert main(["bundle", "sign", "records.jsonl", "--key", "b1.pem", "-o", "x"]) == 2
+    (at / "short.digest").write_bytes(b"short")
+    assert sign("--digest-key", "short.digest", out="x") == 2
+    assert main(["bundle", "verify", "--root", "1.bundle", "1.bundle"]) == 2
+    assert main(["bundle", "verify", "--root", "root.cbor", "none.bundle"]) == 2
+    said = capsys.readouterr().err
+    for why in ("--digest-key are needed", "has 32 bytes", "--root: malformed", "can't be read"):
+        assert why in said
