@@ -41,6 +41,8 @@ HOLD_S = 0.08
 FLOOD_KEYS = "1234#" * 20
 FLOOD_EVERY_S = 0.02
 """1,000 PINs a second, none of them anybody's."""
+FLOOD_FRAMES_PER_S = 10_000
+"""Whole entries of five characters, which is 52 times what a line of 9600 baud can carry."""
 
 
 class Tap(NamedTuple):
@@ -139,6 +141,7 @@ async def _run(stage: Stage, plan: Plan, sets: list[bytes], broker_port: int) ->
     loads: dict[str, Callable[[], AbstractAsyncContextManager[Going]]] = {
         f"{2 * plan.holders:,} credentials imported over and over": lambda: _importing(stage, sets),
         "another door flooded, 1,000 PINs/s": lambda: _flooding(stage),
+        "another door's line flooded, 10,000 frames/s": lambda: _line_flooded(stage),
         f"{plan.backlog:,} events drain": lambda: _draining(stage, broker_port, plan.backlog),
     }
     for what, load in loads.items():
@@ -344,6 +347,17 @@ async def _flooding(stage: Stage) -> AsyncIterator[Going]:
         while True:
             await stage.simulator.press(f"keypad{DOORS - 1}", FLOOD_KEYS, gap=0)
             await asyncio.sleep(FLOOD_EVERY_S)
+
+    work = asyncio.create_task(load())
+    async with _during(work):
+        yield lambda: not work.done()
+
+
+@asynccontextmanager
+async def _line_flooded(stage: Stage) -> AsyncIterator[Going]:
+    async def load() -> None:
+        while True:
+            await stage.simulator.flood(f"keypad{DOORS - 1}", FLOOD_FRAMES_PER_S, 1.0)
 
     work = asyncio.create_task(load())
     async with _during(work):

@@ -82,3 +82,24 @@ def test_systemd_has_nothing_to_complain_of(unit: str, tmp_path: Path) -> None:
         if "door-gateway" in line and not _NOT_INSTALLED.search(line)
     ]
     assert complaints == []
+
+
+def test_every_serial_line_and_gpio_chip_is_allowed_and_belongs_to_the_cores_group() -> None:
+    unit = (UNITS / CORE).read_text(encoding="utf-8")
+    rules = (UNITS / "60-door-gateway.rules").read_text(encoding="utf-8")
+    allowed = set(re.findall(r"^DeviceAllow=char-(\w+)\*? rw$", unit, re.MULTILINE))
+    assert allowed >= {"ttyUSB", "ttyACM", "ttyAMA", "ttyS", "gpiochip"}
+    given = {
+        kernel.removesuffix("[0-9]*")
+        for line in rules.splitlines()
+        if not line.startswith("#")
+        for kernel in re.findall(r'KERNEL=="([^"]+)"', line)[0].split("|")
+    }
+    assert given == allowed
+    group = re.search(r"^Group=(\S+)$", unit, re.MULTILINE)
+    assert group is not None
+    # PrivateUsers=yes maps the unit's own group only: another (dialout, gpio) would be nobody's.
+    assert set(re.findall(r'GROUP="([^"]+)", MODE="0660"', rules)) == {group[1]}
+    # What is a module must be there before the unit starts, or its class is not allowed.
+    for module in ("usbserial", "cdc_acm"):
+        assert f"modprobe@{module}.service" in unit

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
@@ -54,6 +55,8 @@ from gateway.errors import DeviceError, DeviceUnavailable, StorageError
 
 log = structlog.get_logger()
 
+_SECOND = timedelta(seconds=1)
+
 COMMIT_WAIT = timedelta(milliseconds=250)
 """The longest a grant waits for its record to be on disk (docs/promises.md, order of a grant)."""
 SPEND_WAIT = timedelta(milliseconds=900)
@@ -61,6 +64,8 @@ SPEND_WAIT = timedelta(milliseconds=900)
 the person gets an answer within a second (docs/promises.md P3)."""
 TAPS_WAITING_MAX = 8
 """A person taps once or twice a second: what is beyond is a flood, and is dropped and counted."""
+TAPS_A_SECOND_MAX = 20
+"""Of all readers of a door together: a line that is flooded must not take the time of others."""
 TAP_AGE_MAX = timedelta(seconds=2)
 """Nobody stands there any more: a door must not open late for somebody else."""
 POINTS_WAITING_MAX = 256
@@ -185,6 +190,7 @@ class DoorController:
         self._mode_news = asyncio.Event()
         self._strike = asyncio.Lock()
         self._ignored = 0
+        self._tapped_at: deque[timedelta] = deque()
         self._stalled: Ticket | None = None
         self._tasks = asyncio.TaskGroup()
 
@@ -196,11 +202,20 @@ class DoorController:
             self._tasks.create_task(self._run_mode(), name=f"{self.door} mode")
 
     def tap(self, tap: CardTapped) -> None:
-        """Take a tap at once, or count it as ignored when too many wait."""
-        try:
-            self._taps.put_nowait(tap)
-        except asyncio.QueueFull:
-            self._ignored += 1
+        """Take a tap at once, or count it as ignored when too many wait or have come just now."""
+        while self._tapped_at and tap.at - self._tapped_at[0] >= _SECOND:
+            self._tapped_at.popleft()
+        if len(self._tapped_at) == TAPS_A_SECOND_MAX or self._taps.full():
+            self._ignore()
+            return
+        self._tapped_at.append(tap.at)
+        self._taps.put_nowait(tap)
+
+    def _ignore(self) -> None:
+        if not self._ignored:
+            # Told once a second at most, however many there are.
+            asyncio.get_running_loop().call_later(1.0, self._record_ignored)
+        self._ignored += 1
 
     def refuse(self, event: events.CredentialRefused, side: Side) -> None:
         """Record what didn't prove itself, and show it. There is nothing to decide."""
@@ -263,11 +278,9 @@ class DoorController:
             if tap is None:
                 pass  # only to see whether this lane gets on
             elif self._clock.monotonic() - tap.at > TAP_AGE_MAX:
-                self._ignored += 1
+                self._ignore()
             else:
                 await self._tapped(tap)
-            if self._ignored and self._taps.empty():
-                self._record_ignored()
             self._tap_done.set()
 
     async def _run_points(self) -> None:

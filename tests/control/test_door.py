@@ -13,6 +13,7 @@ import pytest
 from gateway.control.door import (
     COMMIT_WAIT,
     TAP_AGE_MAX,
+    TAPS_A_SECOND_MAX,
     TAPS_WAITING_MAX,
     CardTapped,
     DoorController,
@@ -314,7 +315,7 @@ def test_a_tap_that_waited_too_long_opens_nothing_and_is_counted() -> None:
     async def journey() -> None:
         async with rig() as r:
             r.tap(age_s=TAP_AGE_MAX.total_seconds() + 0.1)
-            await soon()
+            await soon(1.5)
             assert not r.pulses
             assert r.paper.codes() == ["input_ignored"]
 
@@ -327,9 +328,25 @@ def test_a_flood_of_taps_is_bounded_and_counted() -> None:
             r.relay_s = 0.4
             for _ in range(1000):
                 r.tap("04FFFFFF")
-            await soon()
+            await soon(1.5)
             ignored = [e.count for e in r.paper.events if isinstance(e, events.InputIgnored)]
             assert ignored == [1000 - TAPS_WAITING_MAX]
+
+    run(journey())
+
+
+def test_a_door_decides_so_many_taps_a_second_and_tells_once_a_second_how_many_it_did_not() -> None:
+    async def journey() -> None:
+        async with rig() as r:
+            for _ in range(500):  # for five seconds
+                r.tap("04FFFFFF")
+                await asyncio.sleep(0.01)
+            await soon(1.5)
+            decided = [e for e in r.paper.events if isinstance(e, events.AccessDecided)]
+            ignored = [e.count for e in r.paper.events if isinstance(e, events.InputIgnored)]
+            assert len(decided) <= 5 * TAPS_A_SECOND_MAX
+            assert len(ignored) <= 6
+            assert len(decided) + sum(ignored) == 500
 
     run(journey())
 

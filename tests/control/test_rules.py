@@ -413,7 +413,7 @@ def test_what_is_spent_waits_for_the_disk_and_never_opens_before(
         async with club() as c:
             c.paper.disk_s = disk_s
             assert await c.says(ONCE) == "group"
-            await asyncio.sleep(0.48)
+            await asyncio.sleep(0.4)
             assert not c.fronts["front"].pulses
             await asyncio.sleep(3)
             assert bool(c.fronts["front"].pulses) == opens
