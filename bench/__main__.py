@@ -18,6 +18,7 @@ import msgspec
 from bench.results import Result, save, table
 
 NAMES = ("decide", "journal", "start", "link", "cards", "tap", "fleet", "lint")
+NAMES = ("decide", "journal", "start", "link", "tap", "kinds")
 
 
 class Measurement(Protocol):
