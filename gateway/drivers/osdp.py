@@ -1032,5 +1032,8 @@ DRIVER = DriverSpec(
     strain=strain,
     title="OSDP 2.2 readers and keypads, with their inputs and outputs, through libosdp",
     transport="RS-485 on a serial port",
-    tried=(Trial(Means.VECTORS, "frames and secure channel values of OSDP's Annex E"),),
+    tried=(
+        Trial(Means.VECTORS, "frames and secure channel values of OSDP's Annex E"),
+        Trial(Means.PEER, "libosdp 3.2.9's peripheral as a reader"),
+    ),
 )
