@@ -17,8 +17,7 @@ import msgspec
 
 from bench.results import Result, save, table
 
-NAMES = ("decide", "journal", "start", "link", "cards", "tap", "fleet", "lint")
-NAMES = ("decide", "journal", "start", "link", "tap", "kinds")
+NAMES = ("decide", "journal", "start", "link", "cards", "tap", "kinds", "fleet", "lint")
 
 
 class Measurement(Protocol):

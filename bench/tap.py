@@ -357,7 +357,7 @@ async def _flooding(stage: Stage) -> AsyncIterator[Going]:
 async def _line_flooded(stage: Stage) -> AsyncIterator[Going]:
     async def load() -> None:
         while True:
-            await stage.simulator.flood(f"keypad{DOORS - 1}", FLOOD_FRAMES_PER_S, 1.0)
+            await stage.simulator.flood(f"keypad{DOORS - 1}", FLOOD_FRAMES_PER_S, 1.0, "0000#")
 
     work = asyncio.create_task(load())
     async with _during(work):

@@ -80,8 +80,8 @@ class AsciiKeypad(SerialDevice):
         """A keypad remembers nothing that a loss of power could take."""
 
     def unasked(self) -> bytes:
-        """An entry, which is nobody's PIN."""
-        return b"0000#"
+        """A key."""
+        return b"0"
 
     def receive(self, data: bytes) -> None:
         """Show the signals that the host sent."""

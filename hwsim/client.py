@@ -168,9 +168,11 @@ class Simulator:
         """Hit bytes on a serial line with this probability."""
         await self.ask("garble", device=device, rate=rate, seed=seed)
 
-    async def flood(self, device: str, per_second: float, seconds: float = 1.0) -> None:
+    async def flood(
+        self, device: str, per_second: float, seconds: float = 1.0, what: str = ""
+    ) -> None:
         """Let a device on a serial line send what nobody asked for."""
-        await self.ask("flood", device=device, per_second=per_second, seconds=seconds)
+        await self.ask("flood", device=device, per_second=per_second, seconds=seconds, what=what)
 
     async def weld(self, device: str, output: int) -> None:
         """Weld an output's contact closed."""

@@ -78,14 +78,14 @@ class SerialDevice(ABC):
         self._garble_rate = rate
         self._garble_with = random.Random(seed)
 
-    async def flood(self, per_second: float, seconds: float) -> None:
-        """Send whole frames that nobody asked for, as fast as told."""
+    async def flood(self, per_second: float, seconds: float, what: bytes | None = None) -> None:
+        """Send `what`, or else whole frames that nobody asked for, as fast as told."""
         loop = asyncio.get_running_loop()
         started, sent = loop.time(), 0
         while sent < per_second * seconds:
             due = min(loop.time() - started, seconds) * per_second
             while sent < due:
-                self.send(self.unasked())
+                self.send(self.unasked() if what is None else what)
                 sent += 1
             await asyncio.sleep(FLOOD_TICK_S)
 

@@ -780,9 +780,11 @@ class Site:
         line = found.line if isinstance(found, RtuRelayBoard) else self._serial(device)
         line.garble(rate, seed)
 
-    async def flood(self, device: str, per_second: float, seconds: float = 1.0) -> None:
-        """A device on a serial line sends whole frames or keys that nobody asked for."""
-        await self._serial(device).flood(per_second, seconds)
+    async def flood(
+        self, device: str, per_second: float, seconds: float = 1.0, what: str = ""
+    ) -> None:
+        """A device on a serial line sends whole frames or keys that nobody asked for, or `what`."""
+        await self._serial(device).flood(per_second, seconds, what.encode() or None)
 
     async def fault(self, device: str, **faults: Any) -> None:
         """Let a relay board's replies go wrong: the attributes of `Faults`; none of them: rightly.
