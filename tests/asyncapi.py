@@ -263,8 +263,20 @@ def breaks(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
 
 
 def _breaks(where: str, before: Any, after: Any, *, received: bool) -> list[str]:
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return [] if before == after else [f"{where}: was {before!r}, is {after!r}"]
     found: list[str] = []
-    kind = ("type", "enum", "const", "format", "pattern", "$ref", "minimum", "maximum")
+    kind = (
+        "type",
+        "enum",
+        "const",
+        "format",
+        "pattern",
+        "$ref",
+        "minimum",
+        "maximum",
+        "prefixItems",
+    )
     for key in kind:
         old, new = before.get(key), after.get(key)
         if key == "enum" and old and new and (set(new) > set(old) if received else False):
