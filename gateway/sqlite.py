@@ -255,9 +255,9 @@ def set_aside(path: Path) -> Path:
     Raises:
         StorageError: the disk doesn't let it be renamed.
     """
-    number = 1
-    while (kept := aside_path(path, number)).exists():
-        number += 1
+    last = kept_aside(path)[-1:]
+    # A number is not used twice: who has read a file knows it by its name.
+    kept = aside_path(path, 1 + _aside_number(last[0]) if last else 1)
     # The database first: without its log it would look like an older, sound one. A log left over
     # by a cut between the two is taken along at the next open.
     try:
@@ -271,6 +271,24 @@ def set_aside(path: Path) -> Path:
     return kept
 
 
+def kept_aside(path: Path) -> list[Path]:
+    """The damaged files that are kept beside a database, oldest first."""
+    found = (each for each in path.parent.glob(f"{path.name}.corrupt-*") if _aside_number(each))
+    return sorted(found, key=_aside_number)
+
+
+def forget_aside(path: Path, keep: int) -> None:
+    """Delete the oldest damaged files but `keep`. Raises OSError."""
+    for kept in kept_aside(path)[:-keep]:
+        for suffix in ("-wal", "-shm", ""):
+            kept.with_name(kept.name + suffix).unlink(missing_ok=True)
+
+
+def _aside_number(kept: Path) -> int:
+    number = kept.name.rpartition("-")[2]
+    return int(number) if number.isdecimal() else 0
+
+
 def aside_path(path: Path, number: int) -> Path:
     """Where `set_aside` keeps the damaged file number `number`, from 1."""
     return path.with_name(f"{path.name}.corrupt-{number}")
@@ -281,9 +299,7 @@ def _take_along_orphans(path: Path) -> None:
     log = path.with_name(path.name + "-wal")
     if path.exists() or not log.exists():
         return
-    number = 1
-    while aside_path(path, number + 1).exists():
-        number += 1
+    number = max(map(_aside_number, kept_aside(path)), default=1)
     try:
         log.rename(path.with_name(f"{aside_path(path, number).name}-wal"))
     except OSError as error:

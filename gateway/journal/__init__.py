@@ -8,7 +8,6 @@ from gateway.journal.journal import (
     JournalFull,
     RawEvent,
     Ticket,
-    kept_aside,
 )
 
 __all__ = [
@@ -19,5 +18,4 @@ __all__ = [
     "JournalFull",
     "RawEvent",
     "Ticket",
-    "kept_aside",
 ]

@@ -37,17 +37,29 @@ from gateway.sqlite import (
     DatabaseTooNew,
     Migration,
     SqliteErrors,
-    aside_path,
+    forget_aside,
     is_damage,
+    kept_aside,
     migrations,
     open_database,
     open_database_to_read,
     set_aside,
 )
+from gateway.statedir import write_atomically
 
 QUEUE_EVENTS_MAX = 10_000
 """Events kept in memory while the disk refuses them: about 5 MB, and hours of a busy site. Beyond
 it `append` raises, so that nobody is let in unrecorded, and a `JournalGap` counts what was lost."""
+
+QUEUE_RESERVE_EVENTS = 500
+"""Room in it that only alarms and emergencies may take."""
+
+ASIDE_MAX = 5
+"""Damaged journals kept, once what reads of them has been taken over: a disk that fails again and
+again must not fill itself with them."""
+
+MARK_BYTES_MAX = 256
+"""The mark is one short line; whatever is longer isn't one."""
 
 GROUP_EVENTS_MAX = 1_000
 """Events in one commit: about 10 ms of work, which is as long as the next group waits."""
@@ -173,6 +185,13 @@ class _Waiting(NamedTuple):
     state: "StateChanges"
 
 
+class _Mark(msgspec.Struct, frozen=True):
+    """What is noted beside the file."""
+
+    stream: str
+    seq: int
+
+
 class _Position(NamedTuple):
     """Where a journal file stands, read at open."""
 
@@ -207,6 +226,8 @@ class Journal:
 
     def __init__(self, path: Path, clock: Clock, sign: Sign | None = None) -> None:
         self._path = path
+        self._mark_file = path.with_name(path.name + ".mark")
+        self._known: _Mark | None = None
         self._clock = clock
         self._sign = sign
         self._tasks = asyncio.TaskGroup()
@@ -242,8 +263,10 @@ class Journal:
         Raises:
             DatabaseTooNew: a later release wrote the file.
         """
+        self._known = _read_mark(self._mark_file)
         try:
             self._stand_at(await self._open_file())
+            await self.keep_mark()
         except DatabaseTooNew:
             raise
         except (*SqliteErrors, StorageError) as error:
@@ -285,6 +308,7 @@ class Journal:
         try:
             await self._tasks.__aexit__(kind, error, trace)
         finally:
+            await asyncio.shield(self.keep_mark())
             await asyncio.shield(self._close_database())
             self._abandon()
 
@@ -301,7 +325,8 @@ class Journal:
         """
         if not self._open:
             raise StorageError(f"{self._path}: the journal is not open")
-        if not self.stream or len(self._queue) >= QUEUE_EVENTS_MAX:
+        reserve = 0 if event.priority >= events.Priority.ALARM else QUEUE_RESERVE_EVENTS
+        if not self.stream or len(self._queue) >= QUEUE_EVENTS_MAX - reserve:
             self._lost += 1
             self._lost_last = (event.at, event.trust, self._failure)
             raise JournalFull(
@@ -373,6 +398,20 @@ class Journal:
         self._queue.append(_Waiting(row, committed, state))
         self._work.set()
         return Ticket(row.seq, committed)
+
+    async def keep_mark(self) -> None:
+        """Note beside the file which stream it has and how far: should it be lost, or an older
+        copy stand in its place, that is not silent.
+        """
+        mark = _Mark(self.stream, self._committed)
+        if not mark.stream or mark == self._known:
+            return
+        try:
+            await asyncio.to_thread(write_atomically, self._mark_file, msgspec.json.encode(mark))
+        except StorageError as error:
+            _log.warning("the journal's mark is not kept", why=str(error))
+        else:
+            self._known = mark
 
     def checkpoint(self) -> None:
         """Sign the chain as it stands, as its next event; not where nothing has come since."""
@@ -810,6 +849,7 @@ class Journal:
 
     async def _open_file(self) -> _Position:
         """Open the file and set `_database`; set a damaged one aside and begin a new one."""
+        gone = self._known is not None and not self._path.exists()
         try:
             position = await self._try_open()
         except DatabaseCorrupt as error:
@@ -820,9 +860,13 @@ class Journal:
             position = await self._try_open()
         try:
             # Whatever was set aside and not taken over yet: now, or before a power cut.
-            for kept in await _not_taken_over(self._opened(), self._path):
+            aside = await _not_taken_over(self._opened(), self._path)
+            for kept in aside:
                 position = await self._take_over(kept, position)
-        except (*SqliteErrors, StorageError) as error:
+            if gone and not aside:
+                position = await self._tell_gone(position)
+            forget_aside(self._path, ASIDE_MAX)
+        except (*SqliteErrors, StorageError, OSError) as error:
             # A full disk must not keep the doors from being served; it is tried at every open.
             _log.error("salvaged events could not be taken over yet", why=str(error))
             await self._opened().rollback()
@@ -832,7 +876,8 @@ class Journal:
         _refuse_emptied(self._path)
         self._database = await open_database(self._path, _schema())
         try:
-            return await _read_position(self._database, self._path)
+            position = await _read_position(self._database, self._path)
+            self._refuse_older(position)
         except SqliteErrors as error:
             await self._close_database()
             damage = is_damage(error)
@@ -841,6 +886,15 @@ class Journal:
         except BaseException:
             await self._close_database()
             raise
+        return position
+
+    def _refuse_older(self, position: _Position) -> None:
+        """Raise DatabaseCorrupt for an older copy: its next numbers have been used already."""
+        known = self._last_known(position.stream)
+        if known is not None and known > position.last:
+            raise DatabaseCorrupt(
+                f"{self._path}: damaged: it ends at {position.last} and has had {known}"
+            )
 
     async def _take_over(self, kept: Path, position: _Position) -> _Position:
         """In one transaction: all that still reads, the restart, what was not acknowledged."""
@@ -858,9 +912,13 @@ class Journal:
             trust=int(self._clock.trust()),
             kept_as=kept.name,
             salvaged=len(found.rows),
+            old_stream=found.stream,
+            missing=found.missing(self._last_known(found.stream)),
+            last_known=self._last_known(found.stream),
         )
-        await _insert(database, [rows.row(restart, events.encode(restart))])
-        await _insert(database, (rows.row(event, body) for event, body in found.unsent()))
+        made = [rows.row(restart, events.encode(restart))]
+        made += [rows.row(event, body) for event, body in found.unsent()]
+        await _insert(database, made)
         await database.commit()
         _log.error(
             "a new stream is begun",
@@ -869,9 +927,32 @@ class Journal:
             salvaged=len(found.rows),
             sent_again=rows.seq - position.last - 1,
         )
-        return position._replace(
-            last=rows.seq, chain=rows.chain, state={**found.state, **(position.state or {})}
+        urgent = max(row.seq for row in made if row.priority >= events.Priority.ALARM)
+        state = {**found.state, **(position.state or {})}
+        return position._replace(last=rows.seq, chain=rows.chain, urgent=urgent, state=state)
+
+    async def _tell_gone(self, position: _Position) -> _Position:
+        """There was a journal here, and nothing is left of it but its mark."""
+        known = self._known
+        if known is None:
+            return position
+        rows = _Chainer(position)
+        restart = events.JournalRestarted(
+            at=self._clock.now(),
+            trust=int(self._clock.trust()),
+            kept_as="",
+            salvaged=0,
+            old_stream=known.stream,
+            last_known=known.seq,
         )
+        await _insert(self._opened(), [rows.row(restart, events.encode(restart))])
+        await self._opened().commit()
+        _log.error("the journal is gone: a new stream is begun", old_stream=known.stream)
+        return position._replace(last=rows.seq, chain=rows.chain, urgent=rows.seq)
+
+    def _last_known(self, stream: str) -> int | None:
+        known = self._known
+        return known.seq if known is not None and known.stream == stream else None
 
 
 class _Chainer:
@@ -905,6 +986,14 @@ def _refuse_emptied(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         if path.stat().st_size == 0:
             raise DatabaseCorrupt(f"{path}: damaged: it is empty")
+
+
+def _read_mark(path: Path) -> _Mark | None:
+    try:
+        with path.open("rb") as file:
+            return msgspec.json.decode(file.read(MARK_BYTES_MAX), type=_Mark)
+    except (OSError, msgspec.DecodeError):
+        return None  # it is a help, no condition
 
 
 async def _insert(database: aiosqlite.Connection, rows: Iterable[_Row]) -> None:
@@ -971,16 +1060,7 @@ async def _read_position(database: aiosqlite.Connection, path: Path) -> _Positio
 
 async def _not_taken_over(database: aiosqlite.Connection, path: Path) -> list[Path]:
     known = {row[0] for row in await database.execute_fetchall("SELECT kept_as FROM aside")}
-    return [path.with_name(name) for name in kept_aside(path) if name not in known]
-
-
-def kept_aside(path: Path) -> list[str]:
-    """The names of the damaged journals kept beside this one, oldest first."""
-    number, found = 1, []
-    while (kept := aside_path(path, number)).exists():
-        found.append(kept.name)
-        number += 1
-    return found
+    return [kept for kept in kept_aside(path) if kept.name not in known]
 
 
 async def _erase(database: aiosqlite.Connection, rows: list[tuple[bytes, int]]) -> None:

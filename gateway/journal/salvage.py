@@ -16,6 +16,9 @@ READS_MAX = 20_000
 """Reads tried on one damaged file. Each bad page costs about 60 to narrow down, so some hundred
 are got round; a file with more is left to a person, beside the new journal."""
 
+MISSING_MAX = 20
+"""Ranges of missing numbers that are named: a page loses one."""
+
 _SEQ_MAX = 2**63 - 1
 STREAM = re.compile("[0-9a-f]{16}")
 
@@ -38,6 +41,16 @@ class Salvage(NamedTuple):
     rows: list[SalvagedRow]
     state: dict[str, bytes]
     """The site's state, as far as it reads: a lockout or lockdown outlives a damaged page."""
+
+    def missing(self, last_known: int | None) -> tuple[tuple[int, int], ...]:
+        """Ranges of numbers above the watermark that are not among the rows, the first ones."""
+        found: list[tuple[int, int]] = []
+        expected = self.acknowledged + 1
+        for seq in (*(row.seq for row in self.rows), (last_known or 0) + 1):
+            if seq > expected:
+                found.append((expected, seq - 1))
+            expected = max(expected, seq + 1)
+        return tuple(found[:MISSING_MAX])
 
     def unsent(self) -> Iterator[tuple[events.Event, bytes]]:
         """The rows above the watermark that decode, each with its event and the body to send.

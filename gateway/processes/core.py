@@ -363,9 +363,7 @@ class Core:
         """What has a wall-clock time; a decision never waits for it."""
         scheduler = self._jobs
         scheduler.add_job(self._keep_floor, "interval", seconds=FLOOR_EVERY.total_seconds())
-        scheduler.add_job(
-            self._journal.checkpoint, "interval", seconds=CHECKPOINT_EVERY.total_seconds()
-        )
+        scheduler.add_job(self._checkpoint, "interval", seconds=CHECKPOINT_EVERY.total_seconds())
         if self._downlink is not None:
             every = BEACONS_LOOKED_AT_EVERY.total_seconds()
             scheduler.add_job(self._downlink.look, "interval", seconds=every)
@@ -376,6 +374,10 @@ class Core:
         scheduler.start()
         self._wake_ups.arm()
         return scheduler
+
+    async def _checkpoint(self) -> None:
+        self._journal.checkpoint()
+        await self._journal.keep_mark()
 
     async def _retire(self) -> None:
         """Delete what is acknowledged and past the policy's retention."""

@@ -13,7 +13,8 @@ from gateway.config.site import SiteTable
 from gateway.domain import events
 from gateway.errors import StorageError
 from gateway.ipc.messages import FETCH_BYTES_MAX, Erased, ExportHead, Proof, ProofRow, Sealed
-from gateway.journal import Head, Journal, kept_aside
+from gateway.journal import Head, Journal
+from gateway.sqlite import kept_aside
 from gateway.trust.claims import CHECKPOINT, EXPORT, Claim, gateway_key, sign_claim
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -99,7 +100,9 @@ class Evidence:
         gone, kept = await journal.erase(holder)
         # Who it was must not stand here again.
         journal.append(events.HolderErased(**self._now(), by=by, why=why, events=gone))
-        return Erased(events=gone, kept=kept, set_aside=kept_aside(journal.path))
+        return Erased(
+            events=gone, kept=kept, set_aside=[kept.name for kept in kept_aside(journal.path)]
+        )
 
     def _claim(self, anchor: Head, head: Head) -> Claim:
         now = self._clock.now()

@@ -93,6 +93,8 @@ async def test_exported_verified_and_erased(
             core.journal.append(closed(number))
             core.journal.append(access("h-anna" if number % 10 == 0 else "h-ann", number))
         await core.journal.wait_for_new(400)
+        checkpoint = (await core.journal.read_after(256, 1))[0].event
+        assert isinstance(checkpoint, events.Checkpoint)
         assert await cli("journal", "key", *config) == 0
         key.write_text(capsys.readouterr().out)
         assert await cli("journal", "export", str(file), *config) == 0

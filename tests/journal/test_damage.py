@@ -17,8 +17,10 @@ import pytest
 
 from gateway.domain import events
 from gateway.errors import StorageError
-from gateway.journal import Journal, JournalBegunAgain
-from tests.journal.conftest import StillClock, closed
+from gateway.journal import Journal, JournalBegunAgain, JournalFull
+from gateway.journal import journal as module
+from gateway.sqlite import kept_aside
+from tests.journal.conftest import EPOCH, StillClock, closed
 
 SOON = timedelta(seconds=5)
 
@@ -62,6 +64,10 @@ async def test_a_damaged_page_loses_only_its_own_events_and_the_rest_is_sent(
         assert isinstance(restart, events.JournalRestarted)
         assert restart.kept_as == "journal.db.corrupt-1"
         assert 1_900 < restart.salvaged < 2_000
+        assert (restart.old_stream, restart.last_known) == (old, 2_000)
+        missing = [seq for low, high in restart.missing for seq in range(low, high + 1)]
+        assert 1_500 in missing
+        assert len(missing) == 2_000 - restart.salvaged
         origins = [body["salvaged_from"] for body in bodies[1:]]
         seqs = [origin["seq"] for origin in origins if isinstance(origin, dict)]
         assert all(isinstance(o, dict) and o["stream"] == old for o in origins)
@@ -96,7 +102,7 @@ async def test_damage_anywhere_never_keeps_the_journal_from_opening(tmp_path: Pa
     for number in range(60):
         directory = tmp_path / str(number)
         _copy((clean, live)[number % 2], directory)
-        file = chance.choice(sorted(directory.iterdir()))
+        file = chance.choice(sorted(f for f in directory.iterdir() if f.suffix != ".mark"))
         damaged = bytearray(file.read_bytes())
         at = chance.randrange(len(damaged))
         match number % 5:
@@ -311,3 +317,67 @@ async def test_what_the_site_must_remember_outlives_a_damaged_journal(tmp_path: 
         assert journal.state == {"lockdown/site/": b"x"}
     async with journal_at(tmp_path) as journal:
         assert journal.state == {"lockdown/site/": b"x"}
+
+
+async def test_a_journal_that_is_gone_is_told_of_with_what_is_known(tmp_path: Path) -> None:
+    old = await filled(tmp_path, 30)
+    for suffix in ("", "-wal", "-shm"):
+        (tmp_path / f"journal.db{suffix}").unlink(missing_ok=True)
+    async with journal_at(tmp_path) as journal:
+        (entry,) = await journal.read_after(0)
+        told = entry.event
+        assert isinstance(told, events.JournalRestarted)
+        assert (told.kept_as, told.old_stream, told.last_known) == ("", old, 30)
+        assert journal.append(closed(1)).seq == 2
+        assert [raw.seq for raw in await journal.urgent_after(0, 5)] == [1]
+
+
+async def test_an_older_copy_in_its_place_does_not_use_numbers_twice(tmp_path: Path) -> None:
+    old = await filled(tmp_path, 10)
+    shutil.copy(tmp_path / "journal.db", tmp_path / "copy")
+    async with journal_at(tmp_path) as journal:
+        journal.append(closed(11))
+        await journal.wait_for_new(10)
+    shutil.copy(tmp_path / "copy", tmp_path / "journal.db")
+    async with journal_at(tmp_path) as journal:
+        assert journal.stream != old
+        told = (await journal.read_after(0))[0].event
+        assert isinstance(told, events.JournalRestarted)
+        assert (told.last_known, told.missing) == (11, ((11, 11),))
+
+
+@pytest.mark.parametrize("mark", [b"", b"{", b'{"stream":"x"}', b"x" * 10_000])
+async def test_a_mark_that_is_none_stands_in_nobodys_way(tmp_path: Path, mark: bytes) -> None:
+    (tmp_path / "journal.db.mark").write_bytes(mark)
+    async with journal_at(tmp_path) as journal:
+        assert journal.append(closed(1)).seq == 1
+
+
+async def test_only_the_last_damaged_files_are_kept(tmp_path: Path) -> None:
+    for _ in range(8):
+        await filled(tmp_path, 3)
+        (tmp_path / "journal.db").write_bytes(b"no database at all" * 100)
+    async with journal_at(tmp_path):
+        pass
+    kept = [each.name for each in kept_aside(tmp_path / "journal.db")]
+    assert kept == [f"journal.db.corrupt-{number}" for number in range(4, 9)]
+
+
+async def test_the_last_room_is_kept_for_alarms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "QUEUE_EVENTS_MAX", 20)
+    monkeypatch.setattr(module, "QUEUE_RESERVE_EVENTS", 5)
+    async with journal_at(tmp_path) as journal:
+        for number in range(15):
+            journal.append(closed(number))
+        with pytest.raises(JournalFull):
+            journal.append(closed(16))
+        forced = events.ForcedOpen(at=EPOCH, trust=2, door="street")
+        tickets = [journal.append(forced) for _ in range(4)]
+        with pytest.raises(JournalFull):
+            journal.append(forced)
+        assert await tickets[-1].committed_within(SOON)
+        journal.append(closed(17))
+        codes = [type(each.event) for each in await journal.read_after(15)]
+        assert codes.count(events.JournalGap) >= 1

@@ -209,6 +209,7 @@ async def test_events_that_the_disk_refuses_wait_and_what_exceeds_memory_is_coun
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "QUEUE_EVENTS_MAX", 20)
+    monkeypatch.setattr(module, "QUEUE_RESERVE_EVENTS", 0)
     async with journal_at(tmp_path) as journal:
         await journal.append(closed(1)).committed_within(SOON)
         database = journal._database
