@@ -88,6 +88,9 @@ class DriverSpec(msgspec.Struct, frozen=True):
     """What a line can't hold with devices of these settings on it; None where it holds all."""
     pins: Callable[[Any], tuple[str, ...]] = lambda _settings: ()
     """The lines of a chip that the device owns: "/dev/gpiochip0 line 5"."""
+    proves: Callable[[Any], Iterable[str]] = lambda _settings: ()
+    """The kinds of credentials it presents, by its settings, that reach more than `low`
+    (gateway/domain/assurance.py)."""
     missing: Callable[[Any], Iterable[tuple[str, str]]] = lambda _settings: ()
     """What its settings name and this machine has not: the member's path and why it matters."""
     title: str = ""

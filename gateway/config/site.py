@@ -13,6 +13,7 @@ import msgspec
 
 from gateway.config.devices import Capability, DeviceSettings, DriverSpec, RelayClass
 from gateway.config.tables import convert_table, join
+from gateway.domain import assurance
 from gateway.domain.after_decision import Assurance
 from gateway.errors import ConfigError, Fault
 
@@ -541,6 +542,7 @@ def _wiring(
             f"{where}.relock",
             '"on_open" needs a contact that says when the door is open: wire one, or use "at_end"',
         )
+    yield from _assurance(where, door, devices)
     if not door.readers:
         yield Fault(f"{where}.readers", "names no reader: nobody could ever be let in here")
     for index, reader in enumerate(door.readers):
@@ -551,6 +553,24 @@ def _wiring(
         read_by = devices[reader.device]
         if read_by is not None and not read_by.driver.capabilities & _READS:
             yield Fault(at, f"{reader.device!r} ({read_by.driver.name}) reads no credentials")
+
+
+def _assurance(
+    where: str, door: DoorTable, devices: Mapping[str, DeviceTable | None]
+) -> Iterator[Fault]:
+    found = [devices.get(reader.device) for reader in door.readers if reader.side == "in"]
+    readers = [each for each in found if each is not None]
+    if len(readers) < len(found) or not readers:
+        return  # named already
+    kinds = [kind for each in readers for kind in each.driver.proves(each.settings)]
+    pins = any(Capability.READS_PINS in each.driver.capabilities for each in readers)
+    best = assurance.reached(kinds, with_pin=pins)
+    if assurance.least(best, door.assurance) != best:
+        yield Fault(
+            f"{where}.assurance",
+            f"{door.assurance!r} is more than anything that its readers take: {best!r} at most. "
+            "Nobody could ever be let in here",
+        )
 
 
 _HOST_TIMED = (RelayClass.R0, RelayClass.R1)

@@ -1,6 +1,6 @@
 """How much what was presented proves, and doors and zones that ask for more (docs/security.md)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from gateway.domain.after_decision import Assurance, Case
@@ -25,15 +25,20 @@ def least(*asked: Assurance) -> Assurance:
     return max(asked, key=ORDER.index)
 
 
+def reached(kinds: Iterable[str], *, with_pin: bool) -> Assurance:
+    """The most that one of `kinds` proves; with a PIN after it, one more."""
+    level = max((ORDER.index(OF_KIND.get(kind, "low")) for kind in kinds), default=0)
+    return ORDER[min(level + with_pin, len(ORDER) - 1)]
+
+
 def given(case: Case) -> Assurance:
     """What was presented proves so much; a PIN of the holder's after something else adds one."""
     first, *second = case.request.credentials
-    level = ORDER.index(OF_KIND.get(first.kind, "low"))
     # Only a PIN that was, or would have been, judged right: the decision ignores one unasked for.
     pins = (case.records.find(each.kind, each.value) for each in second)
     at = taken_at(case.request)
     right = any(pin and pin.holder == case.decision.holder and is_usable(pin, at) for pin in pins)
-    return ORDER[min(level + right, len(ORDER) - 1)]
+    return reached([first.kind], with_pin=right)
 
 
 def why_not(case: Case) -> str | None:

@@ -267,6 +267,7 @@ DRIVER = DriverSpec(
     settings=BarcodeScannerSettings,
     capabilities=frozenset({Capability.READS_CREDENTIALS}),
     build=BarcodeScanner,
+    proves=lambda settings: () if settings.sun is None else ("sun",),
     missing=BarcodeScannerSettings.missing,
     address=lambda settings: settings.port,
     title="QR and barcode scanners in serial mode",

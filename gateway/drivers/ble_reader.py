@@ -233,6 +233,7 @@ DRIVER = DriverSpec(
     name="ble_reader",
     settings=BleReaderSettings,
     capabilities=frozenset({Capability.READS_CREDENTIALS, Capability.INDICATES}),
+    proves=lambda _settings: ("pkoc",),
     build=BleReader,
     title="phones with PKOC over BLE, which connect to the door",
     transport="BLE (BlueZ)",

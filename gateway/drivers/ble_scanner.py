@@ -229,6 +229,7 @@ DRIVER = DriverSpec(
     name="ble_scanner",
     settings=BleScannerSettings,
     capabilities=frozenset({Capability.READS_CREDENTIALS, Capability.INDICATES}),
+    proves=lambda _settings: ("pkoc",),
     build=BleScanner,
     title="phones and fobs that advertise over BLE, which the gateway connects to",
     transport="BLE (BlueZ)",

@@ -265,6 +265,7 @@ DRIVER = DriverSpec(
     capabilities=frozenset({Capability.READS_CREDENTIALS}),
     build=Pn532,
     address=lambda settings: settings.port,
+    proves=lambda settings: {"pkoc" if each == "aliro" else each for each in settings.credentials},
     missing=Pn532Settings.missing,
     title="NFC readers with NXP's PN532: DESFire, Aliro, PKOC, NTAG 424 DNA, UIDs",
     transport="serial (HSU), USB serial",

@@ -91,6 +91,8 @@ def test_the_documented_example_has_no_fault_and_no_warning() -> None:
             "a week",
         ),
         ("doors/street/assurance", "strong", "doors.street.assurance", "strong"),
+        ("doors/lounge/assurance", "medium", "doors.lounge.assurance", "'low' at most"),
+        ("doors/street/assurance", "high", "doors.street.assurance", "'medium' at most"),
         ("zones", {"vault": {}}, "zones.vault.assurance", "is missing"),
         ("zones", {"vault": {"assurance": 3}}, "zones.vault.assurance", "text"),
         ("break_glass", {"w": {}}, "break_glass.w.secrets", "is missing"),
