@@ -12,7 +12,7 @@ ICS_BYTES_MAX = 16 * 1024 * 1024
 """A busy room's ten years. What is larger isn't read."""
 
 EVENTS_MAX = 100_000
-"""Occurrences in a file. More is a slip, such as an event that repeats every second."""
+"""Occurrences in a file: more than any room can have. They are refused."""
 
 
 def read_calendar(path: Path, first: date, until: date) -> Iterator[Event]:
@@ -37,15 +37,26 @@ def read_calendar(path: Path, first: date, until: date) -> Iterator[Event]:
     try:
         calendar = icalendar.Calendar.from_ical(data)
         for event in calendar.walk("VEVENT"):
-            if "UID" not in event or "DTSTART" not in event:
-                raise ValueError("an event without UID or DTSTART")
+            _check(event)
         found = recurring_ical_events.of(calendar).between(first, until)
+        events = sorted(map(_event, found), key=lambda event: (str(event.start), event.uid))
     except (LookupError, AttributeError, TypeError, ArithmeticError) as error:
         # What the packages raise on properties that no calendar should have.
         raise ValueError(f"{type(error).__name__}: {error}") from error
-    if len(found) > EVENTS_MAX:
+    if len(events) > EVENTS_MAX:
         raise ValueError(f"more than {EVENTS_MAX} events from {first} to {until}")
-    yield from sorted(map(_event, found), key=lambda event: (str(event.start), event.uid))
+    yield from events
+
+
+def _check(event: Any) -> None:
+    """Refuse what could not be read, or not in finite time. `event` is an icalendar.Event."""
+    if "UID" not in event or "DTSTART" not in event:
+        raise ValueError("an event without UID or DTSTART")
+    for rule in _all(event, "RRULE"):
+        if any(each in ("SECONDLY", "MINUTELY") for each in rule.get("FREQ", ())):
+            raise ValueError("an event that repeats more often than each hour")
+        if not all(each > 0 for each in rule.get("INTERVAL", ())):
+            raise ValueError("an event that repeats at an INTERVAL of nothing")
 
 
 def _event(found: Any) -> Event:
@@ -61,13 +72,15 @@ def _event(found: Any) -> Event:
 
 
 def _people(found: Any) -> Iterator[str]:
-    attendees = found.get("ATTENDEE", [])
-    for each in (
-        found.get("ORGANIZER"),
-        *(attendees if isinstance(attendees, list) else [attendees]),
-    ):
-        if each is None or each.params.get("PARTSTAT", "").upper() == "DECLINED":
+    for each in (*_all(found, "ORGANIZER"), *_all(found, "ATTENDEE")):
+        if str(each.params.get("PARTSTAT", "")).upper() == "DECLINED":
             continue
         scheme, _, address = str(each).partition(":")
         if scheme.casefold() == "mailto":
             yield address.strip().casefold()
+
+
+def _all(found: Any, name: str) -> list[Any]:
+    """A property that may stand there once or several times."""
+    values = found.get(name, [])
+    return values if isinstance(values, list) else [values]

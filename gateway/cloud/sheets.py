@@ -19,6 +19,8 @@ FAULTS_MAX = 200
 """A column of the wrong form is wrong in every row: so many are enough to see it."""
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_FROM, _BEYOND = "1970", "9999"
+"""The first year of records, and the one in which the day after may be none any more."""
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _LOCAL = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2})[ T]([0-9]{2}:[0-9]{2})")
 
@@ -134,11 +136,13 @@ class Row:
         if text is None:
             return None
         try:
-            if _DAY.fullmatch(text):
+            if _DAY.fullmatch(text) and _FROM <= text < _BEYOND:
                 return date.fromisoformat(text)
         except ValueError:
             pass
-        self.wrong(column, "is no date such as 2026-03-29 (year, month, day)")
+        self.wrong(
+            column, "is no date such as 2026-03-29 (year, month, day); for no end leave it empty"
+        )
         return None
 
     def instant(self, column: str, zone: ZoneInfo) -> str | None:
@@ -151,7 +155,7 @@ class Row:
             if local is None:
                 return format_instant(parse_instant(text))
             return self._by_wall_clock(column, f"{local[1]}T{local[2]}", zone)
-        except ValueError:
+        except (ValueError, OverflowError):
             self.wrong(
                 column, "is no instant such as 2026-03-29 09:30 or 2026-03-29T09:30:00+01:00"
             )

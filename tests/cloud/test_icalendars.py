@@ -115,6 +115,12 @@ def test_attendees_who_are_members_come_in_and_those_who_declined_do_not(folder:
         (("DTSTART:20270322T100000Z", BEN),
          "room.ics, event u of 2027-03-22T10:00:00Z: ends no later than it starts"),
         ((BEN,), "room.ics: is no calendar that can be read: "),
+        (("DTSTART:20270322T100000Z", "RRULE:FREQ=SECONDLY", BEN),
+         "room.ics: is no calendar that can be read: an event that repeats more often"),
+        (("DTSTART:20270322T100000Z", "RRULE:FREQ=DAILY;INTERVAL=0", BEN),
+         "room.ics: is no calendar that can be read: an event that repeats at an INTERVAL"),
+        (("DTSTART:20270322T100000Z", "RDATE;VALUE=PERIOD:20270323T100000Z/20270323T090000Z", BEN),
+         "room.ics: is no calendar that can be read: "),
         (("DTSTART:tomorrow", BEN), "room.ics: is no calendar that can be read: "),
     ],
 )  # fmt: skip
