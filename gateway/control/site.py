@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 import structlog
 
-from gateway.clock import Clock
+from gateway.clock import Clock, TimeTrust
 from gateway.config.devices import Capability
 from gateway.config.site import DoorTable, SiteConfig
 from gateway.control.card_lists import CardLists, Member
@@ -145,6 +145,7 @@ class SiteController:
         self._relays_up = asyncio.Event()
         self._readers_live = False
         self._asides: set[asyncio.Task[None]] = set()
+        self._trust: TimeTrust | None = None
         self.card_lists = CardLists(list(self._listing()), in_force, clock)
 
     async def run(self) -> None:
@@ -200,9 +201,15 @@ class SiteController:
             await asyncio.sleep(MODES_EVERY.total_seconds())
 
     def look_at_modes(self) -> None:
-        """See whether another mode is in force anywhere, and act on it. Never waits."""
-        for controller in self.doors.values():
+        """See whether another mode is in force anywhere, and act on it; and tell of a time that is
+        believed more or less than before. Never waits.
+        """
+        trust, before = self._clock.trust(), self._trust
+        self._trust = trust
+        for name, controller in self.doors.items():
             controller.look_at_mode()
+            if trust is not before:
+                self._on_change(name)
 
     def next_mode_change(self) -> datetime | None:
         """The next instant at which a schedule, or the records' age, may change a mode."""

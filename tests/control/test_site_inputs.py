@@ -45,6 +45,8 @@ class Inputs:
         file = directory / "site.toml"
         file.write_text(tomli_w.dumps(config))
         self.clock, self.paper = VirtualClock(), Paper()
+        self.told: list[str] = []
+        """The doors whose published state was looked at anew."""
         self.site = SiteController(
             load(file, REGISTRY),
             journal=self.paper,
@@ -52,6 +54,7 @@ class Inputs:
             in_force=lambda: InForce(NO_RECORDS, None, None),
             clock=self.clock,
             rng=random.Random(0),
+            on_change=self.told.append,
         )
 
     async def say(self, *facts: Fact, wait_s: float = 0.01) -> None:
@@ -176,5 +179,23 @@ def test_after_its_board_was_lost_a_press_is_a_press_again(tmp_path: Path) -> No
             await site.say(DeviceOnline(BOARD, site.clock.monotonic()))
             await site.say(site.changed(REX, True))
             assert site.presses() == 2
+
+    run(journey())
+
+
+def test_a_change_of_the_times_trust_is_told_of_every_door_and_once(tmp_path: Path) -> None:
+    async def journey() -> None:
+        async with inputs(tmp_path) as site:
+            site.site.look_at_modes()
+            for trusted, told in (
+                (True, []),
+                (False, ["front", "back"]),
+                (True, ["front", "back"]),
+            ):
+                site.told.clear()
+                site.clock.trusted = trusted
+                site.site.look_at_modes()
+                site.site.look_at_modes()
+                assert site.told == told
 
     run(journey())
