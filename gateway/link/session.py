@@ -20,7 +20,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from gateway.ipc.messages import FETCH_BYTES_MAX
+from gateway.ipc.messages import FETCH_BYTES_MAX, SEALED_BYTES_MAX
 from gateway.link.errors import BrokerUnavailable
 from gateway.link.settings import LinkSettings
 from gateway.link.topics import Topics
@@ -49,6 +49,9 @@ INBOUND_BYTES_WANTED = 64 * 1024
 
 PASSWORD_BYTES_MAX = 1024
 """Longer than any broker's; what is longer was not meant to be one."""
+
+SEALED_BYTES_WANTED = SEALED_BYTES_MAX + 16 * 1024
+"""Likewise, where bundles come: the largest of what the core takes, with topic and headers."""
 
 _ENVELOPE_BYTES = 16 * 1024
 """What 100 sequence numbers, the topic and headers add to the bodies of a batch, generously."""
@@ -445,7 +448,8 @@ async def _connect(client: _Client, settings: LinkSettings, version: MQTTProtoco
     properties = None
     if version == MQTTProtocolVersion.MQTTv5:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        properties.MaximumPacketSize = INBOUND_BYTES_WANTED
+        wanted = SEALED_BYTES_WANTED if settings.sealed else INBOUND_BYTES_WANTED
+        properties.MaximumPacketSize = wanted
     try:
         await _in_thread(
             lambda: client.connect(

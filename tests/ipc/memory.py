@@ -133,7 +133,7 @@ class MemoryCore:
 
     async def deliver(self, deliver: Deliver) -> Delivered:
         self.delivered.append(deliver)
-        if deliver.topic == "ack":
+        if deliver.topic == "ack" and deliver.sealed.isdigit():
             self.acknowledged = max(self.acknowledged, int(deliver.sealed))
         return Delivered(stream=self.stream, acknowledged=self.acknowledged)
 
