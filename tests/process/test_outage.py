@@ -12,6 +12,7 @@ import pytest
 from demo.brokers import any_broker
 from demo.cloud import Cloud
 from gateway.clock import SystemClock
+from gateway.control.door import TAPS_A_SECOND_MAX
 from gateway.domain import events
 from gateway.journal import Journal
 from tests.process.rig import Daemon, Rig, assert_sound, figure, standing_rig, until
@@ -19,6 +20,7 @@ from tests.process.rig import Daemon, Rig, assert_sound, figure, standing_rig, u
 pytestmark = pytest.mark.process
 
 BACKLOG = 1_000
+TAPS = 100
 KILLS = 10
 BACK_S_MAX = 30.0
 """docs/promises.md P19, with jitter."""
@@ -80,14 +82,15 @@ async def test_a_thousand_events_of_an_outage_arrive_in_order_once_the_broker_is
         Cloud("127.0.0.1", broker.port) as cloud,
     ):
         await rig.imported()
-        await fill_journal(rig, BACKLOG // 2)
+        await fill_journal(rig, BACKLOG - TAPS)
         await broker.kill()  # it has forgotten the cloud, and drops what comes before that is back
         run = await rig.start("run")
         await rig.ready(run)
         (stream,) = {entry.stream for entry in await rig.journal()}
-        for number in range(BACKLOG // 2):
-            # The door drops what is beyond eight waiting taps: a person waits for the answer.
+        for number in range(TAPS):
+            # The door drops what comes before an answer, or faster than people are.
             await rig.entered(str(10**7 + number))
+            await asyncio.sleep(1 / TAPS_A_SECOND_MAX)
         await rig.event_count_at_least(BACKLOG)
         assert not cloud.events
         await broker.start()
