@@ -99,6 +99,17 @@ class LoginTable(_Table, frozen=True):
     password_file: AbsolutePath
 
 
+class HomeAssistantTable(_Table, frozen=True):
+    """[mqtt.home_assistant]: doors appear in a Home Assistant on the same broker."""
+
+    discovery_prefix: Annotated[
+        str, msgspec.Meta(pattern=r"^[^+#/\x00]{1,64}$", description="one level of a topic")
+    ] = "homeassistant"
+    locks: bool = False
+    """Doors appear as locks that can be told to unlock, rather than as sensors: for a site where
+    somebody turns such wishes into signed commands."""
+
+
 class MqttTable(_Table, frozen=True):
     """[mqtt]: the broker. Without [mqtt.tls] only a broker on this machine is accepted."""
 
@@ -109,6 +120,7 @@ class MqttTable(_Table, frozen=True):
     ] = 30
     tls: TlsTable | None = None
     login: LoginTable | None = None
+    home_assistant: HomeAssistantTable | None = None
 
 
 class DeviceTable(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter, deque
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,7 @@ from gateway.ipc.messages import SEALED_BYTES_MAX, Deliver, DoorStateReport, Out
 from gateway.link.acks import Ack, open_ack
 from gateway.link.backoff import Backoff
 from gateway.link.errors import BrokerUnavailable, LinkError, TlsUnusable
+from gateway.link.home_assistant import Announcements
 from gateway.link.session import Session, open_session
 from gateway.link.settings import LinkSettings
 from gateway.link.tls import client_context
@@ -71,6 +73,16 @@ class _Link:
         self._socket_path = socket_path
         self._clock = clock
         self._topics = Topics(settings.site, settings.gateway)
+        self._announcements = (
+            None
+            if settings.home_assistant is None
+            else Announcements(
+                self._topics,
+                settings.home_assistant,
+                site=settings.site,
+                gateway=settings.gateway,
+            )
+        )
         self._backoff = Backoff(
             rng,
             first_s=self._pace.backoff_s_first,
@@ -392,6 +404,9 @@ class _Link:
         """Status and the states of doors, retained: the latest of each, one at a time."""
         self._doors_stale = dict.fromkeys(self._doors)
         told: bool | None = None
+        announced = set[str]()
+        if self._announcements is not None:
+            await _announce(session, self._announcements.of_gateway())
         while True:
             self._state_to_tell.clear()
             if told is not self._core_there:
@@ -401,6 +416,9 @@ class _Link:
             while self._doors_stale:
                 door = next(iter(self._doors_stale))
                 del self._doors_stale[door]
+                if self._announcements is not None and door not in announced:
+                    announced.add(door)
+                    await _announce(session, self._announcements.of_door(door))
                 state = _encode({"v": 1, **msgspec.structs.asdict(self._doors[door])})
                 await session.deliver(self._topics.door_state(door), state, retain=True)
             await self._state_to_tell.wait()
@@ -436,6 +454,11 @@ class _Outage:
         self._log.info("there", attempts=self._attempts, **fields)
         self._kinds.clear()
         self._attempts = 0
+
+
+async def _announce(session: Session, messages: Iterable[tuple[str, bytes]]) -> None:
+    for topic, payload in messages:
+        await session.deliver(topic, payload, retain=True)
 
 
 def _other(version: MQTTProtocolVersion) -> MQTTProtocolVersion:

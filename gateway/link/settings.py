@@ -20,6 +20,13 @@ class LoginSettings(msgspec.Struct, frozen=True, kw_only=True):
     password_file: Path
 
 
+class HomeAssistantSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """[mqtt.home_assistant]."""
+
+    discovery_prefix: str
+    locks: bool
+
+
 class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """How patient the link is."""
 
@@ -59,4 +66,6 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     sealed: bool = False
     """The source of truth signs ([trust]): what it sends goes to the core unread."""
     login: LoginSettings | None = None
+    home_assistant: HomeAssistantSettings | None = None
+    """None: nothing is announced."""
     pace: Pace = Pace()

@@ -37,6 +37,10 @@ class Topics:
         """Where the door's last state is retained. Raises LinkError."""
         return f"{self._doors}/{level(door)}/state"
 
+    def wish(self, door: str) -> str:
+        """Where others may say what they want of the door; the gateway doesn't listen there."""
+        return f"{self._doors}/{level(door)}/wish"
+
 
 def level(identifier: str) -> str:
     """One level of a topic: letters, digits and `_.-~` as they are, other bytes percent-encoded.

@@ -11,7 +11,7 @@ from gateway.clock import SystemClock, voucher
 from gateway.config.site import SiteConfig
 from gateway.errors import ConfigError, Fault
 from gateway.link.run import run_link
-from gateway.link.settings import LinkSettings, LoginSettings, TlsSettings
+from gateway.link.settings import HomeAssistantSettings, LinkSettings, LoginSettings, TlsSettings
 from gateway.notify import notify, watchdog_interval
 
 CREDENTIAL = "mqtt.password"
@@ -67,6 +67,11 @@ def _settings(config: SiteConfig) -> LinkSettings:
         if mqtt.login is None
         else LoginSettings(
             username=mqtt.login.username, password_file=_password_file(mqtt.login.password_file)
+        ),
+        home_assistant=None
+        if mqtt.home_assistant is None
+        else HomeAssistantSettings(
+            discovery_prefix=mqtt.home_assistant.discovery_prefix, locks=mqtt.home_assistant.locks
         ),
         site=config.site.id,
         gateway=config.site.gateway,

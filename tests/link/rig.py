@@ -10,7 +10,13 @@ from pathlib import Path
 from gateway.clock import TimeTrust, monotonic
 from gateway.ipc.server import CoreServer
 from gateway.link.run import run_link
-from gateway.link.settings import LinkSettings, LoginSettings, Pace, TlsSettings
+from gateway.link.settings import (
+    HomeAssistantSettings,
+    LinkSettings,
+    LoginSettings,
+    Pace,
+    TlsSettings,
+)
 from tests.brokers import Certificates
 from tests.ipc.memory import MemoryCore
 
@@ -55,6 +61,7 @@ def link_settings(
     pace: Pace = BRISK,
     keepalive_s: int = 5,
     login: LoginSettings | None = None,
+    home_assistant: HomeAssistantSettings | None = None,
 ) -> LinkSettings:
     files = (
         None if tls is None else TlsSettings(ca=tls.ca, certificate=tls.certificate, key=tls.key)
@@ -67,6 +74,7 @@ def link_settings(
         site="LON",
         gateway="lon-1",
         login=login,
+        home_assistant=home_assistant,
         pace=pace,
     )
 
