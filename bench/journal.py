@@ -1,17 +1,25 @@
 """The journal by itself, on a real disk: appends, commits, reading, acknowledging, purging."""
 
 import asyncio
+import os
 import statistics
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from bench.floors import bare_journal
 from bench.results import Figure, Result, Spread, figure, spread
-from bench.stage import run_dir, sample_event
+from bench.stage import rss_mb, run_dir, sample_event
 from gateway.clock import SystemClock
 from gateway.domain import events
-from gateway.journal import Journal
+from gateway.journal import Head, Journal
+from gateway.journal.verify import Header, event_line, header_line, seal_line, verify
+from gateway.trust.claims import CHECKPOINT, EXPORT, Claim, open_claim, sign_claim
+from gateway.trust.cose import PublicKey
+from gateway.trust.keys import kid_of
 
 GROUPS = (10, 100, 1_000)
 SPACED_S = 0.02
@@ -55,6 +63,7 @@ async def measure(*, quick: bool, full: bool) -> Result:
 _WHAT = "Appending, committing, reading, acknowledging and deleting events; SQLite, WAL, FULL."
 _NOTES = [
     "`rested`: as far apart as taps; a disk and a thread that rest answer later than busy ones.",
+    "With a signed checkpoint every 256 events; the export holds every event and what proves it.",
     "Bytes written are the process's own write_bytes (/proc/self/io): WAL and checkpoints.",
 ]
 
@@ -84,7 +93,7 @@ async def _life(
     path = directory / f"life{count}.db"
     figures: list[Figure] = []
     name = f"{count:,} events"
-    async with Journal(path, clock) as journal:
+    async with Journal(path, clock, _sign) as journal:
         written = _write_bytes()
         rate = await _grouped(journal, clock, count, 100)
         figures.append(figure(f"{name}: append, 100 at a time", rate, "events/s"))
@@ -102,6 +111,8 @@ async def _life(
             steps.append((time.perf_counter_ns() - step) / 1e6)
         rate = count / (time.perf_counter() - begun)
         figures.append(figure(f"{name}: read, 100 at a time", rate, "events/s"))
+
+        figures += await _proved(journal, path.with_suffix(".jsonl"), count, name)
 
         begun = time.perf_counter()
         await journal.acknowledge(journal.stream, count)
@@ -126,6 +137,58 @@ async def _life(
         spread(f"{name}: append to committed while they are purged", "ms", waits),
     ]
     return spreads, figures
+
+
+async def _proved(journal: Journal, path: Path, count: int, name: str) -> list[Figure]:
+    figures = []
+    rss = rss_mb(os.getpid())
+    begun = time.perf_counter()
+    export = await _exported(journal, path)
+    rate = count / (time.perf_counter() - begun)
+    figures.append(figure(f"{name}: export", rate, "events/s"))
+    begun = time.perf_counter()
+    with export.open("rb") as lines:
+        assert verify(lines, _Believes()).last == journal.last_committed
+    rate = count / (time.perf_counter() - begun)
+    figures.append(figure(f"{name}: verify the export", rate, "events/s"))
+    grown = rss_mb(os.getpid()) - rss
+    figures.append(figure(f"{name}: memory grown by export and verify", grown, "MB"))
+    export.unlink()
+    return figures
+
+
+async def _exported(journal: Journal, path: Path) -> Path:
+    anchor = await journal.anchor()
+    head = Head(anchor.stream, anchor.seq, anchor.chain)
+    with path.open("wb") as file:
+        header = Header(2, "LON", "lon-1", head.stream, head.seq, head.chain.hex())
+        file.write(header_line(header))
+        while rows := await journal.proof_after(head.seq, 500):
+            file.writelines(event_line(*row) for row in rows)
+            head = Head(head.stream, rows[-1].seq, rows[-1].chain)
+        file.write(seal_line(sign_claim(_claim(anchor, head), _KEY, EXPORT)))
+    return path
+
+
+_KEY = Ed25519PrivateKey.generate()
+
+
+def _sign(head: Head) -> bytes:
+    return sign_claim(_claim(Head(head.stream, 0, bytes(32)), head), _KEY, CHECKPOINT)
+
+
+def _claim(anchor: Head, head: Head) -> Claim:
+    return Claim("LON", "lon-1", head.stream, anchor.seq, anchor.chain, head.seq, head.chain, 0, 2)
+
+
+class _Believes:
+    _keys: Mapping[bytes, PublicKey] = {kid_of(_KEY.public_key()): _KEY.public_key()}
+
+    def checkpoint(self, message: bytes) -> Claim:
+        return open_claim(message, self._keys, CHECKPOINT)
+
+    def seal(self, message: bytes) -> Claim:
+        return open_claim(message, self._keys, EXPORT)
 
 
 def _write_bytes() -> int:

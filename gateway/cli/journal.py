@@ -2,15 +2,22 @@
 
 import argparse
 import asyncio
+import os
 import sys
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
 
 from gateway.cli import EXIT_OK, Command, journal_proof
 from gateway.cli.common import add_config, add_json, load_config, socket_of
+from gateway.cli.journal_file import records_of
 from gateway.domain import events
+from gateway.domain.explanation import explain
+from gateway.domain.member_text import LANGUAGES, member_text
+from gateway.domain.replay import Revision, recorded_request
+from gateway.errors import GatewayError
 from gateway.ipc.client import CoreClient, connect
 
 _DESCRIPTION = "Show what the running gateway has recorded."
@@ -35,8 +42,20 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     )
     tail.add_argument("-n", "--lines", type=int, default=20, metavar="N", help="how many (20)")
     tail.add_argument("-f", "--follow", action="store_true", help="go on as events come")
+    tail.add_argument("--code", action="append", metavar="CODE", help="only these; repeatable")
+    for name in ("door", "holder", "outcome", "reason"):
+        tail.add_argument(f"--{name}", metavar=name.upper(), help=f"only with this {name}")
+    tail.add_argument("--alarms", action="store_true", help="only alarms and emergencies")
     add_config(tail)
     add_json(tail)
+    show = actions.add_parser("show", help="one event in full, and a decision in plain words")
+    show.add_argument("seq", type=int, metavar="SEQ")
+    show.add_argument(
+        "--records", type=Path, metavar="FILE", help="the records that applied: then also when"
+    )
+    show.add_argument("--language", choices=LANGUAGES, default="en")
+    add_config(show)
+    show.set_defaults(act=_show)
     tail.set_defaults(act=_tail_events)
     _configure_proof(actions)
 
@@ -81,34 +100,124 @@ def _tail_events(options: argparse.Namespace) -> int:
 
 
 async def _tail(socket: Path, options: argparse.Namespace) -> None:
+    wanted = _Wanted(options)
     async with connect(socket, role="journal") as core:
-        status = await core.status()
-        after = max(0, status.last_seq - max(0, options.lines))
-        while True:
-            waited = options.follow and after >= status.last_seq
-            after, count = await _print_batch(
-                core, after, as_json=options.json, wait_s=_WAIT_S if waited else 0.0
-            )
-            if not count and not options.follow:
-                return
-            status = await core.status() if not count else status
+        last = (await core.status()).last_seq
+        # Filtered, the last ones may lie anywhere; without filters they are where they are.
+        after = 0 if wanted.filters else max(0, last - max(0, options.lines))
+        kept: deque[str] = deque(maxlen=max(0, options.lines))
+        while after < last:
+            before = after
+            after, lines = await _lines(core, after, wanted)
+            kept += lines
+            if after == before:
+                break  # a new stream was begun meanwhile
+        _print(kept)
+        while options.follow:
+            after, lines = await _lines(core, after, wanted, wait_s=_WAIT_S)
+            _print(lines)
 
 
-async def _print_batch(
-    core: CoreClient, after: int, *, as_json: bool, wait_s: float
-) -> tuple[int, int]:
+async def _lines(
+    core: CoreClient, after: int, wanted: "_Wanted", *, wait_s: float = 0.0
+) -> tuple[int, list[str]]:
     batch = await core.fetch(after, limit=_BATCH, wait_s=wait_s)
+    found = []
     for seq, body in enumerate(batch.bodies, start=batch.first_seq):
-        if as_json:
-            line = msgspec.json.encode(
-                {"stream": batch.stream, "seq": seq, "event": msgspec.Raw(body)}
-            ).decode()
-        else:
-            line = _line(seq, body)
-        sys.stdout.write(line + "\n")
         after = seq
+        if not wanted.takes(body):
+            continue
+        if wanted.as_json:
+            line = {"stream": batch.stream, "seq": seq, "event": msgspec.Raw(body)}
+            found.append(msgspec.json.encode(line).decode())
+        else:
+            found.append(wanted.coloured(body, _line(seq, body)))
+    return after, found
+
+
+def _print(lines: Iterable[str]) -> None:
+    sys.stdout.writelines(f"{line}\n" for line in lines)
     sys.stdout.flush()
-    return after, len(batch.bodies)
+
+
+class _Wanted:
+    """Which events are shown, and how."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.as_json: bool = options.json
+        self._codes = frozenset(options.code or ())
+        self._equal = {
+            name: value
+            for name in ("door", "holder", "outcome", "reason")
+            if (value := getattr(options, name)) is not None
+        }
+        self._alarms: bool = options.alarms
+        self.filters = bool(self._codes or self._equal or self._alarms)
+        self._colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+
+    def takes(self, body: bytes) -> bool:
+        if not self.filters:
+            return True
+        members = msgspec.json.decode(body, type=dict[str, object])
+        holders = {members.get("holder"), *_strings(members.get("holders"))}
+        return (
+            (not self._codes or members["code"] in self._codes)
+            and (not self._alarms or events.decode(body).priority >= events.Priority.ALARM)
+            and all(
+                value in holders if name == "holder" else members.get(name) == value
+                for name, value in self._equal.items()
+            )
+        )
+
+    def coloured(self, body: bytes, line: str) -> str:
+        if not self._colour:
+            return line
+        event = events.decode(body)
+        shade = _SHADES.get(getattr(event, "outcome", ""), "")
+        if event.priority >= events.Priority.ALARM:
+            shade = _ALARM
+        return f"{shade}{line}\x1b[0m" if shade else line
+
+
+_SHADES = {"grant": "\x1b[32m", "deny": "\x1b[31m", "challenge": "\x1b[33m"}
+_ALARM = "\x1b[1;31m"
+
+
+def _strings(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def _show(options: argparse.Namespace) -> int:
+    body = asyncio.run(_one(socket_of(load_config(options)), options.seq))
+    event = events.decode(body)
+    sys.stdout.write(msgspec.json.format(body, indent=2).decode() + "\n")
+    if isinstance(event, events.AccessDecided):
+        print(_told(event, options))
+    return EXIT_OK
+
+
+async def _one(socket: Path, seq: int) -> bytes:
+    async with connect(socket, role="journal") as core:
+        batch = await core.fetch(max(0, seq - 1), limit=1)
+        if not batch.bodies or batch.first_seq != seq:
+            raise GatewayError(f"event {seq} is not here: not yet, or deleted after its retention")
+        return batch.bodies[0]
+
+
+def _told(event: events.AccessDecided, options: argparse.Namespace) -> str:
+    """What the member would be told; with the records, also when."""
+    if options.records is None:
+        return member_text(event, language=options.language)
+    records = records_of(options.records)
+    revision = Revision(records)
+    holder = records.holders.get(event.holder or "")
+    return member_text(
+        event,
+        language=options.language,
+        timezone=revision.entitlements.tables.site.timezone,
+        opens_at=explain(revision.entitlements, recorded_request(event, revision)).opens_at,
+        persona=None if holder is None else holder.persona,
+    )
 
 
 def _line(seq: int, body: bytes) -> str:

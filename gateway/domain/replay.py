@@ -41,11 +41,11 @@ NOTHING = Revision(None)
 """What is in force before the first revision."""
 
 
-def decided_again(event: AccessDecided, revision: Revision) -> Decision:
-    """The decision on a recorded tap with these records, its own clock and surroundings."""
+def recorded_request(event: AccessDecided, revision: Revision) -> Request:
+    """What was asked, as far as the records still have what was presented."""
     side: Side = "out" if event.side == "out" else "in"
     ids = (event.credential, event.pin)
-    request = Request(
+    return Request(
         door=event.door,
         side=side,
         credentials=tuple(
@@ -56,6 +56,11 @@ def decided_again(event: AccessDecided, revision: Revision) -> Decision:
         lockdown=event.lockdown,
         as_of=event.as_of or event.at,
     )
+
+
+def decided_again(event: AccessDecided, revision: Revision) -> Decision:
+    """The decision on a recorded tap with these records, its own clock and surroundings."""
+    request = recorded_request(event, revision)
     records = revision.entitlements
     presented = event.grant or event.refusal
     if presented is None:

@@ -216,3 +216,60 @@ def test_a_key_that_systemd_hands_over_comes_first(tmp_path: Path) -> None:
     environment = {"CREDENTIALS_DIRECTORY": str(handed)}
     assert Evidence(SITE, tmp_path, environment, journal, StillClock()).public_key == first
     assert not (tmp_path / "gateway.key").exists()
+
+
+RECORDS = """\
+{"type":"site","id":"SOF","timezone":"Europe/Sofia"}
+{"type":"policy","id":"policy"}
+{"type":"zone","id":"lounge","category":"member"}
+{"type":"zone","id":"street","category":"public"}
+{"type":"door","id":"street","from_zone":"street","to_zone":"lounge"}
+{"type":"group","id":"g","zones":["lounge"],"doors":[],"schedule":"timebound"}
+{"type":"holder","id":"h-day","persona":"daypass","status":"active","groups":["g"]}
+{"type":"credential","id":"c-day","holder":"h-day","kind":"uid","value":"04C0FFEE"}
+{"type":"booking","id":"b","holders":["h-day"],"zones":["lounge"],"doors":[],\
+"start":"2026-05-04T09:27:00Z","end":"2026-05-04T17:00:00Z"}
+"""
+
+
+async def test_events_are_shown_filtered_and_a_decision_in_the_members_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ("--config", str(tmp_path / "site.toml"))
+    records = tmp_path / "records.jsonl"
+    records.write_text(RECORDS, encoding="utf-8")
+    early = events.AccessDecided(
+        at=EPOCH, trust=2, door="street", side="in", device="r", kinds=("uid",), outcome="deny",
+        reason="booking_not_started", holder="h-day", credential="c-day",
+    )  # fmt: skip
+    async with a_core(tmp_path) as core:
+        for number in range(5):
+            core.journal.append(closed(number))
+        core.journal.append(early)
+        core.journal.append(events.ForcedOpen(at=EPOCH, trust=2, door="street"))
+        await core.journal.append(closed(9)).committed
+
+        async def tail(*more: str) -> list[str]:
+            assert await cli("journal", "tail", *more, *config) == 0
+            return capsys.readouterr().out.splitlines()
+
+        assert len(await tail()) == 8
+        assert [line.split()[3] for line in await tail("-n", "2")] == ["forced_open", "closed"]
+        assert len(await tail("--code", "closed", "-n", "3")) == 3
+        assert len(await tail("--holder", "h-day")) == 1
+        assert len(await tail("--door", "street", "--outcome", "deny")) == 1
+        (alarm,) = await tail("--alarms", "--json")
+        assert json.loads(alarm)["event"]["code"] == "forced_open"
+
+        assert await cli("journal", "show", "6", *config) == 0
+        assert capsys.readouterr().out.endswith("Your booking has not started yet.\n")
+        show = ("journal", "show", "6", "--records", str(records), *config)
+        assert await cli(*show) == 0
+        said = capsys.readouterr().out
+        assert said.endswith("Your day pass starts at 12:12; you are 12 minutes early.\n")
+        assert await cli(*show, "--language", "de") == 0
+        said = capsys.readouterr().out
+        assert said.endswith("Ihr Tagespass beginnt um 12:12; Sie sind 12 Minuten zu früh.\n")
+        assert await cli("journal", "show", "7", *config) == 0
+        assert await cli("journal", "show", "99", *config) == 2
+        assert "event 99 is not here" in capsys.readouterr().err
