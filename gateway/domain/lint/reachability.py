@@ -111,11 +111,13 @@ def troubles(site: LintedSite) -> Iterator[tuple[Sequence[str], Slots, Trouble]]
             yield ordinary, slots, found
         for holder in special.intersection(holders):
             spans = _spans(site, holder)
-            if any(found):
+            # Who was let in when is one holder's own story: it is followed from end to end.
+            whole = bool(found.locked_in_later)
+            if any(found) and not whole:
                 # Slots that lie in the holder's own spans as a whole are looked at below.
                 outside = slots.all & ~_within(slots, _merged(spans))
                 yield [holder], slots, Trouble(*(_only(each, outside) for each in found))
-            own = _own_slots(site, spans)
+            own = _own_slots(site, spans, whole=whole)
             if own.starts:
                 graph_then = Graph(site.tables, _unlocked(site, own.starts), own.all)
                 yield [holder], own, graph_then.trouble(_own_masks(site, holder, own))
@@ -157,14 +159,14 @@ def _only(masks: dict[str, int], slots: int) -> dict[str, int]:
     return {zone: mask & slots for zone, mask in masks.items() if mask & slots}
 
 
-def _own_slots(site: LintedSite, spans: Iterable[_Span]) -> Slots:
-    """The holder's spans, cut where a schedule or one of their own begins or ends.
+def _own_slots(site: LintedSite, spans: Sequence[_Span], *, whole: bool) -> Slots:
+    """The holder's spans, or the whole time, cut where a schedule or one of them begins or ends.
 
     The end of each is among them: whoever is inside then has yet to leave.
     """
     starts = site.coverage.slots.starts
     found = {edge for span in spans for edge in span if edge < site.until}
-    for start, end in _merged(spans):
+    for start, end in [(site.at, site.until)] if whole else _merged(spans):
         found.update(starts[bisect_left(starts, start) : bisect_left(starts, end)])
     return Slots(tuple(sorted(found)), site.until)
 

@@ -231,6 +231,20 @@ def test_a_site_without_a_public_zone_is_told_so_once() -> None:
     assert mine.count == 6
 
 
+def test_whoever_was_kept_out_all_the_while_is_not_locked_in_later() -> None:
+    once: tuple[JsonObject, ...] = (
+        {"type": "calendar", "id": "xmas", "dates": {"2026-12-25": "Christmas Day"}},
+        {"type": "schedule", "id": "XMAS", "weekly": {},
+         "holidays": [{"calendar": "xmas", "intervals": [["09:00", "17:00"]]}]},
+        group(CLEANERS, ["lobby", "store"], "XMAS"),
+        door("store-door", egress=False),
+    )  # fmt: skip
+    kept_out = exception(holder="cas", effect="deny") | {
+        "from": "2026-12-20T00:00:00Z", "until": "2026-12-30T00:00:00Z"}  # fmt: skip
+    assert "locked_in_later" in {each.rule for each in findings(*once)}
+    assert "locked_in_later" not in {each.rule for each in findings(*once, kept_out)}
+
+
 def test_a_crowd_is_counted_and_only_some_are_named() -> None:
     crowd = [person(f"h{number:03}", "visitor", MEMBERS) for number in range(100)]
     (found,) = (each for each in findings(*crowd) if each.rule == "more_than_minimum")
