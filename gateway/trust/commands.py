@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, NamedTuple, get_args
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from gateway.errors import GatewayError
-from gateway.trust.cose import NotSigned, decode, encode, sign1
+from gateway.trust.cose import NotSigned, PublicKey, decode, encode, parse1, sign1, verify1
 from gateway.trust.keys import kid_of
 from gateway.trust.root import KeySet, Now
 from gateway.trust.rules import BreaksRule, Rule
@@ -144,7 +145,7 @@ def seal_command(command: Command, key: Ed25519PrivateKey) -> bytes:
     return sign1(payload, key, kid_of(key.public_key()), context=CONTEXT)
 
 
-class Result(NamedTuple):
+class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What became of a command."""
 
     cti: bytes | None
@@ -160,10 +161,29 @@ class Result(NamedTuple):
 
 def seal_result(result: Result, key: Ed25519PrivateKey) -> bytes:
     """A result, signed by the gateway."""
-    found = result._asdict()
+    found = msgspec.structs.asdict(result)
     if result.lines is None:
         del found["lines"]
     return sign1(encode(found), key, kid_of(key.public_key()), context=RESULT_CONTEXT)
+
+
+def open_result(message: bytes, key: Ed25519PublicKey | None) -> Result:
+    """The result in a message, signed by this gateway's key; not checked where there is none.
+
+    Raises:
+        NotSigned: it isn't one.
+    """
+    if key is None:
+        payload = parse1(message, bytes_max=RESULT_BYTES_MAX).payload
+    else:
+        keys: dict[bytes, PublicKey] = {kid_of(key): key}
+        signed = verify1(message, keys, context=RESULT_CONTEXT, bytes_max=RESULT_BYTES_MAX)
+        payload = signed.payload
+    found = decode(payload, bytes_max=RESULT_BYTES_MAX)
+    try:
+        return msgspec.convert(found, Result)
+    except msgspec.ValidationError as malformed:
+        raise NotSigned(f"no result: {malformed}") from malformed
 
 
 def _payload(command: Command) -> bytes:
