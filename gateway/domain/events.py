@@ -517,6 +517,19 @@ class JournalRestarted(_Event, frozen=True, tag="journal_restarted"):
     ones."""
 
 
+class DailySummary(_Event, frozen=True, tag="daily_summary"):
+    """What a day was like, where the site is. Counts only; nobody is named."""
+
+    day: str
+    """YYYY-MM-DD."""
+    entries: dict[str, dict[str, int]] = {}
+    """People who entered, by zone and by local hour (`00` … `23`)."""
+    denials: dict[str, int] = {}
+    """By reason."""
+    propped_min: dict[str, int] = {}
+    """Minutes for which a door counted as held open, by door."""
+
+
 class HolderErased(_Event, frozen=True, tag="holder_erased"):
     """An operator had deleted what the journal told of one holder; whose it was is not said."""
 
@@ -624,6 +637,7 @@ Event = (
     | InputIgnored
     | JournalGap
     | JournalRestarted
+    | DailySummary
     | HolderErased
     | Checkpoint
     | AckRefused

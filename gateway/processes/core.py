@@ -21,6 +21,7 @@ from gateway.cache.key import key_file
 from gateway.clock import BatteryClocks, SystemClock, TimeTrust, boot_id, voucher
 from gateway.config.devices import RelayClass
 from gateway.config.site import SiteConfig
+from gateway.control.daily import DailySummaries
 from gateway.control.door import InForce
 from gateway.control.figures import Figures
 from gateway.control.memory import SiteMemory
@@ -95,6 +96,8 @@ SELF_TEST_EVERY = timedelta(seconds=10)
 """Where no service manager asks for it: a core that can't decide must not look alive."""
 WARNINGS_MAX = 200
 """Warnings told of one import; the others are only counted."""
+SUMMARY_AT_MINUTE = 5
+"""Minute of every hour at which it is looked whether a day is over where the site is."""
 CHECKPOINT_EVERY = timedelta(minutes=5)
 """How long an event may be in the journal without a signature, where fewer than 256 come."""
 BEACONS_LOOKED_AT_EVERY = timedelta(seconds=30)
@@ -363,6 +366,8 @@ class Core:
         """What has a wall-clock time; a decision never waits for it."""
         scheduler = self._jobs
         scheduler.add_job(self._keep_floor, "interval", seconds=FLOOR_EVERY.total_seconds())
+        daily = DailySummaries(self._journal, self._in_force, self._clock, self._record)
+        scheduler.add_job(daily.look, "cron", minute=SUMMARY_AT_MINUTE, misfire_grace_time=600)
         scheduler.add_job(self._checkpoint, "interval", seconds=CHECKPOINT_EVERY.total_seconds())
         if self._downlink is not None:
             every = BEACONS_LOOKED_AT_EVERY.total_seconds()

@@ -44,6 +44,7 @@ _COMMANDS = "tests/processes/test_commands.py::test_"
 _BEACONS = "tests/processes/test_beacons.py::test_"
 
 ELSEWHERE = {
+    "daily_summary": "tests/control/test_daily.py::test_a_day_is_counted_once_it_is_over",
     "checkpoint": "tests/cli/test_journal_proof.py::test_exported_verified_and_erased",
     "finding_cleared": (
         "tests/control/test_watch.py::"
