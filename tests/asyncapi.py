@@ -18,6 +18,7 @@ import yaml
 import gateway
 from gateway.domain import events
 from gateway.ipc.messages import DoorStateReport, Status
+from gateway.link.health import LinkHealth
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "asyncapi.yaml"
 
@@ -48,7 +49,7 @@ def _map(required: Mapping[str, Any], optional: Mapping[str, Any] | None = None)
 
 def _of_structs() -> tuple[list[str], dict[str, Any]]:
     """The names of every event's schema, and all schemas: events, a door's state, the health."""
-    kinds = [*get_args(events.Event), DoorStateReport, Status]
+    kinds = [*get_args(events.Event), LinkHealth, DoorStateReport, Status]
     refs, components = msgspec.json.schema_components(
         kinds, ref_template="#/components/schemas/{name}"
     )
@@ -56,7 +57,7 @@ def _of_structs() -> tuple[list[str], dict[str, Any]]:
     for name in ("DoorStateReport", "Status"):
         del schemas[name]["properties"]["m"]  # the socket's own tag
         schemas[name]["required"] = [each for each in schemas[name]["required"] if each != "m"]
-    return [ref["$ref"] for ref in refs[:-2]], schemas
+    return [ref["$ref"] for ref in refs[:-3]], schemas
 
 
 def _plain(schema: Any) -> Any:
@@ -75,10 +76,7 @@ def _schemas() -> dict[str, Any]:
     kinds, schemas = _of_structs()
     state, status = schemas.pop("DoorStateReport"), schemas.pop("Status")
     health = {**status["properties"], "v": _V, "doors": _COUNT}
-    health["link"] = _map({
-        "sessions": _COUNT, "resends": _COUNT,
-        "acks": {"type": "object", "additionalProperties": _COUNT},
-    })  # fmt: skip
+    health["link"] = {"$ref": "#/components/schemas/LinkHealth"}
     codes = [str(event.__struct_config__.tag) for event in get_args(events.Event)]
     schemas["Event"] = {
         "oneOf": [{"$ref": kind} for kind in kinds],

@@ -21,6 +21,7 @@ from gateway.ipc.messages import SEALED_BYTES_MAX, Deliver, DoorStateReport, Out
 from gateway.link.acks import Ack, open_ack
 from gateway.link.backoff import Backoff
 from gateway.link.errors import BrokerUnavailable, LinkError, TlsUnusable
+from gateway.link.health import LinkHealth
 from gateway.link.home_assistant import Announcements
 from gateway.link.session import Session, open_session
 from gateway.link.settings import LinkSettings
@@ -288,12 +289,12 @@ class _Link:
                     "v": 1,
                     **msgspec.structs.asdict(status),
                     "doors": len(status.doors),
-                    "link": {
-                        "sessions": self._sessions,
-                        "resends": self._uplink.resends,
-                        "acks": dict(self._acks),
-                        "dropped": dict(self._dropped),
-                    },
+                    "link": LinkHealth(
+                        sessions=self._sessions,
+                        resends=self._uplink.resends,
+                        acks=dict(self._acks),
+                        dropped=dict(self._dropped),
+                    ),
                 }
                 self._session.publish(self._topics.health, _encode(health), qos=0)
             await asyncio.sleep(self._pace.health_s)

@@ -16,6 +16,7 @@ from demo.brokers import any_broker
 from demo.cloud import Cloud
 from gateway.domain import events
 from hwsim import observations as seen
+from tests.contract.live import held_to_asyncapi
 from tests.process.rig import (
     DEVICES,
     MILO,
@@ -49,6 +50,7 @@ async def day(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Day]:
     directory = tmp_path_factory.mktemp("day")
     async with (
         any_broker(directory / "broker") as broker,
+        held_to_asyncapi(broker),
         standing_rig(directory, broker_port=broker.port) as rig,
         Cloud("127.0.0.1", broker.port) as cloud,
     ):
