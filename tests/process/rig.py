@@ -465,10 +465,14 @@ def figure(text: str) -> None:
 
 @asynccontextmanager
 async def standing_rig(
-    directory: Path, *, broker_port: int | None = None, **options: Any
+    directory: Path,
+    *,
+    broker_port: int | None = None,
+    config: dict[str, Any] | None = None,
+    **options: Any,
 ) -> AsyncIterator[Rig]:
     """The site with its hardware under power and its files written; no process runs yet."""
-    config = site_config(directory, broker_port)
+    config = site_config(directory, broker_port) if config is None else config
     async with running_site(config, directory, **options) as site:
         rig = Rig(directory, site)
         rig.config.write_text(tomli_w.dumps(site.rewritten_config()), encoding="utf-8")

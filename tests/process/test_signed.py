@@ -15,14 +15,16 @@ import pytest
 import tomli_w
 
 from gateway.domain import events
+from gateway.domain.carried_grant import CarriedGrant
 from gateway.ipc.client import CoreClient, connect
 from gateway.ipc.messages import Deliver, Outgoing
 from gateway.trust import cose
 from gateway.trust.beacon import ACK_CONTEXT
 from gateway.trust.commands import RESULT_CONTEXT, Command, seal_command
+from gateway.trust.grants import Claims, issue, to_text
 from gateway.trust.keys import read_private_key
-from tests.process.rig import Rig, assert_sound, figure, standing_rig, until
-from tests.trust.keyring import key, message, root_document
+from tests.process.rig import Rig, assert_sound, figure, site_config, standing_rig, until
+from tests.trust.keyring import key, kid, message, root_document
 
 pytestmark = pytest.mark.process
 
@@ -30,7 +32,7 @@ SECOND = timedelta(seconds=1)
 
 
 def command(number: int, **changed: Any) -> bytes:
-    issued = datetime.fromtimestamp(int(time.time()), UTC)  # noqa: TID251 - the cloud has its own
+    issued = datetime.fromtimestamp(now_s(), UTC)
     what: dict[str, Any] = {
         "cti": number.to_bytes(16, "big"),
         "audience": "LON/lon-1",
@@ -86,8 +88,14 @@ async def as_link(rig: Rig) -> AsyncIterator[Hostile]:
 
 @pytest.fixture
 async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    async with standing_rig(tmp_path) as standing:
-        now = int(time.time())  # noqa: TID251 - whoever made the key set had a clock
+    config = site_config(tmp_path)
+    scanner = {"driver": "barcode_scanner", "port": "/dev/serial/by-path/9", "suffix": "\r"}
+    config["devices"]["back-scanner"] = scanner
+    config["doors"]["back"]["readers"].append({"device": "back-scanner", "side": "in"})
+    async with standing_rig(tmp_path, config=config) as standing:
+        # What was in force before the site's source of truth began to sign stays in force.
+        await standing.imported()
+        now = now_s()
         root = tmp_path / "1.root"
         root.write_bytes(root_document(made=now - 60, expires=now + 86_400))
         config = tomllib.loads(standing.config.read_text())
@@ -148,3 +156,47 @@ async def test_a_signed_unlock_opens_once_whatever_the_link_does_and_wherever_th
     await until("the door is locked", lambda: not rig.is_released("front"))
     assert await again.stop() == 0
     assert_sound(rig.stored())
+
+
+async def test_a_visitors_code_opens_once_though_nobody_has_heard_of_them(rig: Rig) -> None:
+    core = await rig.core()
+    status = await rig.status()
+    assert status is not None
+    assert status.as_of is not None
+    as_of = status.as_of
+    # Signed after the records were: it knows more of its holder.
+    await until("the next second", lambda: now_s() > as_of.timestamp())
+    issued = datetime.fromtimestamp(now_s(), UTC)
+    grant = CarriedGrant(
+        id="00112233445566ff", holder="v-ada", medium="paper", doors=("back",), issued=issued,
+        not_before=issued, expires=issued + 3600 * SECOND, uses=1,
+    )  # fmt: skip
+    signing = key("grant-1")
+    text = to_text(issue(Claims(grant, ("LON/lon-1",)), signing, kid("grant-1")))
+    await rig.release_by("back", rig.site.scan("back-scanner", text))
+    told = await rig.event(events.AccessDecided, lambda e: e.outcome == "grant")
+    assert (told.reason, told.holder, told.via, told.grant) == ("carried", "v-ada", grant.id, grant)
+    await rig.at_rest("back")
+    os.kill(rig.core_pid(), signal.SIGKILL)
+    await core.kill()
+    again = await rig.core()
+    before = await rig.last_seq()
+    await rig.site.scan("back-scanner", text)
+    denied = await rig.event(events.AccessDecided, after=before)
+    assert denied.reason == "uses_exhausted"
+    forged = text[:-1] + ("A" if text[-1] != "A" else "B")
+    await rig.site.scan("back-scanner", forged)
+    refused = await rig.event(events.AccessDecided, lambda e: e.refusal, after=before)
+    assert refused.reason in ("grant_malformed", "grant_bad_signature")
+    assert not rig.is_released("back")
+    assert await again.stop() == 0
+    copy = rig.directory / "copy.db"
+    copy.write_bytes((rig.state / "journal.db").read_bytes())
+    replayed = await rig.cli("replay", str(copy), "--records", str(rig.records))
+    assert replayed.status == 0, replayed
+    for file in rig.directory.glob("*.log"):
+        assert text[4:40] not in file.read_text()
+
+
+def now_s() -> int:
+    return int(time.time())  # noqa: TID251 - the cloud has its own clock
