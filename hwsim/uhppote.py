@@ -87,6 +87,7 @@ class Controller:
         serial: Its serial number.
         cards: Its own list, by number.
         today: What its clock shows, as 8 digits in BCD.
+        event_index: Up to where somebody has said that they have its events.
     """
 
     serial: int
@@ -95,6 +96,7 @@ class Controller:
     doors: list[DoorState] = field(default_factory=lambda: [DoorState() for _ in range(DOORS)])
     events: list[Event] = field(default_factory=list)
     listener: tuple[str, int] | None = None
+    event_index: int = 0
     remote: bool = False
     special_events: bool = False
     _sequence: int = 0
@@ -209,6 +211,15 @@ class Controller:
         self.today = message[8:12]
         return self._reply(0x30, message[8:15])
 
+    def _get_index(self, _message: bytes, _now_ns: int) -> bytes:
+        return self._reply(0xB4, self.event_index.to_bytes(4, "little"))
+
+    def _set_index(self, message: bytes, _now_ns: int) -> bytes:
+        good = message[12:16] == bytes.fromhex("55aaaa55")
+        if good:
+            self.event_index = int.from_bytes(message[8:12], "little")
+        return self._reply(0xB2, bytes([good]))
+
     def _identity(self, _message: bytes, _now_ns: int) -> bytes:
         data = bytes.fromhex("7f000001ff00000000000000001122334455089220180816")
         return self._reply(0x94, data)
@@ -227,6 +238,8 @@ class Controller:
         0x94: _identity,
         0xA0: _set_remote,
         0xB0: _get_event,
+        0xB2: _set_index,
+        0xB4: _get_index,
     }
 
     # --- what happens at the doors --------------------------------------------------------------

@@ -39,6 +39,7 @@ from gateway.domain.door_state import (
     StrikeSaid,
 )
 from gateway.domain.facts import (
+    AdmittedElsewhere,
     BatteryReported,
     CredentialPresented,
     CredentialRefused,
@@ -322,6 +323,8 @@ class SiteController:
                 log.debug("presented before every strike was at rest", device=fact.device)
             case CredentialRefused():
                 self._refused(fact)
+            case AdmittedElsewhere():
+                self._admitted(fact)
             case InputChanged():
                 self._input_changed(fact)
             case InputGlimpsed():
@@ -452,6 +455,19 @@ class SiteController:
                 device=fact.device,
                 output=fact.output,
                 door=door,
+            )
+        )
+
+    def _admitted(self, fact: AdmittedElsewhere) -> None:
+        found = self._in_force().records.find(fact.kind, fact.value)
+        log.warning("admitted by controller", device=fact.device)
+        self._record(
+            events.AdmittedByController(
+                **self._stamp(),
+                device=fact.device,
+                doors=tuple(door for door, _ in self._points.readers.get(fact.device, ())),
+                holder=None if found is None else found.holder,
+                credential=None if found is None else found.id,
             )
         )
 

@@ -92,6 +92,20 @@ class CredentialRefused(_Event, frozen=True, tag="credential_refused"):
     why: str
 
 
+class AdmittedByController(_Event, frozen=True, tag="admitted_by_controller"):
+    """A controller let somebody in by its own list, without the gateway; told when it is heard of.
+
+    `at` is when the gateway heard; the controller's own clock is not vouched for.
+    """
+
+    priority: ClassVar[int] = Priority.WARNING
+    device: str
+    doors: tuple[str, ...]
+    holder: str | None = None
+    """By the records in force now."""
+    credential: str | None = None
+
+
 class LateCommit(_Event, frozen=True, tag="late_commit"):
     """The strike was released before its grant was on disk: the commit took over 250 ms."""
 
@@ -590,6 +604,7 @@ class FindingCleared(_Event, frozen=True, tag="finding_cleared"):
 
 Event = (
     AccessDecided
+    | AdmittedByController
     | CredentialRefused
     | LateCommit
     | Unlocked

@@ -34,6 +34,19 @@ class CredentialRefused(msgspec.Struct, frozen=True, gc=False):
     at: timedelta
 
 
+class AdmittedElsewhere(msgspec.Struct, frozen=True, gc=False):
+    """A controller has let somebody in by its own list, now or while this software was away."""
+
+    device: str
+    kind: str
+    value: str
+    at: timedelta
+
+    def __repr__(self) -> str:
+        """Without the value: a credential is never printed."""
+        return f"AdmittedElsewhere(device={self.device!r}, kind={self.kind!r}, at={self.at})"
+
+
 class InputChanged(msgspec.Struct, frozen=True, gc=False):
     """An input of a device (numbered from 1) became active or inactive, or was first seen so."""
 
@@ -129,6 +142,7 @@ class DeviceOffline(msgspec.Struct, frozen=True, gc=False):
 Fact = (
     CredentialPresented
     | CredentialRefused
+    | AdmittedElsewhere
     | InputChanged
     | InputGlimpsed
     | OutputReported

@@ -45,6 +45,7 @@ from gateway.config.devices import (
 )
 from gateway.domain.card_format import FORMATS, bare_value
 from gateway.domain.facts import (
+    AdmittedElsewhere,
     CredentialPresented,
     DeviceOnline,
     Fact,
@@ -91,6 +92,11 @@ DELETED: Final = 0xFFFF_FFFF
 """Such a gap (uhppote-core, GetCardByIndex)."""
 ALWAYS, NEVER = 1, 0
 """A door of a card on the list, beside the numbers of time profiles (put-card)."""
+
+PASSED: Final = 1
+"""The reason of an event: the board's own list let the card in (uhppote-simulator, reasons)."""
+ABSENT_MAX: Final = 1000
+"""How many events of a time without this software are looked through at the most."""
 
 MISSED_MAX: Final = 8
 """More events than this between two contacts are not fetched one by one."""
@@ -140,6 +146,8 @@ class Swipe(msgspec.Struct, frozen=True):
     direction: int
     card: int
     granted: bool
+    passed: bool = False
+    """By the board's own list."""
 
     def __repr__(self) -> str:
         """Without the card: a credential is never printed."""
@@ -207,7 +215,8 @@ def _swipe(index: int, event: Any) -> Swipe | None:
     if not card:
         return None
     granted = bool(event.event_access_granted)
-    return Swipe(index, int(event.event_door), int(event.event_direction), card, granted)
+    passed = granted and int(event.event_reason) == PASSED
+    return Swipe(index, int(event.event_door), int(event.event_direction), card, granted, passed)
 
 
 def missed_swipe(packet: bytes) -> Swipe | None:
@@ -215,7 +224,8 @@ def missed_swipe(packet: bytes) -> Swipe | None:
     event = decode.get_event_response(packet)
     if not event.card:
         return None
-    return Swipe(event.index, event.door, event.direction, event.card, event.access_granted)
+    passed = event.access_granted and event.reason == PASSED
+    return Swipe(event.index, event.door, event.direction, event.card, event.access_granted, passed)
 
 
 class DoorProtocol:
@@ -229,21 +239,28 @@ class DoorProtocol:
         self._expected_until = timedelta()
         self.delay_s = 0
 
-    def swiped(self, swipe: Swipe, at: timedelta) -> CredentialPresented | None:
-        """The fact of a card at this door's reader; None for another's, or one let in already."""
+    def swiped(self, swipe: Swipe, at: timedelta) -> CredentialPresented | AdmittedElsewhere | None:
+        """The fact of a card at this door's reader, which may be let in already; else None."""
         direction = IN if self._settings.reader == "in" else OUT
         if swipe.door != self._settings.door or swipe.direction != direction:
             return None
         if swipe.granted:
             # Its own list let somebody in while this software was away.
             self._expected_until = at + timedelta(seconds=DELAY_S_MAX)
-            log.warning("board_decided_by_itself", device=self.device_id)
-            return None
+            return self.admitted(swipe, at)
         value = card_value(swipe.card)
         if value is None:
             log.warning("card_of_no_enabled_format", device=self.device_id)
             return None
         return CredentialPresented(self.device_id, "wiegand", value, at)
+
+    def admitted(self, swipe: Swipe, at: timedelta) -> AdmittedElsewhere | None:
+        """The fact of a card that the board's own list let in at this door's reader, else None."""
+        direction = IN if self._settings.reader == "in" else OUT
+        value = card_value(swipe.card) if swipe.passed else None
+        if value is None or swipe.door != self._settings.door or swipe.direction != direction:
+            return None
+        return AdmittedElsewhere(self.device_id, "wiegand", value, at)
 
     def status(self, status: structs.GetStatusResponse, at: timedelta) -> list[Fact]:
         """What has changed at this door."""
@@ -325,6 +342,8 @@ class _Board:
         self.ready: asyncio.Future[None] = loop.create_future()
         self.lost: asyncio.Future[DeviceError] = loop.create_future()
         self._missed: set[asyncio.Task[None]] = set()
+        self.absent: list[Swipe] = []
+        """Whom the board let in while nobody here listened; each door takes its own."""
 
     @classmethod
     @asynccontextmanager
@@ -397,10 +416,32 @@ class _Board:
         )
         for request, reader in requests:
             await self.ask(request, reader)
+        last = await self._look_back()
         self.ready.set_result(None)
         while True:
             await asyncio.sleep(POLL_S)
             await self.poll()
+            now = 0 if self.protocol.status is None else int(self.protocol.status.event_index)
+            if now != last:
+                # The board remembers up to where it was heard; what comes twice is told twice.
+                request = encode.set_event_index_request(serial, now)
+                await self.ask(request, decode.set_event_index_response)
+                last = now
+
+    async def _look_back(self) -> int:
+        """Fetch what happened since the board was last heard; up to where that is known."""
+        serial = self._settings.serial
+        heard = await self.ask(
+            encode.get_event_index_request(serial), decode.get_event_index_response
+        )
+        last = 0 if self.protocol.status is None else int(self.protocol.status.event_index)
+        # A board that was never heard is taken over now: what was before is not ours to tell.
+        begin = max(int(heard.event_index), last - ABSENT_MAX) if heard.event_index else last
+        for index in range(begin + 1, last + 1):
+            swipe = await self.ask(encode.get_event_request(serial, index), missed_swipe)
+            if swipe is not None and swipe.passed:
+                self.absent.append(swipe)
+        return int(heard.event_index)
 
     async def poll(self) -> None:
         """Read the state; whoever listens hears of it."""
@@ -500,6 +541,9 @@ class Uhppote:
                     await self._to_rest(board)
                 emit(DeviceOnline(self.device_id, self._clock.monotonic()))
                 board.listeners.append(heard)
+                for swipe in board.absent:
+                    if fact := protocol.admitted(swipe, self._clock.monotonic()):
+                        emit(fact)
                 self._board = board
                 await board.poll()
                 while True:

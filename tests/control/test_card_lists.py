@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from gateway.control.door import InForce
 from gateway.control.memory import SiteMemory
 from gateway.control.orders import Orders
 from gateway.control.site import SiteController
+from gateway.domain import events
 from gateway.domain.entitlements import RecordSet
 from gateway.domain.record_faults import parse_records
 from gateway.drivers import REGISTRY
@@ -58,8 +60,13 @@ def site_config() -> dict[str, Any]:
     }
 
 
+def _is_online(controller: SiteController, device: str) -> bool:
+    return bool(controller.devices[device].online)
+
+
 async def test_the_list_has_who_may_at_any_hour_and_nobody_under_lockdown(tmp_path: Path) -> None:
     clock, paper = SystemClock(floor=None, vouched=lambda: True), Paper()
+    told: list[list[Any]] = []
     memory = SiteMemory(dict, boot="boot-1", clock=clock)
     force = in_force(as_lines(ANN), "r1")
     async with running_site(site_config(), tmp_path) as site:
@@ -107,3 +114,26 @@ async def test_the_list_has_who_may_at_any_hour_and_nobody_under_lockdown(tmp_pa
             assert board.events[-1].granted == granted
         await site.swipe("inner-board", BEN)
         assert not board.events[-1].granted, "a PIN is asked for there"
+
+        board.remote = True
+        # Back again: who was let in meanwhile is in the journal, once.
+        for _ in range(2):
+            paper.events.clear()
+            again = SiteController(
+                check(site.runnable_config(), REGISTRY, "site.toml"),
+                journal=paper,
+                memory=memory,
+                in_force=lambda: force,
+                clock=clock,
+                rng=random.Random(1),
+            )
+            core = asyncio.create_task(again.run())
+            try:
+                await eventually(lambda: board.event_index == board.events[-1].index, 5)
+                await eventually(partial(_is_online, again, "inner-board"), 5)
+            finally:
+                core.cancel()
+                await asyncio.wait((core,))
+            found = [e for e in paper.events if isinstance(e, events.AdmittedByController)]
+            told.append([(e.doors, e.holder, e.credential) for e in found])
+    assert told == [[(("front",), "maya", f"c-{BEN}")], []]

@@ -45,6 +45,10 @@ _BEACONS = "tests/processes/test_beacons.py::test_"
 
 ELSEWHERE = {
     "daily_summary": "tests/control/test_daily.py::test_a_day_is_counted_once_it_is_over",
+    "admitted_by_controller": (
+        "tests/control/test_card_lists.py::"
+        "test_the_list_has_who_may_at_any_hour_and_nobody_under_lockdown"
+    ),
     "checkpoint": "tests/cli/test_journal_proof.py::test_exported_verified_and_erased",
     "finding_cleared": (
         "tests/control/test_watch.py::"
