@@ -88,6 +88,17 @@ class Simulator:
         arguments = {"reader": reader, "first": first, "second": second, "hold": hold}
         return int(await self.ask("present_two", **arguments))
 
+    async def present_secure(
+        self, reader: str, kind: str, whose: str, hold: float | None = 0.4, *, forged: bool = False
+    ) -> int:
+        """Hold somebody's secure card or phone to a reader."""
+        how = {"kind": kind, "whose": whose, "hold": hold, "forged": forged}
+        return int(await self.ask("present_secure", reader=reader, **how))
+
+    async def secure_value(self, reader: str, kind: str, whose: str) -> str:
+        """What the records call that card."""
+        return str(await self.ask("secure_value", reader=reader, kind=kind, whose=whose))
+
     async def remove(self, reader: str, uid: str | None = None) -> None:
         """Take a card away, or all of them."""
         await self.ask("remove", reader=reader, uid=uid)

@@ -16,6 +16,8 @@ REQUEST_BYTES_MAX = 65_536
 COMMANDS = (
     "present",
     "present_two",
+    "present_secure",
+    "secure_value",
     "remove",
     "press",
     "card",

@@ -32,6 +32,7 @@ from hwsim.relay_board import Board, Edge, Faults, RelayBoard
 from hwsim.rtu_line import RtuLine, RtuRelayBoard, SerialRtuLine, TcpRtuLine
 from hwsim.serial_device import SerialDevice
 from hwsim.uhppote import Controller, UhppoteBoard, UhppoteDoor
+from hwsim.wallet import Wallet
 from hwsim.wiegand_converter import WiegandConverter
 
 # Device names become file names below the run directory.
@@ -166,6 +167,7 @@ class Site:
         self._osdp_lines: dict[str, OsdpReader] = {}
         self._rtu_lines: dict[str, RtuLine] = {}
         self.bluetooth = Bluetooth(run_dir)
+        self._wallet = Wallet(run_dir / "card-keys", secrets.token_bytes)
         self._chip: tuple[str, SharedChip] | None = None
         self._config = config
         self._run_dir = run_dir
@@ -364,7 +366,7 @@ class Site:
         """The config with every device's port, or host and port, pointing to the simulated one."""
         config = deepcopy(self._config)
         for name, device in self.devices.items():
-            table = config["devices"][name]
+            table = config["devices"][name] = self._wallet.key_files(config["devices"][name])
             if isinstance(device, RelayBoard):
                 at = device.line if isinstance(device, RtuRelayBoard) else device
                 if isinstance(at, SerialRtuLine):
@@ -484,6 +486,38 @@ class Site:
                 for each in cards:
                     device.take(each)
         return at_ns
+
+    async def present_secure(
+        self,
+        reader: str,
+        kind: str,
+        whose: str,
+        hold: float | None = 0.4,
+        *,
+        forged: bool = False,
+    ) -> int:
+        """Hold somebody's secure card or phone to a reader; as `present`.
+
+        Args:
+            reader: The reader, whose tables say how the card is set up.
+            kind: `desfire`, `aliro`, `pkoc` or `sun`.
+            whose: The same name has the same card.
+            hold: For how many seconds; None leaves it there until `remove`.
+            forged: One that says it is theirs and has other keys.
+        """
+        shown = self._wallet.card(self._tables(reader, kind), kind, whose, forged=forged)
+        return await self.present_cards(reader, [shown], hold)
+
+    async def secure_value(self, reader: str, kind: str, whose: str) -> str:
+        """What the records call that card: a credential's value."""
+        return self._wallet.value(self._tables(reader, kind), kind, whose)
+
+    def _tables(self, reader: str, kind: str) -> dict[str, Any]:
+        self._reader(reader)
+        tables: dict[str, Any] = self._config["devices"][reader]
+        if kind not in tables:
+            raise SiteError(f"{reader} has no [devices.{reader}.{kind}]")
+        return tables
 
     async def remove(self, reader: str, uid: str | None = None) -> None:
         """Take a card away from a reader, or all of them."""

@@ -33,7 +33,7 @@ from hwsim.secure_cards import (
     point,
     secure_card,
 )
-from hwsim.site import Site
+from hwsim.site import Site, SiteError, running_site
 from tests.drivers.contract import running
 from tests.drivers.test_pn532 import ChipLine, Stopped, chipset
 
@@ -394,3 +394,25 @@ def test_the_example_is_right_and_the_check_names_the_keys_that_are_not_here(
     for member in ("suite-reader.desfire.uid_key", "lobby-scanner.sun.mac_key"):
         assert f"warning: devices.{member}: /run/credentials/" in said
     assert said.count("isn't there") == 6
+
+
+async def test_the_example_reads_the_cards_that_the_simulator_makes_for_it(
+    tmp_path: Path, clock: Clock
+) -> None:
+    file = Path(__file__).parents[2] / "config" / "secure.toml"
+    name = "suite-reader"
+    async with running_site(file, tmp_path) as site:
+        table = site.rewritten_config()["devices"][name]
+        made = msgspec.convert({k: v for k, v in table.items() if k != "driver"}, Pn532Settings)
+        async with running(Pn532(name, made, clock)) as run:
+            for kind in ("desfire", "pkoc", "sun"):
+                await site.present_secure(name, kind, "Sam", 0.1)
+                await run.until(lambda facts: isinstance(facts[-1], CredentialPresented))
+                assert run.values[-1] == await site.secure_value(name, kind, "Sam")
+                await asyncio.sleep(0.3)
+                await site.present_secure(name, kind, "Sam", 0.1, forged=True)
+                await run.until(lambda facts: isinstance(facts[-1], CredentialRefused))
+                await asyncio.sleep(0.3)
+        assert len(run.values) == 3
+        with pytest.raises(SiteError, match=r"no \[devices.suite-reader.aliro\]"):
+            await site.present_secure(name, "aliro", "Sam")
