@@ -119,6 +119,22 @@ class Simulator:
         """Open or close the case of an OSDP reader."""
         await self.ask("tamper", reader=reader, active=active)
 
+    async def power_failure(self, reader: str, failed: bool = True) -> None:
+        """The supply of an OSDP reader fails or comes back."""
+        await self.ask("power_failure", reader=reader, failed=failed)
+
+    async def tap_phone(self, reader: str, phone: str) -> str:
+        """Connect a phone with PKOC to a BLE reader; what the reader told it."""
+        return str(await self.ask("tap_phone", reader=reader, phone=phone))
+
+    async def phone_key(self, phone: str) -> str:
+        """A phone's public key, as a `pkoc` credential has it."""
+        return str(await self.ask("phone_key", phone=phone))
+
+    async def press_fob(self, scanner: str, fob: str, distance: float = 0.5) -> str:
+        """Press a fob's button somewhere near a door; what the gateway answered."""
+        return str(await self.ask("press_fob", scanner=scanner, fob=fob, distance=distance))
+
     async def osdp_key(self, reader: str, key: str) -> None:
         """Give an OSDP reader a key, or put it into install mode."""
         await self.ask("osdp_key", reader=reader, key=key)
