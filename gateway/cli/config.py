@@ -13,6 +13,7 @@ from gateway.config.site import SiteConfig, load
 from gateway.config.tables import join
 from gateway.drivers import REGISTRY
 from gateway.errors import ConfigError, Fault, GatewayError
+from gateway.processes.downlink import installed_root
 
 _DESCRIPTION = """\
 Check a site's file without touching a device (`check`), or write the systemd drop-ins that let the
@@ -58,6 +59,8 @@ def _check(options: argparse.Namespace) -> int:
     try:
         config = load(options.file, REGISTRY)
         warnings = (*config.warnings, *_missing(config))
+        if config.trust is not None:
+            installed_root(config.trust, config.site.id)
     except ConfigError as error:
         faults = error.faults
     if options.json:

@@ -15,14 +15,16 @@ from gateway.ipc.messages import IMPORT_BYTES_MAX, ImportDone
 from gateway.processes.core import import_offline
 
 _DESCRIPTION = """\
-Put a file of entitlement records (JSON Lines) in force: the whole of it or, where anything in it is
-wrong, nothing. The running core does it without a door noticing; with no core running it is done
-right here, for the next start. Every fault is a line on standard error: type, id, member and what
-is wrong, separated by tabs; the exit status is then 2."""
+Put a file of entitlement records in force: the whole of it or, where anything in it is wrong,
+nothing. At a site with [trust] it is a signed .bundle file, elsewhere JSON Lines. The running
+core does it without a door noticing; with no core running it is done right here, for the next
+start. Every fault is a line on standard error: type, id, member and what is wrong, separated by
+tabs; the exit status is then 2."""
 
 _EXAMPLE = """\
 example:
-  door-gateway import records.jsonl --config /etc/door-gateway/site.toml"""
+  door-gateway import records.jsonl --config /etc/door-gateway/site.toml
+  door-gateway import /media/stick/42.bundle"""
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:

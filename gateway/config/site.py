@@ -15,6 +15,7 @@ from gateway.config.devices import Capability, DeviceSettings, DriverSpec, Relay
 from gateway.config.tables import convert_table, join
 from gateway.domain import assurance
 from gateway.domain.after_decision import Assurance
+from gateway.domain.impact import LIMITS, Limits
 from gateway.errors import ConfigError, Fault
 
 FILE_BYTES_MAX = 1 << 20
@@ -74,6 +75,32 @@ class ClockTable(_Table, frozen=True):
     trust: Literal["kernel", "host"]
 
 
+Percent = Annotated[
+    int, msgspec.Meta(ge=0, le=10_000, description="a whole number of percent, 0 to 10000")
+]
+Count = Annotated[int, msgspec.Meta(ge=0, le=1_000_000, description="a whole number, 0 to 1000000")]
+
+
+class ImpactTable(_Table, frozen=True):
+    """[trust.impact]: from where on a bundle needs a second signature."""
+
+    taken_percent_max: Percent = round(LIMITS.taken_share_max * 100)
+    given_percent_max: Percent = round(LIMITS.given_share_max * 100)
+    grants_min: Count = LIMITS.grants_min
+    """A share of fewer changed grants doesn't count."""
+    restricted_holders_max: Count = LIMITS.restricted_holders_max
+
+    @property
+    def limits(self) -> Limits:
+        """As the guard takes them."""
+        return Limits(
+            self.taken_percent_max / 100,
+            self.given_percent_max / 100,
+            self.grants_min,
+            self.restricted_holders_max,
+        )
+
+
 class TrustTable(_Table, frozen=True):
     """[trust]: the source of truth signs what it sends."""
 
@@ -82,6 +109,7 @@ class TrustTable(_Table, frozen=True):
     freeze_after_min: Minutes = 15
     """How long no beacon may come while the broker is there, before somebody may be holding them
     back."""
+    impact: ImpactTable = ImpactTable()
 
 
 class TlsTable(_Table, frozen=True):

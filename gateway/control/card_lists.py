@@ -78,6 +78,11 @@ class CardLists:
         self._known: set[str] = set()
         self._written: dict[str, _State] = {}
 
+    @property
+    def boards(self) -> int:
+        """How many controllers have a list that is written here."""
+        return len(self._boards)
+
     def presented(self, value: str) -> None:
         """A Wiegand card was presented at a reader of one of the controllers."""
         known = self._in_force().records.find("wiegand", value) is not None

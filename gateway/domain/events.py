@@ -330,7 +330,7 @@ class SealedRefused(_Event, frozen=True, tag="sealed_refused"):
 
     priority: ClassVar[int] = Priority.ALARM
     what: str
-    """`ack`, `beacon` or `cmd`."""
+    """`ack`, `beacon`, `cmd`, or `bundle` for what changes the records or the keys."""
     reason: str
     """The rule of docs/spec/trust.md that it breaks."""
     count: int

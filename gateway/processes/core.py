@@ -77,9 +77,12 @@ from gateway.notify import notify, watchdog_interval
 from gateway.processes.downlink import Downlink, Parts, grant_verifier, opened_roots
 from gateway.processes.evidence import Evidence
 from gateway.processes.standing import Standing
+from gateway.processes.sync import Sync, Told
 from gateway.statedir import StateDir
 from gateway.trust import NotAdmitted, Source, admit
+from gateway.trust.bundle import MAGIC, Revision
 from gateway.trust.root import Roots
+from gateway.trust.rules import BreaksRule
 
 log = structlog.get_logger()
 
@@ -118,6 +121,7 @@ class Core:
         self._started: timedelta
         self._outbox = Outbox()
         self._downlink: Downlink | None = None
+        self._sync: Sync | None = None
         self._acks_refused = 0
         self._ack_refused_next = timedelta(0)
 
@@ -162,7 +166,7 @@ class Core:
                 if config.trust is not None:
                     directory = self._state.path / "roots"
                     roots = opened_roots(config.trust, config.site.id, directory)
-                self._cache = Cache(self._state.path, key)
+                self._cache = Cache(self._state.path, key, signed=roots is not None)
                 await self._cache.open()
                 self._memory = SiteMemory(
                     lambda: self._journal.state, boot=boot_id(), clock=self._clock
@@ -199,6 +203,8 @@ class Core:
                 )
                 if roots is not None:
                     self._downlink = self._made_downlink(roots)
+                    self._sync = self._made_sync(roots, self._downlink)
+                    await self._sync.open()
                 yield
                 if self._downlink is not None:
                     await self._downlink.close()
@@ -219,9 +225,39 @@ class Core:
             roots,
             self._evidence.key,
             self._outbox,
-            in_force=lambda: None,
-            refresh=lambda: None,
+            in_force=self._signed_in_force,
+            refresh=self._refresh,
         )
+
+    def _made_sync(self, roots: Roots, downlink: Downlink) -> Sync:
+        trust = self._config.trust
+        assert trust is not None  # noqa: S101 - there are roots
+        lists = self._site.card_lists
+        told = Told(
+            publish=lambda topic, payload: self._outbox.put(Outgoing(topic=topic, payload=payload)),
+            applied=self._applied,
+            cards=lists.imported if lists.boards else None,
+            refused=self._refused,
+            nonce=downlink.nonce,
+        )
+        return Sync(
+            self._config.site,
+            cache=self._cache,
+            roots=roots,
+            clock=self._clock,
+            key=self._evidence.key,
+            state=self._state.path,
+            floor=lambda: self._clock.floor,
+            told=told,
+            limits=trust.impact.limits,
+        )
+
+    def _signed_in_force(self) -> Revision | None:
+        return None if self._sync is None else self._sync.in_force
+
+    def _refresh(self) -> None:
+        if self._sync is not None:
+            self._sync.refresh()
 
     async def _work(self) -> None:
         """Everything at once, until asked to stop."""
@@ -239,6 +275,8 @@ class Core:
                 group.create_task(server.run(), name="socket")
                 group.create_task(self._watch_itself(), name="self-test")
                 group.create_task(self._watch.run(), name="detection")
+                if self._sync is not None:
+                    group.create_task(self._sync.run(), name="sync")
                 await server.listening.wait()
                 revision = self._in_force().revision
                 log.info("deciding", doors=len(self._config.doors), revision=revision)
@@ -301,6 +339,9 @@ class Core:
         if self._cache.rebuilt is not None:
             revision, why = self._cache.rebuilt
             self._tell(events.CacheRebuilt(**self._now(), revision=revision, why=why))
+        if self._cache.floor_lost:
+            why = "the floor of revision was lost: it is what is in force"
+            self._tell(events.CacheRebuilt(**self._now(), revision=force.revision, why=why))
         self._tell(
             events.GatewayStarted(
                 **self._now(),
@@ -447,14 +488,35 @@ class Core:
 
     async def deliver(self, deliver: Deliver) -> Delivered:
         """See `CoreApi.deliver`."""
-        if self._downlink is not None:
-            await self._downlink.take(deliver)
+        if self._downlink is not None and self._sync is not None:
+            before = self._downlink.freshness.latest
+            if deliver.retained and deliver.topic in ("sync/manifest", "sync/chunk"):
+                self._downlink.refuse("bundle", "retained")
+            elif deliver.topic == "sync/manifest":
+                self._sync.document(deliver.sealed)
+            elif deliver.topic == "sync/chunk":
+                await self._chunk(deliver.sealed)
+            else:
+                await self._downlink.take(deliver)
+            beacon = self._downlink.freshness.latest
+            if beacon is not None and beacon is not before:
+                self._sync.wanted(beacon.revision, beacon.digest)
         return Delivered(stream=self._journal.stream, acknowledged=self._journal.acknowledged)
+
+    async def _chunk(self, data: bytes) -> None:
+        assert self._sync is not None  # noqa: S101 - it was asked
+        try:
+            await self._sync.chunk(data)
+        except StorageError as error:
+            log.error("a chunk is not kept", why=str(error))
 
     async def session_said(self, *, there: bool) -> Delivered:
         """See `CoreApi.session_said`."""
         if self._downlink is not None:
             self._downlink.session(there=there)
+        if there and self._sync is not None:
+            self._sync.refresh()
+            self._sync.report()
         return Delivered(stream=self._journal.stream, acknowledged=self._journal.acknowledged)
 
     def watch_outbox(self) -> AsyncGenerator[Outgoing, None]:
@@ -555,37 +617,17 @@ class Core:
             for name, door in self._doors.latest().items()
             for alarm in door.alarms
         ]
+        found += self._sync.problems() if self._sync is not None else ()
         return [*found, *self._watch.problems]
 
     async def import_records(self, records: bytes) -> ImportDone:
         """See `CoreApi.import_records`."""
-        now = self._clock.now()
-        try:
-            admitted = admit(records, Source.LOCAL_FILE, now)
-            applied = await self._cache.apply(admitted.records, admitted.as_of)
-        except RecordsRefused as refused:
-            self._tell(
-                events.EntitlementsRefused(
-                    **self._now(),
-                    faults=len(refused.faults),
-                    first=" ".join(refused.faults[0][:3]),
-                )
-            )
-            raise
-        self._tell(
-            events.EntitlementsApplied(
-                **self._now(),
-                revision=applied.revision,
-                as_of=now,
-                counts=applied.counts,
-            )
-        )
-        await self._site.card_lists.imported(admitted.records)
-        self._tell_pin_odds(applied)
-        if self._jobs.running:
-            self._wake_ups.look()
-        for door_id in self._config.doors:
-            self._report(door_id)
+        if self._sync is not None:
+            if not records.startswith(MAGIC):
+                raise NotAdmitted("this site has [trust]: only a signed .bundle file is taken")
+            applied = await self._sync.file(records)
+        else:
+            applied = await self._import_unsigned(records)
         return ImportDone(
             revision=applied.revision,
             counts=applied.counts,
@@ -595,6 +637,46 @@ class Core:
                 *_told(applied.warnings),
             ],
         )
+
+    async def _import_unsigned(self, records: bytes) -> Applied:
+        if records.startswith(MAGIC):
+            raise NotAdmitted(
+                "a signed bundle: give the site's file [trust] with the root to trust"
+            )
+        try:
+            admitted = admit(records, Source.LOCAL_FILE, self._clock.now())
+            applied = await self._cache.apply(admitted.records, admitted.as_of)
+        except RecordsRefused as refused:
+            self._refused(refused)
+            raise
+        self._applied(applied)
+        await self._site.card_lists.imported(admitted.records)
+        return applied
+
+    def _applied(self, applied: Applied) -> None:
+        """A set of records is in force."""
+        self._tell(
+            events.EntitlementsApplied(
+                **self._now(),
+                revision=applied.revision,
+                as_of=applied.as_of,
+                counts=applied.counts,
+            )
+        )
+        self._tell_pin_odds(applied)
+        if self._jobs.running:
+            self._wake_ups.look()
+        for door_id in self._config.doors:
+            self._report(door_id)
+
+    def _refused(self, refused: BreaksRule | RecordsRefused) -> None:
+        """A set of records, or a key set, is not taken."""
+        if isinstance(refused, RecordsRefused):
+            first = " ".join(refused.faults[0][:3])
+            faults = len(refused.faults)
+            self._tell(events.EntitlementsRefused(**self._now(), faults=faults, first=first))
+        elif self._downlink is not None:
+            self._downlink.refuse("bundle", str(refused.rule))
 
     async def order(self, order: Order, by: str) -> Obeyed:
         """See `CoreApi.order`."""

@@ -27,7 +27,7 @@ from gateway.journal import Journal
 from gateway.trust.beacon import NONCE_BYTES, Freshness, Whose, open_ack
 from gateway.trust.commands import Result, seal_result
 from gateway.trust.grants import verify
-from gateway.trust.root import ROOT_BYTES_MAX, Now, Roots, first_root
+from gateway.trust.root import ROOT_BYTES_MAX, KeySet, Now, Roots, first_root
 from gateway.trust.rules import BreaksRule
 
 log = structlog.get_logger()
@@ -94,7 +94,7 @@ class Downlink:
             clock=parts.clock,
             now=self._now,
             answer=self._answer,
-            refused=lambda reason: self._refuse("cmd", reason),
+            refused=lambda reason: self.refuse("cmd", reason),
         )
 
     async def take(self, deliver: Deliver) -> None:
@@ -106,13 +106,13 @@ class Downlink:
                 self._commands.take(deliver.sealed, retained=deliver.retained)
             elif deliver.retained:
                 # It may be of any age, and nothing that counts is ever sent so.
-                self._refuse(deliver.topic, "retained")
+                self.refuse(deliver.topic, "retained")
             elif deliver.topic == "ack":
                 await self._acknowledged(deliver.sealed)
             elif deliver.topic == "beacon":
                 await self._beacon(deliver.sealed)
         except BreaksRule as broken:
-            self._refuse(deliver.topic, broken.rule.value)
+            self.refuse(deliver.topic, broken.rule.value)
         except StorageError as error:
             log.error("not kept", what=deliver.topic, why=str(error))
 
@@ -174,7 +174,7 @@ class Downlink:
         log.error("the machine's clock is off: the beacon's time is taken", ahead_ms=ahead_ms)
         self._parts.record(events.ClockOff(**self._stamp(), ahead_ms=ahead_ms))
 
-    def _refuse(self, what: str, reason: str) -> None:
+    def refuse(self, what: str, reason: str) -> None:
         """Count what is refused, and tell of it once in a while."""
         kind, now = (what, reason), self._parts.clock.monotonic()
         self._refused[kind] += 1
@@ -227,19 +227,23 @@ def opened_roots(trust: TrustTable, site: str, directory: Path) -> Roots:
         ConfigError: the root document can't be read, or is no root of this site.
         StorageError: the directory of its successors can't be made.
     """
+    roots = Roots(installed_root(trust, site), directory)
+    ended = roots.open()
+    if ended is not None:
+        log.error("the chain of roots ends early", why=ended, version=roots.current.version)
+    return roots
+
+
+def installed_root(trust: TrustTable, site: str) -> KeySet:
+    """The key set that came with the installation. Raises ConfigError."""
     try:
         with Path(trust.root).open("rb") as file:
-            first = first_root(file.read(ROOT_BYTES_MAX + 1), site)
+            return first_root(file.read(ROOT_BYTES_MAX + 1), site)
     except OSError as error:
         why = f"{trust.root}: {error.strerror}"
         raise ConfigError("site.toml", [Fault("trust.root", why)]) from error
     except BreaksRule as broken:
         raise ConfigError("site.toml", [Fault("trust.root", f"{trust.root}: {broken}")]) from broken
-    roots = Roots(first, directory)
-    ended = roots.open()
-    if ended is not None:
-        log.error("the chain of roots ends early", why=ended, version=roots.current.version)
-    return roots
 
 
 def recent_log(span: timedelta) -> tuple[str, ...]:

@@ -4,10 +4,10 @@ import asyncio
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 import structlog
@@ -20,6 +20,7 @@ from gateway.domain.impact import LIMITS, Limits
 from gateway.errors import RecordsRefused, StorageError
 from gateway.trust.bundle import (
     DOCUMENT_BYTES_MAX,
+    Changes,
     Manifest,
     Revision,
     SignedManifest,
@@ -58,9 +59,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Told(NamedTuple):
     """Whom it tells."""
 
-    publish: Callable[[str, bytes], None]
+    publish: Callable[[Literal["sync/need", "parity"], bytes], None]
     """A message for `sync/need` or `parity`."""
     applied: Callable[[Applied], None]
+    cards: Callable[[bytes], Awaitable[None]] | None
+    """The records that came, as JSON Lines, for controllers that keep cards themselves."""
     refused: Callable[[BreaksRule | RecordsRefused], None]
     """What came is not taken. `equal` and `missing_base` are no refusals and not told."""
     nonce: Callable[[], bytes]
@@ -79,7 +82,7 @@ class Sync:
         cache: Cache,
         roots: Roots,
         clock: Clock,
-        key: Ed25519PrivateKey,
+        key: Ed25519PrivateKey | None,
         state: Path,
         floor: Callable[[], datetime | None],
         told: Told,
@@ -194,6 +197,18 @@ class Sync:
         await self._cache.raise_root(after.version, resets=resets_revision(before, after))
         await asyncio.to_thread(self._roots.take, data)
         log.info("the key set is replaced", version=after.version)
+
+    def problems(self) -> list[str]:
+        """What somebody should look at, a line each."""
+        root, floor = self._roots.current, self._cache.root_floor
+        found = []
+        if root.version < floor:
+            found.append(f"root {floor} was in force, {root.version} is here: no bundle is taken")
+        elif root.is_expired(self._now()):
+            found.append(f"root {root.version} has expired: nothing but its successor is taken")
+        if self._drifted is not None:
+            found.append("records on the disk have drifted: a repair is asked for")
+        return found
 
     def refresh(self) -> None:
         """Ask the source of truth for what is missing here."""
@@ -321,6 +336,8 @@ class Sync:
             signed = await asyncio.to_thread(self._check, document)
             payload = opened_document(document, DOCUMENT_BYTES_MAX).payload
             applied = await self._cache.apply_bundle(signed, payload, now.at, self._limits)
+            if self._told.cards is not None:
+                await self._told.cards(await asyncio.to_thread(self._records, signed.manifest))
         finally:
             self._coming = None
             self._missing.clear()
@@ -329,6 +346,15 @@ class Sync:
         self._told.applied(applied)
         self.report()
         return applied
+
+    def _records(self, manifest: Manifest) -> bytes:
+        incoming, changes = self._cache.incoming, Changes(manifest)
+        return b"".join(
+            change.line + b"\n"
+            for chunk in manifest.chunks
+            for change in changes.read(chunk, incoming.chunk(chunk.sha256))
+            if change.type == "credential"
+        )
 
     # --- What is said -----------------------------------------------------------------------------
 
@@ -347,6 +373,8 @@ class Sync:
 
     def report(self) -> None:
         """Say what is enforced."""
+        if self._key is None:
+            return  # as the log says since the start
         self._told.publish("parity", self.parity().sealed(self._key))
 
     def parity(self) -> Parity:

@@ -87,6 +87,7 @@ class Box:
         self.roots = Roots(root(), state / "roots")
         self.said: list[tuple[str, bytes]] = []
         self.applied: list[Applied] = []
+        self.cards = b""
         self.refused: list[BreaksRule | RecordsRefused] = []
         self.nonces = (bytes([n]) * 16 for n in range(256))
         self.floor: datetime | None = None
@@ -101,10 +102,14 @@ class Box:
             told=Told(
                 lambda topic, payload: self.said.append((topic, payload)),
                 self.applied.append,
+                self.take_cards,
                 self.refused.append,
                 lambda: next(self.nonces),
             ),
         )
+
+    async def take_cards(self, lines: bytes) -> None:
+        self.cards += lines
 
     @property
     def rules(self) -> list[str]:
@@ -168,6 +173,7 @@ async def test_a_bundle_that_comes_in_pieces_is_put_in_force(state: Path, key_fi
         await until(lambda: len(box.applied) == 2)
         assert [each.revision.split("-")[0] for each in box.applied] == ["1", "2"]
         assert not box.refused
+        assert box.cards.count(CARD.encode()) == 1
         assert not list((state / "incoming").iterdir())
 
 
@@ -326,6 +332,9 @@ async def test_a_root_that_may_not_succeed_is_told(state: Path, key_file: Path) 
         box.sync.document(document(b"no map", "root-1"))
         await until(lambda: box.rules == ["threshold", "malformed"])
         assert box.roots.current.version == 1
+        assert not box.sync.problems()
+        box.clock.at = NOON.replace(year=NOON.year + 2)
+        assert "has expired" in box.sync.problems()[0]
 
 
 async def test_a_root_older_than_the_floor_lets_nothing_in(state: Path, key_file: Path) -> None:
@@ -334,6 +343,7 @@ async def test_a_root_older_than_the_floor_lets_nothing_in(state: Path, key_file
         await until(lambda: box.need()["root"] == 2)
     (state / "roots" / "2.root").unlink()
     async with running(state, key_file) as box:
+        assert "was in force" in box.sync.problems()[0]
         box.sync.document(document_of(snapshot(FIRST, about(1))))
         await until(lambda: box.rules == ["rollback"])
         box.sync.document(root_document(2))
