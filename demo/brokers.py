@@ -17,7 +17,7 @@ from contextlib import (
     asynccontextmanager,
     suppress,
 )
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cryptography import x509
@@ -102,6 +102,7 @@ class Certificates:
     broker_key: Path
     certificate: Path
     key: Path
+    ca_key: Path
 
 
 def _mosquitto_program() -> str | None:
@@ -115,6 +116,7 @@ async def mosquitto(
     tls: Certificates | None = None,
     port: int | None = None,
     login: tuple[str, str] | None = None,
+    acl: Path | None = None,
 ) -> AsyncIterator[Broker]:
     """mosquitto; stopped in good order it keeps sessions and what waits for them, not when killed.
 
@@ -150,6 +152,8 @@ async def mosquitto(
             "require_certificate true",
             "use_identity_as_username true",
         ]
+    if acl is not None:
+        lines.append(f"acl_file {acl}")
     if os.geteuid() == 0:
         lines.append("user root")  # else it gives up the right to read its own key
     config = _written(directory / "mosquitto.conf", "\n".join(lines) + "\n")
@@ -221,6 +225,21 @@ async def _running(broker: Broker) -> AsyncIterator[None]:
         await broker.kill()
 
 
+def another_client(made: Certificates, name: str) -> Certificates:
+    """The same authority, with a certificate for another client."""
+    directory = made.ca.parent
+    authority = x509.load_pem_x509_certificate(made.ca.read_bytes())
+    authority_key = serialization.load_pem_private_key(made.ca_key.read_bytes(), None)
+    assert isinstance(authority_key, ec.EllipticCurvePrivateKey)
+    key = ec.generate_private_key(ec.SECP256R1())
+    begin, end = authority.not_valid_before_utc, authority.not_valid_after_utc
+    certificate = _sign(name, key, authority, authority_key, begin=begin, end=end)
+    other = replace(made, certificate=directory / f"{name}.pem", key=directory / f"{name}.key")
+    other.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    _write_key(other.key, key)
+    return other
+
+
 def certificates(
     directory: Path,
     *,
@@ -254,6 +273,7 @@ def certificates(
         broker_key=directory / "broker.key",
         certificate=directory / "gateway.pem",
         key=directory / "gateway.key",
+        ca_key=directory / "ca.key",
     )
     for file, certificate in (
         (made.ca, authority),
@@ -261,16 +281,24 @@ def certificates(
         (made.certificate, own),
     ):
         file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    for file, key in ((made.broker_key, broker_key), (made.key, client_key)):
-        file.write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-        file.chmod(0o600)
+    for file, key in (
+        (made.broker_key, broker_key),
+        (made.key, client_key),
+        (made.ca_key, authority_key),
+    ):
+        _write_key(file, key)
     return made
+
+
+def _write_key(file: Path, key: ec.EllipticCurvePrivateKey) -> None:
+    file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    file.chmod(0o600)
 
 
 def _written(file: Path, text: str) -> Path:

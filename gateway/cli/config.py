@@ -77,7 +77,7 @@ def _check(options: argparse.Namespace) -> int:
         print(f"{options.file}: warning: {warning.where}: {warning.what}", file=sys.stderr)
     for fault in faults:
         print(f"{options.file}: {fault.where}: {fault.what}", file=sys.stderr)
-    if config is None:
+    if config is None or faults:
         return EXIT_COULD_NOT
     doors, devices = len(config.doors), len(config.devices)
     print(f"{options.file}: {doors} doors, {devices} devices, no fault")

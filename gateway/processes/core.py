@@ -500,7 +500,8 @@ class Core:
                 await self._downlink.take(deliver)
             beacon = self._downlink.freshness.latest
             if beacon is not None and beacon is not before:
-                self._sync.wanted(beacon.revision, beacon.digest)
+                answers = beacon.nonce is not None
+                self._sync.wanted(beacon.revision, beacon.digest, answers=answers)
         return Delivered(stream=self._journal.stream, acknowledged=self._journal.acknowledged)
 
     async def _chunk(self, data: bytes) -> None:

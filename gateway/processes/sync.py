@@ -44,8 +44,11 @@ log = structlog.get_logger()
 
 NEED_CHUNKS_MAX = 64
 """Chunks asked for at a time: as many messages as the link holds for the core."""
+SAME_QUESTION = timedelta(seconds=2)
+"""However often it would be asked, as by many beacons: an answer is on its way."""
 ASK_AGAIN = timedelta(seconds=10)
-"""How long to wait for what was asked for before it is asked for again."""
+"""How long nothing of what was asked for may come before it is asked for again."""
+LOOK_S = 1.0
 PARITY_EVERY = timedelta(minutes=1)
 AUDIT_EVERY = timedelta(hours=1)
 """How often the digest is worked out anew: it reads every record, beside the doors' work."""
@@ -98,13 +101,16 @@ class Sync:
         self._told = told
         self._limits = limits
         self._turn = asyncio.Lock()
+        self._store = asyncio.Lock()
         self._news = asyncio.Event()
         self._documents: deque[bytes] = deque()
-        self._coming: Manifest | None = None
+        self._coming: SignedManifest | None = None
         self._missing: set[bytes] = set()
         self._budget = float(DOCUMENTS_AT_ONCE)
         self._budget_at = clock.monotonic()
+        self._asked = b""
         self._asked_at = clock.monotonic()
+        self._told_buckets = False
         self._drifted: tuple[bytes, bytes] | None = None
         self._wanted: Revision | None = None
 
@@ -125,7 +131,7 @@ class Sync:
         if document is None:
             return
         try:
-            self._begin_again(self._check(document).manifest)
+            self._begin_again(self._check(document))
         except BreaksRule:
             self._cache.incoming.clear()
 
@@ -155,10 +161,12 @@ class Sync:
         if not self._missing:
             return
         sha256 = hashlib.sha256(data).digest()
-        if sha256 not in self._missing:
-            return
-        await asyncio.to_thread(self._cache.incoming.put, sha256, data)
-        self._missing.discard(sha256)
+        async with self._store:
+            if sha256 not in self._missing:
+                return
+            await asyncio.to_thread(self._cache.incoming.put, sha256, data)
+            self._missing.discard(sha256)
+        self._asked_at = self._clock.monotonic()
         if not self._missing:
             self._news.set()
         elif len(self._missing) % NEED_CHUNKS_MAX == 0:
@@ -177,10 +185,14 @@ class Sync:
                 document, *chunks = unframed(data)
                 signed = await asyncio.to_thread(self._check, document)
                 _check_chunks(signed.manifest, chunks)
-                await asyncio.to_thread(self._keep, document, signed.manifest, chunks)
-                self._begin_again(signed.manifest)
+                async with self._store:
+                    await asyncio.to_thread(self._keep, document, signed.manifest, chunks)
+                    self._begin_again(signed)
                 return await self._apply(document)
-            except (BreaksRule, RecordsRefused) as refused:
+            except BreaksRule as broken:
+                self._refuse(broken)
+                raise
+            except RecordsRefused as refused:
                 self._told.refused(refused)
                 raise
 
@@ -212,13 +224,19 @@ class Sync:
 
     def refresh(self) -> None:
         """Ask the source of truth for what is missing here."""
-        self._asked_at = self._clock.monotonic()
-        self._told.publish("sync/need", self.need())
+        need, now = self.need(), self._clock.monotonic()
+        if need == self._asked and now - self._asked_at < SAME_QUESTION:
+            return
+        self._asked, self._asked_at = need, now
+        self._told.publish("sync/need", need)
 
-    def wanted(self, revision: int, digest: bytes) -> None:
-        """What the last beacon wants in force; a report answers it."""
+    def wanted(self, revision: int, digest: bytes, *, answers: bool) -> None:
+        """What the last beacon wants in force. A report answers it, unless it `answers` one itself:
+        then only where there is more to say.
+        """
         self._wanted = Revision(revision, digest)
-        self.report()
+        if not answers or (self._buckets_to_tell() is not None and not self._told_buckets):
+            self.report()
 
     async def _document(self, data: bytes) -> None:
         document = await asyncio.to_thread(opened_document, data, DOCUMENT_BYTES_MAX)
@@ -232,12 +250,21 @@ class Sync:
             if broken.rule is Rule.MISSING_BASE:
                 self.refresh()
             raise
-        if self._coming is not None and signed.manifest.revision < self._coming.revision:
-            return  # an older one that comes late: the newer one is under way
-        await asyncio.to_thread(self._keep, data, signed.manifest, [])
-        self._begin_again(signed.manifest)
+        if self._coming is not None and not self._goes_before(signed, self._coming):
+            return
+        async with self._store:
+            await asyncio.to_thread(self._keep, data, signed.manifest, [])
+            self._begin_again(signed)
         if self._missing:
             self.refresh()
+
+    @staticmethod
+    def _goes_before(comes: SignedManifest, coming: SignedManifest) -> bool:
+        """Whether a manifest takes the place of the one whose chunks are awaited."""
+        new, old = comes.manifest, coming.manifest
+        if new.revision != old.revision:
+            return new.revision > old.revision  # an older one comes late
+        return new.chunks != old.chunks or len(comes.signers) > len(coming.signers)
 
     def _check(self, document: bytes) -> SignedManifest:
         root, held = self._roots.current, self._cache.held
@@ -261,9 +288,10 @@ class Sync:
         for chunk, content in zip(manifest.chunks, chunks, strict=False):
             incoming.put(chunk.sha256, content)
 
-    def _begin_again(self, manifest: Manifest) -> None:
-        self._coming = manifest
-        chunks = [chunk.sha256 for chunk in manifest.chunks]
+    def _begin_again(self, signed: SignedManifest) -> None:
+        self._coming = signed
+        self._asked = b""
+        chunks = [chunk.sha256 for chunk in signed.manifest.chunks]
         self._missing = set(self._cache.incoming.missing(chunks))
         if not self._missing:
             self._news.set()
@@ -296,7 +324,7 @@ class Sync:
     async def _apply_what_comes(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(ASK_AGAIN.total_seconds()):
+                async with asyncio.timeout(LOOK_S):
                     await self._news.wait()
             except TimeoutError:
                 if self._missing and self._clock.monotonic() - self._asked_at >= ASK_AGAIN:
@@ -339,9 +367,10 @@ class Sync:
             if self._told.cards is not None:
                 await self._told.cards(await asyncio.to_thread(self._records, signed.manifest))
         finally:
-            self._coming = None
-            self._missing.clear()
-            await asyncio.to_thread(self._cache.incoming.clear)
+            async with self._store:
+                self._coming = None
+                self._missing.clear()
+                await asyncio.to_thread(self._cache.incoming.clear)
         self._drifted = None
         self._told.applied(applied)
         self.report()
@@ -380,15 +409,8 @@ class Sync:
     def parity(self) -> Parity:
         """The report as it is now."""
         enforced, as_of = self.in_force, self._cache.as_of
-        buckets = None
-        if (
-            self._drifted is not None
-            and self._wanted is not None
-            and enforced is not None
-            and self._wanted.number == enforced.number
-            and self._wanted.digest != enforced.digest
-        ):
-            buckets = self._drifted[1]
+        buckets = self._buckets_to_tell()
+        self._told_buckets = buckets is not None
         return Parity(
             site=self._site.id,
             gateway=self._site.gateway,
@@ -402,6 +424,14 @@ class Sync:
             nonce=self._told.nonce(),
             buckets=buckets,
         )
+
+    def _buckets_to_tell(self) -> bytes | None:
+        """Where the disk has another digest than the source of truth says of this revision."""
+        enforced, wanted = self.in_force, self._wanted
+        if self._drifted is None or enforced is None or wanted is None:
+            return None
+        differs = wanted.number == enforced.number and wanted.digest != enforced.digest
+        return self._drifted[1] if differs else None
 
     async def audit(self) -> bool:
         """Work out the digest from what is on the disk; whether it is the one that was signed.

@@ -149,11 +149,11 @@ class Cloud:
         for gateway in self.gateways:
             self.publish(gateway, "sync/manifest", document)
 
-    def command(self, gateway: str, act: str, **more: object) -> bytes:
+    def command(self, gateway: str, act: str, **more: Any) -> bytes:
         """Order something; the result will be in `results` under what this returns."""
         now = time.time_ns() // 1_000_000_000
         cti = secrets.token_bytes(16)
-        claims: dict[int | str, object] = {
+        claims: dict[Any, Any] = {
             3: f"{self.book.site}/{gateway}",
             4: now + COMMAND_LIFE_S.get(act, COMMAND_LIFE_S_ELSE),
             6: now,

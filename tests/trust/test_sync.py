@@ -125,6 +125,10 @@ class Box:
         asked = [payload for topic, payload in self.said if topic == "sync/need"]
         return msgspec.json.decode(asked[-1], type=dict[str, Any])
 
+    def needs(self) -> int:
+        """How many questions there were."""
+        return [topic for topic, _ in self.said].count("sync/need")
+
     def parity(self) -> dict[str, Any]:
         """The last report, its signature checked."""
         sealed = [payload for topic, payload in self.said if topic == "parity"][-1]
@@ -166,6 +170,12 @@ async def running(state: Path, key_file: Path) -> AsyncIterator[Box]:
 async def test_a_bundle_that_comes_in_pieces_is_put_in_force(state: Path, key_file: Path) -> None:
     async with running(state, key_file) as box:
         assert box.need() == {"v": 1, "revision": None, "digest": None, "chunks": [], "root": 1}
+        for _ in range(100):
+            box.sync.refresh()
+        assert box.needs() == 1
+        box.clock.mono += timedelta(seconds=2)
+        box.sync.refresh()
+        assert box.needs() == 2
         await box.send(snapshot(FIRST, about(1)))
         await until(lambda: box.number == 1)
         assert box.need()["chunks"]
@@ -222,7 +232,7 @@ async def test_a_hostile_link_changes_nothing_but_counts(state: Path, key_file: 
     good = document_of(snapshot(SECOND, about(2)))
     async with running(state, key_file) as box:
         await box.send(snapshot(FIRST, about(1)))
-        await until(lambda: box.number == 1)
+        await until(lambda: box.applied)
         files = {path: path.read_bytes() for path in (state / "current", state / "floor-revision")}
         for _ in range(400):
             box.clock.mono += timedelta(seconds=chance.choice((0, 1)))
@@ -391,7 +401,12 @@ async def test_drift_is_reported_bucket_by_bucket_and_repaired(state: Path, key_
         assert not await box.sync.audit()
         assert box.parity()["digest"] != good.digest()
         assert "buckets" not in box.parity()
-        box.sync.wanted(1, good.digest())
+        box.sync.wanted(1, good.digest(), answers=True)
+        said = len(box.said)
+        box.sync.wanted(1, good.digest(), answers=True)
+        assert len(box.said) == said  # or the two would never stop
+        box.sync.wanted(1, good.digest(), answers=False)
+        assert len(box.said) == said + 1
         theirs = box.parity()["buckets"]
         differ = [n for n in range(256) if theirs[32 * n : 32 * n + 32] != good.buckets()[n]]
         await box.send(repair(FIRST, about(1), differ))
