@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
 
-.PHONY: demo test check lint types contracts unit test-all bench lock clean deps run-tests
+.PHONY: demo test test-kernel check lint types contracts unit test-all bench lock clean deps run-tests
 
 demo: $(STAMP)
 	@$(BIN)/python -m demo $(ARGS)
@@ -14,6 +14,10 @@ test: deps check
 
 # Everything that CI runs, on a machine that has the tests' Debian packages.
 check: $(STAMP) lint types contracts run-tests
+
+# BLE against a stock kernel and the real bluetoothd in QEMU: needs root, and minutes. Not in `test`.
+test-kernel: $(STAMP)
+	@sh tests/kernel/run.sh $(BIN)/python
 
 deps:
 	@sh tests/deps.sh

@@ -17,7 +17,7 @@ import msgspec
 
 from bench.results import Result, save, table
 
-NAMES = ("decide", "journal", "start", "link", "cards", "tap", "kinds", "fleet", "lint")
+NAMES = ("decide", "journal", "start", "link", "cards", "tap", "kinds", "fleet", "lint", "ble")
 
 
 class Measurement(Protocol):

@@ -6,13 +6,14 @@ A PKOC phone speaks as the credential app of PSIA's public reference code does
 
 import asyncio
 from dataclasses import dataclass
+from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM
 
-from hwsim.bluez.daemon import Adapter, Bluez, InLink
+from hwsim.bluez.daemon import Adapter, Bluez
 from hwsim.bluez.radio import Advertisement, Link, Peer, Walk
 
 PKOC_SERVICE = "0000fff0-0000-1000-8000-00805f9b34fb"
@@ -55,6 +56,19 @@ def uncompressed(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.public_key().public_bytes(
         serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
     )
+
+
+class Reader(Protocol):
+    """A connection to a reader's GATT server."""
+
+    received: "asyncio.Queue[bytes | None]"
+    """Notifications; None: the connection is over."""
+
+    async def subscribe(self, service: str, uuid: str) -> None:
+        """Ask for notifications."""
+
+    async def write(self, service: str, uuid: str, data: bytes) -> None:
+        """Write a characteristic."""
 
 
 @dataclass
@@ -120,11 +134,12 @@ class PkocPhone(Peer):
             async with asyncio.timeout(timeout_s):
                 if service not in link.services:
                     raise ConnectionError(f"{adapter.name} has no service {service}")
-                return await self._converse(link, service, tricks or Tricks())
+                return await self.converse(link, service, tricks or Tricks())
         finally:
             link.close()
 
-    async def _converse(self, link: InLink, service: str, tricks: Tricks) -> str:
+    async def converse(self, link: Reader, service: str, tricks: Tricks) -> str:
+        """Prove the key over any connection; what the reader said, as `tap`."""
         self.said = []
         await link.subscribe(service, PKOC_NOTIFY)
         hello_bytes = await link.received.get()
@@ -178,7 +193,7 @@ class PkocPhone(Peer):
             return False
         return True
 
-    async def _write(self, link: InLink, service: str, data: bytes) -> None:
+    async def _write(self, link: Reader, service: str, data: bytes) -> None:
         self.said.append(data)
         await link.write(service, PKOC_WRITE, data)
 

@@ -22,7 +22,7 @@ from gateway.errors import DeviceUnavailable
 
 WORKER: Final = Path(__file__).with_name("ble_worker.py")
 
-START_S_MAX: Final = 8.0
+START_S_MAX: Final = 10.0
 """Until the worker says that BlueZ has taken what it asked for; importing alone is a second on a
 Raspberry Pi, and an adapter that was off takes another to come up."""
 SILENCE_S_MAX: Final = 3.0

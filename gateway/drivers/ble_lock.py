@@ -27,7 +27,7 @@ import msgspec
 import structlog
 
 from gateway.clock import Clock
-from gateway.config.devices import Capability, DriverSpec, RelayClass
+from gateway.config.devices import Capability, DriverSpec, Means, RelayClass, Trial
 from gateway.domain.facts import (
     BatteryReported,
     DeviceOnline,
@@ -417,6 +417,8 @@ DRIVER = DriverSpec(
     build=BleLock,
     relay_class=lambda _settings: RelayClass.R2,
     outputs=lambda _settings: 1,
+    address=lambda settings: f"BLE lock {settings.address}",
     title="battery locks with the protocol of docs/ble.md",
     transport="BLE (BlueZ)",
+    tried=(Trial(Means.PEER, "bumble's stack on a stock kernel and bluetoothd 5.66, in QEMU"),),
 )

@@ -237,5 +237,8 @@ DRIVER = DriverSpec(
     build=BleReader,
     title="phones with PKOC over BLE, which connect to the door",
     transport="BLE (BlueZ)",
-    tried=(Trial(Means.SIMULATOR, "hwsim's BlueZ and phone, written from BlueZ's manual pages"),),
+    address=lambda settings: f"PKOC at adapter {settings.adapter}",
+    station=lambda settings: settings.reader_identifier if settings.shared_adapter else "FFF0",
+    alike=lambda settings: {"shared_adapter": settings.shared_adapter},
+    tried=(Trial(Means.PEER, "bumble's phone on a stock kernel and bluetoothd 5.66, in QEMU"),),
 )

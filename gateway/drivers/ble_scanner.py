@@ -21,7 +21,7 @@ from typing import Annotated, Final
 import msgspec
 
 from gateway.clock import Clock
-from gateway.config.devices import Capability, DriverSpec
+from gateway.config.devices import Capability, DriverSpec, Means, Trial
 from gateway.domain.facts import CredentialPresented, CredentialRefused, DeviceOnline
 from gateway.domain.signal import Signal
 from gateway.drivers.base import FactSink
@@ -233,4 +233,5 @@ DRIVER = DriverSpec(
     build=BleScanner,
     title="phones and fobs that advertise over BLE, which the gateway connects to",
     transport="BLE (BlueZ)",
+    tried=(Trial(Means.PEER, "bumble's stack on a stock kernel and bluetoothd 5.66, in QEMU"),),
 )

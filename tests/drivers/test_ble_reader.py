@@ -19,9 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.clock import Clock
+from gateway.config.site import check
 from gateway.domain.facts import CredentialPresented, CredentialRefused, Fact
 from gateway.domain.signal import Signal
-from gateway.drivers import ble_sessions
+from gateway.drivers import REGISTRY, ble_sessions
 from gateway.drivers.ble_link import (
     Alive,
     BleLines,
@@ -33,7 +34,7 @@ from gateway.drivers.ble_link import (
     Received,
 )
 from gateway.drivers.ble_reader import BleReaderSettings
-from gateway.errors import DeviceMisconfigured, DeviceUnavailable
+from gateway.errors import ConfigError, DeviceMisconfigured, DeviceUnavailable
 from hwsim.bluez.site import address_named, key_named
 from hwsim.phones import PkocPhone, Tricks
 from hwsim.site import Site
@@ -59,6 +60,7 @@ from tests.drivers.contract import (
 
 SITE = CONFIG.with_name("ble.toml")
 READER = "street-phones"
+OTHER_DOOR = "7f3a2c52-0c61-4d0b-a52d-1c4b5d1f0a12"
 
 
 class TestContract(DriverContract):
@@ -359,3 +361,34 @@ def test_the_workers_lines_are_read_in_any_split_and_junk_is_an_error(
         BleLines("x").receive(b"?" + junk + b"\n")
     with pytest.raises(DeviceUnavailable, match="means nothing"):
         BleLines("x").receive(b"R" * 3_000)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "faults"),
+    [
+        ({}, {"reader_identifier": OTHER_DOOR}, ["devices.second"]),
+        ({}, {"reader_identifier": OTHER_DOOR, "shared_adapter": True}, ["shared_adapter"]),
+        (
+            {"shared_adapter": True},
+            {"reader_identifier": OTHER_DOOR, "shared_adapter": True},
+            [],
+        ),
+        ({"shared_adapter": True}, {"shared_adapter": True}, ["devices.second"]),
+        ({}, {"adapter": "00:1A:7D:DA:71:02"}, []),
+    ],
+)
+def test_doors_that_phones_could_mistake_for_each_other_are_refused_by_the_config(
+    first: dict[str, object], second: dict[str, object], faults: list[str]
+) -> None:
+    raw = tomllib.loads(SITE.read_text())
+    table = raw["devices"][READER]
+    raw["devices"][READER] = {**table, **first}
+    raw["devices"]["second"] = {**table, **second}
+    raw["doors"]["yard"]["readers"].append({"device": "second", "side": "out"})
+    try:
+        check(raw, REGISTRY, "site.toml")
+        told = []
+    except ConfigError as error:
+        told = [fault.where for fault in error.faults]
+    assert len(told) == len(faults)
+    assert all(part in where for part, where in zip(faults, told, strict=True))
