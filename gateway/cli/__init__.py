@@ -55,6 +55,9 @@ _COMMANDS = (
     _Listed("explain", "gateway.cli.explain", "say why requests are denied, and until when"),
     _Listed("bundle", "gateway.cli.bundle", "make, check and compare what a site is sent"),
     _Listed("grant", "gateway.cli.grant", "make a code for a visitor, read one"),
+    _Listed(
+        "relay-wishes", "gateway.cli.relay_wishes", "sign what a lock in Home Assistant is told"
+    ),
     _Listed("command", "gateway.cli.command", "sign a command, send it, hear what became of it"),
     _Listed("drivers", "gateway.cli.drivers", "what can be connected, and how well it is tried"),
     _Listed("osdp", "gateway.cli.osdp", "find OSDP readers on a line, give one its key"),

@@ -1,9 +1,11 @@
-"""A short session with the broker, for commands of the source of truth's side."""
+"""Sessions with the broker, for the source of truth's side and for whoever watches many sites."""
 
 import argparse
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -13,19 +15,22 @@ from gateway.errors import GatewayError
 _PORT, _PORT_TLS = 1883, 8883
 SEND_S_MAX = 60.0
 """For connecting, and for each message."""
+_RECONNECT_S = (1, 30)
 
 
 def add_broker(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Add the options that name a broker."""
+    """Add the options that name a broker, and who we are to it."""
     parser.add_argument("--host", required=required, help="the broker")
     parser.add_argument("--port", type=int, help=f"default: {_PORT_TLS}, or {_PORT} without TLS")
     parser.add_argument("--ca", metavar="FILE", help="with it: TLS, as this authority vouches")
     parser.add_argument("--cert", metavar="FILE")
     parser.add_argument("--cert-key", metavar="FILE")
+    parser.add_argument("--user", metavar="NAME")
+    parser.add_argument("--password-file", type=Path, metavar="FILE")
 
 
 class BrokerSession:
-    """Publishes; what comes on the topics asked for is handed to `heard`, on a thread."""
+    """Publishes; what comes on the topics asked for is handed on, on a thread."""
 
     def __init__(self, client: mqtt.Client, host: str) -> None:
         self._client = client
@@ -51,7 +56,7 @@ def broker_session(
         GatewayError: there is none to be had.
     """
     ready = threading.Event()
-    client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv311)
+    client, port = _client(options)
     if topic is None:
         client.on_connect = lambda *_: ready.set()
     else:
@@ -59,9 +64,6 @@ def broker_session(
         client.on_subscribe = lambda *_: ready.set()
     client.on_message = lambda _client, _data, message: heard(bytes(message.payload))
     try:
-        if options.ca is not None:
-            client.tls_set(options.ca, options.cert, options.cert_key)
-        port = options.port or (_PORT if options.ca is None else _PORT_TLS)
         client.connect(options.host, port)
     except (OSError, ValueError) as error:
         raise GatewayError(f"{options.host}: no session with the broker: {error}") from error
@@ -73,3 +75,61 @@ def broker_session(
     finally:
         client.disconnect()
         client.loop_stop()
+
+
+@contextmanager
+def following(
+    options: argparse.Namespace,
+    topic: str,
+    take: Callable[[str, bytes, bool], None],
+    said: Callable[[str], None],
+) -> Iterator[mqtt.Client]:
+    """Whatever comes on `topic`, for as long as the block runs, connecting again for ever.
+
+    `take` gets topic, payload and whether it was retained; `said` a line whenever the connection
+    comes or goes. Both are called on paho's own thread.
+
+    Raises:
+        GatewayError: an option names what can't be used.
+    """
+    client, port = _client(options)
+    where = f"{options.host}:{port}"
+
+    def connected(connection: mqtt.Client, _data: Any, _flags: Any, reason: Any, _p: Any) -> None:
+        if reason.is_failure:
+            said(f"{where} refuses: {reason}")
+            return
+        connection.subscribe(topic, qos=1)
+        said(f"connected to {where}")
+
+    client.reconnect_delay_set(*_RECONNECT_S)
+    client.on_connect = connected
+    client.on_disconnect = lambda *about: said(f"{where} is away: {about[3]}")
+    client.on_message = lambda _client, _data, message: take(
+        message.topic, bytes(message.payload), message.retain
+    )
+    client.connect_async(options.host, port, keepalive=30)
+    client.loop_start()
+    try:
+        yield client
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+def _client(options: argparse.Namespace) -> tuple[mqtt.Client, int]:
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv311)
+    try:
+        if options.ca is not None:
+            client.tls_set(options.ca, options.cert, options.cert_key)
+        if options.user is not None:
+            client.username_pw_set(options.user, _password(options.password_file))
+    except (OSError, ValueError) as error:
+        raise GatewayError(
+            f"--ca, --cert, --cert-key or --password-file can't be used: {error}"
+        ) from error
+    return client, options.port or (_PORT if options.ca is None else _PORT_TLS)
+
+
+def _password(file: Path | None) -> str | None:
+    return None if file is None else file.read_text(encoding="utf-8").rstrip("\n")

@@ -5,14 +5,14 @@ import sys
 import threading
 from collections import deque
 from datetime import datetime
-from pathlib import Path
 
 import msgspec
 
 from gateway.cli import EXIT_COULD_NOT, EXIT_NO, EXIT_OK, Command
+from gateway.cli.broker import add_broker, following
+from gateway.cli.common import add_json
 from gateway.clock import SystemClock
-from gateway.fleet.model import Fleet
-from gateway.fleet.watch import Broker, Watcher
+from gateway.fleet.model import TOPICS, Fleet
 
 _DESCRIPTION = """\
 Show all sites of a broker live: doors, alarms, parity, lag, latencies; the worst first. With --json
@@ -22,9 +22,7 @@ right to read acs/v1/+/+/#. It looks only: nothing is ever sent."""
 
 _EXAMPLE = """\
 example:
-  door-gateway fleet --broker mqtts://broker.example:8883 --ca ca.pem --certificate ops.pem \\
-      --key ops.key"""
-
+  door-gateway fleet --host broker.example --ca ca.pem --cert ops.pem --cert-key ops.key"""
 
 INBOX_MAX = 100_000
 """Messages between two looks, a second apart; of more the oldest are not shown."""
@@ -32,39 +30,28 @@ INBOX_MAX = 100_000
 
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = _DESCRIPTION, _EXAMPLE
-    parser.add_argument("--broker", required=True, metavar="URL", help="mqtts://HOST:PORT")
-    parser.add_argument("--ca", type=Path, metavar="FILE", help="PEM; else the system's")
-    parser.add_argument("--certificate", type=Path, metavar="FILE", help="our own, PEM")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="its key, PEM")
-    parser.add_argument("--user", metavar="NAME")
-    parser.add_argument("--password-file", type=Path, metavar="FILE")
-    parser.add_argument("--json", action="store_true", help="print JSON, for machines")
+    add_broker(parser)
+    add_json(parser)
     parser.add_argument("--seconds", type=float, default=65.0, help="how long --json listens")
 
 
 def _run(options: argparse.Namespace) -> int:
-    broker = Broker(
-        options.broker,
-        options.ca,
-        options.certificate,
-        options.key,
-        options.user,
-        options.password_file,
-    )
     clock = SystemClock(floor=None, vouched=lambda: True)
-    return _print(broker, clock, options.seconds) if options.json else _show(broker, clock)
+    return _print(options, clock) if options.json else _show(options, clock)
 
 
-def _print(broker: Broker, clock: SystemClock, seconds: float) -> int:
+def _print(options: argparse.Namespace, clock: SystemClock) -> int:
     fleet, said = Fleet(), list[str]()
-    with Watcher(
-        broker, lambda topic, payload: fleet.take(topic, payload, clock.now()), said.append
-    ):
-        threading.Event().wait(seconds)
-    now = clock.now()
+
+    def take(topic: str, payload: bytes, _retained: bool) -> None:
+        fleet.take(topic, payload, clock.now())
+
+    with following(options, TOPICS, take, said.append):
+        threading.Event().wait(options.seconds)
     if not any(line.startswith("connected") for line in said):
-        print(said[-1] if said else f"{broker.url}: no answer", file=sys.stderr)
+        print(said[-1] if said else f"{options.host}: no answer", file=sys.stderr)
         return EXIT_COULD_NOT
+    now = clock.now()
     rows = fleet.sorted(now)
     for each in rows:
         row = {"verdict": each.verdict(now), **msgspec.to_builtins(each)}
@@ -72,7 +59,7 @@ def _print(broker: Broker, clock: SystemClock, seconds: float) -> int:
     return EXIT_OK if all(each.verdict(now) == "well" for each in rows) else EXIT_NO
 
 
-def _show(broker: Broker, clock: SystemClock) -> int:
+def _show(options: argparse.Namespace, clock: SystemClock) -> int:
     try:
         from gateway.fleet.view import FleetView  # noqa: PLC0415 - an extra that the box has not
     except ImportError:
@@ -84,13 +71,13 @@ def _show(broker: Broker, clock: SystemClock) -> int:
     inbox: deque[tuple[str, bytes, datetime]] = deque(maxlen=INBOX_MAX)
     view = FleetView(Fleet(), inbox, clock.now)
 
-    def take(topic: str, payload: bytes) -> None:
+    def take(topic: str, payload: bytes, _retained: bool) -> None:
         inbox.append((topic, payload, clock.now()))
 
     def said(line: str) -> None:
         view.connection = line
 
-    with Watcher(broker, take, said):
+    with following(options, TOPICS, take, said):
         view.run()
     return EXIT_OK
 

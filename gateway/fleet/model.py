@@ -11,6 +11,8 @@ import msgspec
 from gateway.errors import GatewayError
 from gateway.trust import cose
 
+TOPICS = "acs/v1/+/+/#"
+"""What a watcher subscribes to."""
 PAYLOAD_BYTES_MAX = 1 << 20
 """Of a message: more is somebody's mistake, and is counted as malformed."""
 GATEWAYS_MAX = 50_000

@@ -2,7 +2,7 @@
 
 What is announced only points at topics that are there anyway (docs/asyncapi.yaml). A lock's wishes
 go to a topic of their own that the gateway doesn't hear: nothing unsigned moves a lock, so somebody
-with the site's `command` key has to turn a wish into a command (`door-gateway command relay`).
+with the site's `command` key has to turn a wish into a command (`door-gateway relay-wishes`).
 
 Source: Home Assistant, "MQTT", section "MQTT Discovery", and the pages of its `lock`,
 `binary_sensor`, `sensor` and `event` platforms.

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from gateway.trust.commands import (
 )
 from gateway.trust.keys import write_key
 from gateway.trust.root import KeySet, Now, first_root
+from hwsim.mqtt import MqttClient
 from tests.trust.keyring import key, root_document
 
 OWN = key("the gateway's own")
@@ -137,3 +139,37 @@ def test_a_command_can_be_written_down_to_be_sent_by_other_means(
     assert main(["command", "refresh", *nobody, "--gateway-key", "xyz"]) == 2
     with pytest.raises(CommandRefused, match="bad_signature"):
         opened(out.read_bytes()[:-1] + b"\x00")
+
+
+async def test_a_wish_is_signed_once_and_one_that_was_retained_never(
+    signing_key: Path, tmp_path: Path
+) -> None:
+    heard: list[Command] = []
+    async with mosquitto(tmp_path) as broker:
+
+        def hear(_topic: str, payload: bytes) -> None:
+            heard.append(opened(payload))
+
+        client = MqttClient("watcher", hear)
+        await client.open(broker.host, broker.port, f"{PREFIX}/cmd")
+        client.publish(f"{PREFIX}/door/vault/wish", b"UNLOCK", retain=True)
+        relay = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "gateway", "relay-wishes", "--gateway", "LON/gw-1"),
+            *("--key", str(signing_key), "--by", "ha", "--host", broker.host),
+            *("--port", str(broker.port)),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        assert relay.stderr is not None
+        try:
+            async with asyncio.timeout(20):
+                while b"retained wish" not in await relay.stderr.readline():
+                    pass
+                client.publish(f"{PREFIX}/door/front/wish", b"LOCK")
+                client.publish(f"{PREFIX}/door/a%2Fb/wish", b"UNLOCK")
+                while not heard:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        finally:
+            relay.terminate()
+            await relay.wait()
+            client.close()
+    assert [(each.act, each.target, each.by) for each in heard] == [("unlock", "a/b", "ha")]
