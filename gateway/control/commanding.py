@@ -42,8 +42,12 @@ class CommandedDoors(Protocol):
     def door_ids(self) -> tuple[str, ...]:
         """The doors that this box controls."""
 
-    async def remote_unlock(self, door: str, event: events.RemoteUnlock) -> RemoteOutcome:
-        """Release a door by the right of `event`, which is not recorded yet."""
+    async def remote_unlock(
+        self, door: str, event: events.RemoteUnlock, until: timedelta
+    ) -> RemoteOutcome:
+        """Release a door by the right of `event`, which is not recorded yet, before `until`
+        (monotonic).
+        """
 
     def identify(self, door: str) -> None:
         """Have the readers of a door blink and beep."""
@@ -110,7 +114,7 @@ class Commands:
         self,
         audience: str,
         *,
-        keys: Callable[[], KeySet],
+        keys: Callable[[], KeySet | None],
         doors: CommandedDoors,
         orders: CommandedOrders,
         office: Office,
@@ -121,7 +125,8 @@ class Commands:
         answer: Callable[[Result], None],
         refused: Callable[[str], None],
     ) -> None:
-        """`now` is the instant to judge by: the floor of time where the clock isn't trusted.
+        """`keys` gives the key set that is believed, if there is one.
+        `now` is the instant to judge by: the floor of time where the clock isn't trusted.
         `refused` hears of every command that is not carried out, with the reason.
         """
         self._audience = audience
@@ -142,11 +147,14 @@ class Commands:
     def take(self, message: bytes, *, retained: bool) -> None:
         """Judge a message at once, and carry it out in a task of its own."""
         arrived = self._clock.monotonic()
-        now = self._now()
+        now, keys = self._now(), self._keys()
+        if keys is None:
+            self._refuse(None, "unknown_key", arrived)
+            return
         try:
             command = open_command(
                 message,
-                self._keys(),
+                keys,
                 self._audience,
                 now,
                 is_spent=lambda cti: self._memory.get(spent_key(cti)) is not None,
@@ -249,7 +257,8 @@ class Commands:
             why=command.why,
             command=command.cti.hex(),
         )
-        outcome = await self._doors.remote_unlock(command.target, event)
+        until = self._clock.monotonic() + (command.expires - self._clock.now())
+        outcome = await self._doors.remote_unlock(command.target, event, until)
         if outcome.failed is not None:
             raise CommandRefused(outcome.failed, command)
         return outcome.seq

@@ -348,8 +348,8 @@ class DoorController:
         await self._take(decided, tap.at)
         self.look_at_mode()
 
-    async def remote_unlock(self, event: events.RemoteUnlock) -> RemoteOutcome:
-        """Release the door once by a signed command's right; what came of it.
+    async def remote_unlock(self, event: events.RemoteUnlock, until: timedelta) -> RemoteOutcome:
+        """Release the door once by a signed command's right, before `until`; what came of it.
 
         What is to be remembered of the command goes to disk with `event`, before the lock moves.
         """
@@ -363,7 +363,7 @@ class DoorController:
         for reason, holds in reasons:
             if holds:
                 return RemoteOutcome(None, reason)
-        return await self._take(UnlockOrdered(event), self._clock.monotonic())
+        return await self._take(UnlockOrdered(event, until), self._clock.monotonic())
 
     async def identify(self) -> None:
         """Have the readers blink and beep, so that somebody on site can tell which door it is."""
@@ -645,10 +645,16 @@ class DoorController:
             async with self._strike:
                 if effect.cause == "mode" and self.state.renew_at is None:
                     return "over"  # the hold has ended while its pulse waited
-                await self._wiring.pulse(effect.duration)
+                too_late = effect.until is not None and self._clock.monotonic() >= effect.until
+                if not too_late:
+                    await self._wiring.pulse(effect.duration)
         except DeviceError as error:
             await self._take(msgspec.structs.replace(failed, why=str(error)), at)
             return "offline" if isinstance(error, DeviceUnavailable) else "unconfirmed"
+        if too_late:
+            why = "what gave the right to it ended while it waited"
+            await self._take(msgspec.structs.replace(failed, why=why), at)
+            return "expired"
         if effect.again:
             return None
         took = self._clock.monotonic() - at

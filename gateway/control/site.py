@@ -258,9 +258,11 @@ class SiteController:
                 )
         return found
 
-    async def remote_unlock(self, door: str, event: events.RemoteUnlock) -> RemoteOutcome:
-        """Release a door once by a signed command's right."""
-        return await self.doors[door].remote_unlock(event)
+    async def remote_unlock(
+        self, door: str, event: events.RemoteUnlock, until: timedelta
+    ) -> RemoteOutcome:
+        """Release a door once by a signed command's right, before `until`."""
+        return await self.doors[door].remote_unlock(event, until)
 
     def identify(self, door: str) -> None:
         """Have the readers of a door blink and beep. Never waits."""

@@ -176,6 +176,8 @@ class UnlockOrdered(msgspec.Struct, frozen=True):
     """A signed command releases the door once; `event` is the record of it."""
 
     event: events.RemoteUnlock
+    until: timedelta
+    """When the command ends: from then on nothing is released by it."""
 
 
 class ModeChanged(msgspec.Struct, frozen=True):
@@ -274,6 +276,8 @@ class PulseStrike(msgspec.Struct, frozen=True):
     spends: bool = False
     """What opens is spent: without its record on disk the strike isn't released at all."""
     grant: int = 0
+    until: timedelta | None = None
+    """What gives the right to it ends then, though it may have waited for the disk or the board."""
     again: bool = False
     """The rest of a pulse that was recorded before: its confirmation is no news."""
 
@@ -374,7 +378,7 @@ def step(
             duration = _pulse(state, rules.unlock, now)
             return _releasing(state, "command", duration, now), [
                 Record(fact.event),
-                PulseStrike(duration, "command", "in", spends=True),
+                PulseStrike(duration, "command", "in", spends=True, until=fact.until),
                 Indicate("in", Signal.GRANTED),
             ]
         case ModeChanged():

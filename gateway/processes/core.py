@@ -180,7 +180,7 @@ class Core:
                     rng=self._rng,
                     on_change=self._report,
                     break_glass=_roles(config),
-                    verify_grant=grant_verifier(config, roots),
+                    verify_grant=grant_verifier(config, roots, self._cache),
                 )
                 self._figures = Figures()
                 self._standing = Standing(config, self._site, self._clock)

@@ -28,7 +28,7 @@ from gateway.trust.beacon import NONCE_BYTES, Freshness, Whose, open_ack
 from gateway.trust.commands import Result, seal_result
 from gateway.trust.grants import verify
 from gateway.trust.root import ROOT_BYTES_MAX, KeySet, Now, Roots, first_root
-from gateway.trust.rules import BreaksRule
+from gateway.trust.rules import BreaksRule, Rule
 
 log = structlog.get_logger()
 
@@ -85,7 +85,7 @@ class Downlink:
         self._told_off = timedelta()
         self._commands = Commands(
             audience(config),
-            keys=lambda: roots.current,
+            keys=self._keys,
             doors=parts.site,
             orders=parts.orders,
             office=Office(refresh, recent_log),
@@ -142,12 +142,12 @@ class Downlink:
         await self._commands.close()
 
     async def _acknowledged(self, sealed: bytes) -> None:
-        ack = open_ack(sealed, self._roots.current, self._whose)
+        ack = open_ack(sealed, self._must_believe(), self._whose)
         await self._parts.journal.acknowledge(ack.stream, ack.seq)
 
     async def _beacon(self, sealed: bytes) -> None:
         mono = self._parts.clock.monotonic()
-        keys, in_force = self._roots.current, self._in_force()
+        keys, in_force = self._must_believe(), self._in_force()
         heard = self.freshness.take(sealed, keys, in_force, self._now(), mono)
         if heard.time is not None:
             self._vouch(*heard.time)
@@ -156,6 +156,15 @@ class Downlink:
             await self._parts.cache.vouch(heard.as_of)
         if heard.asks or heard.beacon.root > keys.version:
             self._refresh()
+
+    def _keys(self) -> KeySet | None:
+        return believed(self._roots, self._parts.cache)
+
+    def _must_believe(self) -> KeySet:
+        keys = self._keys()
+        if keys is None:
+            raise BreaksRule(Rule.UNKNOWN_KEY, "a later key set than this was in force already")
+        return keys
 
     def _now(self) -> Now:
         """The instant to judge by: with an untrusted clock it can't be before the floor."""
@@ -203,14 +212,25 @@ def audience(config: SiteConfig) -> str:
     return f"{config.site.id}/{config.site.gateway}"
 
 
-def grant_verifier(config: SiteConfig, roots: Roots | None) -> Callable[[str], Presented]:
+def believed(roots: Roots, cache: Cache) -> KeySet | None:
+    """The key set in force; None where a later one was already and is lost: what it no longer
+    named must not be believed again.
+    """
+    return roots.current if roots.current.version >= cache.root_floor else None
+
+
+def grant_verifier(
+    config: SiteConfig, roots: Roots | None, cache: Cache
+) -> Callable[[str], Presented]:
     """How doors verify the text of a carried grant."""
     if roots is None:
         return lambda _text: "grant_unknown_key"
     here = audience(config)
 
     def verified(text: str) -> Presented:
-        keys = roots.current
+        keys = believed(roots, cache)
+        if keys is None:
+            return "grant_unknown_key"
         until = _EPOCH + timedelta(seconds=min(keys.expires, _LAST_SECOND))
         return verify(text, keys.keys_of("grant"), here, believed_until=until)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from gateway.clock import SystemClock
 from gateway.config.site import TrustTable
+from gateway.control.door import RemoteOutcome
 from gateway.domain import events
 from gateway.ipc.messages import Deliver
 from gateway.ipc.outbox import Outbox
@@ -56,13 +57,14 @@ class Signing:
         self.roots = Roots(keys(), Path("/nowhere"))
         self.outbox = Outbox()
         self.unlocking: Any = None
+        self.root_floor = 1
         parts: Any = SimpleNamespace(
             config=SimpleNamespace(
                 site=SimpleNamespace(id="LON", gateway="gw-1"), trust=TrustTable(root="/root")
             ),
             clock=self.clock,
             journal=SimpleNamespace(append=paper.append, acknowledge=self._acknowledge),
-            cache=SimpleNamespace(vouch=self._vouch),
+            cache=self,
             memory=c.memory,
             site=self,
             orders=c.orders,
@@ -83,8 +85,10 @@ class Signing:
     def door_ids(self) -> tuple[str, ...]:
         return self.club.door_ids
 
-    async def remote_unlock(self, door: str, event: events.RemoteUnlock) -> Any:
-        return await self.club.doors[door].remote_unlock(event)
+    async def remote_unlock(
+        self, door: str, event: events.RemoteUnlock, until: timedelta
+    ) -> RemoteOutcome:
+        return await self.club.doors[door].remote_unlock(event, until)
 
     def identify(self, door: str) -> None:
         self.unlocking = asyncio.get_running_loop().create_task(self.club.doors[door].identify())
@@ -92,7 +96,7 @@ class Signing:
     async def _acknowledge(self, stream: str, seq: int) -> None:
         self.acknowledged.append((stream, seq))
 
-    async def _vouch(self, as_of: datetime) -> None:
+    async def vouch(self, as_of: datetime) -> None:
         self.vouched.append(as_of)
 
     def _refresh(self) -> None:

@@ -131,6 +131,39 @@ def test_an_expired_root_commands_nothing() -> None:
     run(journey())
 
 
+def test_what_waited_beyond_its_end_opens_nothing() -> None:
+    async def journey() -> None:
+        async with signing() as s:
+            s.club.paper.disk_s = 0.8
+            await s.sends(seal_command(s.command(life=1), key("command-1")))
+            async with s.club.doors["front"]._strike:  # somebody else's pulse is slow
+                await asyncio.sleep(1.5)
+            await asyncio.sleep(0.1)
+            (result,) = s.results()
+            assert (result.outcome, result.reason) == ("refused", "expired")
+            assert s.club.fronts["front"].pulses == []
+
+    run(journey())
+
+
+def test_after_a_later_root_was_lost_nothing_is_believed() -> None:
+    async def journey() -> None:
+        async with signing() as s:
+            s.root_floor = 2
+            await s.sends(seal_command(s.command(), key("command-1")))
+            assert s.results()[-1].reason == "unknown_key"
+            await s.sends(s.beacon(), "beacon")
+            await s.sends(s.ack(), "ack")
+            assert (s.vouched, s.acknowledged) == ([], [])
+            assert {each.what for each in s.club.found(events.SealedRefused)} == {
+                "cmd",
+                "beacon",
+                "ack",
+            }
+
+    run(journey())
+
+
 def test_a_flood_is_slowed_down_and_so_are_its_answers() -> None:
     async def journey() -> None:
         async with signing() as s:

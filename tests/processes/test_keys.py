@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from gateway import logs
+from gateway.cache import Cache
 from gateway.config.site import SiteConfig, TrustTable
 from gateway.domain.carried_grant import CarriedGrant
 from gateway.errors import ConfigError
@@ -30,6 +31,11 @@ class _Config:
     site: _Named
 
 
+@dataclass
+class _Floor:
+    root_floor: int
+
+
 HERE = cast("SiteConfig", _Config(_Named("LON", "gw-1")))
 HOUR = timedelta(hours=1)
 
@@ -44,7 +50,8 @@ def text(**other: Any) -> str:
 
 def test_doors_believe_the_keys_of_the_root_in_force_and_what_was_signed_in_its_time() -> None:
     roots = Roots(keys(), Path("/nowhere"))
-    verified = grant_verifier(HERE, roots)
+    floor = _Floor(1)
+    verified = grant_verifier(HERE, roots, cast("Cache", floor))
     assert isinstance(verified(text()), CarriedGrant)
     year = timedelta(days=366)
     late = {"issued": START + year, "not_before": START + year, "expires": START + year + HOUR}
@@ -53,7 +60,10 @@ def test_doors_believe_the_keys_of_the_root_in_force_and_what_was_signed_in_its_
                               "freshness": ("freshness-1",), "command": ("command-1",)}  # fmt: skip
     roots.current = keys(roles=others, thresholds={})
     assert verified(text()) == "grant_unknown_key"
-    assert grant_verifier(HERE, None)(text()) == "grant_unknown_key"
+    roots.current = keys()
+    floor.root_floor = 2
+    assert verified(text()) == "grant_unknown_key"
+    assert grant_verifier(HERE, None, cast("Cache", floor))(text()) == "grant_unknown_key"
 
 
 def test_a_root_that_is_missing_damaged_or_another_sites_stops_the_start(tmp_path: Path) -> None:
