@@ -142,6 +142,23 @@ async def test_what_is_sold_is_what_opens_and_what_is_forged_changes_nothing(
         assert not await _may_publish(broker, made, "acs/v1/LON/lon-1/event", "lon-2")
         assert await _may_publish(broker, made, "acs/v1/LON/lon-2/status", "lon-2")
 
+        # Ordered from afar, by a signer that knows only the page: once, and answered.
+        await rig.at_rest("front")
+        orders: list[bytes] = []
+
+        async def ordered() -> None:
+            orders.append(cloud.command(GATEWAY, "unlock", door="front"))
+
+        await rig.release_by("front", ordered())
+        orders.append(cloud.command(GATEWAY, "unlock", door="roof"))
+        orders.append(cloud.command(GATEWAY, "logs", minutes=1))
+        await until("answers", lambda: gateway.results.keys() >= set(orders))
+        done, unknown, logged = (gateway.results[each] for each in orders)
+        assert (done["outcome"], unknown["reason"]) == ("done", "unknown_door")
+        assert logged["lines"]
+        assert gateway.forged == 0
+        figure(f"remote unlock, at the core: {done['took_ms']} ms")
+
         # Signed acknowledgements only.
         last = await rig.last_seq()
 

@@ -1,7 +1,9 @@
 """Carried grants as bytes and as texts: one form, verified in the specification's order."""
 
 import random
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, get_args
 
 import cbor2
@@ -15,6 +17,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from pycose import headers
+from pycose.algorithms import EdDSA
+from pycose.keys.curves import Ed25519
+from pycose.keys.okp import OKPKey
+from pycose.messages.sign1message import Sign1Message
 
 from gateway.domain.carried_grant import CarriedGrant, Refusal
 from gateway.trust import cose
@@ -30,6 +37,7 @@ from gateway.trust.grants import (
     verify,
     verify_message,
 )
+from gateway.trust.keys import kid_of
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
 HERE = "LON/gw-1"
@@ -58,6 +66,32 @@ def claims(key: bytes | None = None, audiences: tuple[str, ...] = (HERE,), **oth
 
 def text(*arguments: Any, **other: Any) -> str:
     return to_text(issue(claims(*arguments, **other), KEY, KID))
+
+
+def test_the_pages_example_is_what_it_says() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "spec" / "carried-grants.md").read_text("utf-8")
+    message, code = re.findall(r"```\n(.+)\n```", page)
+    key = Ed25519PrivateKey.from_private_bytes(
+        bytes.fromhex(re.findall(r"`([0-9a-f]{64})`", page)[0])
+    )
+    keys: dict[bytes, cose.PublicKey] = {kid_of(key.public_key()): key.public_key()}
+    grant = replace(VISIT, id="00112233aabbccdd", zones=(), uses=1)
+    assert verify(code, keys, HERE) == verify_message(bytes.fromhex(message), keys, HERE) == grant
+
+
+def test_a_peers_signature_over_the_pages_form_is_taken() -> None:
+    """pycose signs, and the payload is written out by hand."""
+    payload = cbor2.dumps({
+        2: "v-ada", 3: [HERE], 4: 1780347600, 5: 1780315200, 6: 1780315200,
+        7: bytes.fromhex(VISIT.id), -65537: [1, ["front"], ["club"], 4],
+    })  # fmt: skip
+    theirs = Sign1Message(
+        phdr={headers.Algorithm: EdDSA, headers.KID: KID}, payload=payload, external_aad=CONTEXT
+    )
+    theirs.key = OKPKey(
+        crv=Ed25519, x=KEY.public_key().public_bytes_raw(), d=KEY.private_bytes_raw()
+    )
+    assert verify_message(theirs.encode(), KEYS, HERE) == VISIT
 
 
 def test_what_was_issued_is_verified_and_is_what_it_was() -> None:
