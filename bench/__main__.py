@@ -17,7 +17,10 @@ import msgspec
 
 from bench.results import Result, save, table
 
-NAMES = ("decide", "journal", "start", "link", "cards", "tap", "kinds", "fleet", "lint", "ble")
+NAMES = (
+    *("decide", "journal", "start", "link", "cards", "tap", "kinds", "fleet", "lint", "ble"),
+    "apply",
+)
 
 
 class Measurement(Protocol):

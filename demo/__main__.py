@@ -2,6 +2,7 @@
 
 make demo                 the morning; about half a minute, exit 0 if it went as it should
 make demo ARGS="--site every-kind"   seven doors, one of each kind of wired hardware
+make demo ARGS="--site signed"   a cloud that signs, and somebody in between who holds the broker
 make demo ARGS=--stay     leaves the site running afterwards, until Ctrl-C
 """
 
@@ -24,7 +25,7 @@ from zoneinfo import ZoneInfo
 
 import tomli_w
 
-from demo import every_kind
+from demo import every_kind, signed
 from demo.brokers import Broker, any_broker
 from demo.cloud import Cloud
 from demo.people import morning_zone, people, records
@@ -387,14 +388,18 @@ The site stays up until Ctrl-C. Try, in another terminal:
         await asyncio.Event().wait()  # the morning's own exit status counts
 
 
+_WRONG = (WentWrong, every_kind.WentWrong, signed.WentWrong)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--stay", action="store_true", help="leave the site running")
     parser.add_argument(
         "--site",
-        choices=("coworking", "every-kind"),
+        choices=("coworking", "every-kind", "signed"),
         default="coworking",
-        help="every-kind: once through each of seven doors, one of each kind of wired hardware",
+        help="every-kind: once through each of seven doors, one of each kind of wired hardware;"
+        " signed: a cloud that signs, and what becomes of bundles that are forged or old",
     )
     options = parser.parse_args()
     os.umask(0o077)  # records, logs and state are for nobody else on this machine
@@ -402,10 +407,12 @@ def main() -> int:
         try:
             if options.site == "every-kind":
                 return asyncio.run(every_kind.play(Path(directory)))
+            if options.site == "signed":
+                return asyncio.run(signed.play(Path(directory)))
             return asyncio.run(demo(stay=options.stay, run_dir=Path(directory)))
         except (KeyboardInterrupt, asyncio.CancelledError):
             return 130
-        except (WentWrong, every_kind.WentWrong, GatewayError, OSError, TimeoutError) as error:
+        except (*_WRONG, GatewayError, OSError, TimeoutError) as error:
             print(f"the demo could not be played: {error}", file=sys.stderr)
             for log in sorted(Path(directory).glob("*.log")):
                 tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
