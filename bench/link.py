@@ -100,5 +100,5 @@ async def _singles(stage: Stage, client: CoreClient, cloud: Cloud, count: int) -
             while cloud.reached(status.stream) == reached:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         values.append((time.monotonic_ns() - pressed) / 1e6)
-        await asyncio.sleep(rng.uniform(0.03, 0.06))
+        await asyncio.sleep(rng.uniform(0.06, 0.09))  # a door takes 20 entries a second
     return values
