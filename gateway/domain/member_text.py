@@ -58,6 +58,12 @@ _EN = {
     "max_occupancy": "The room is full.",
     "second_person_required": "A second person must identify at this door within 30 seconds.",
     "assurance_too_low": "This kind of card is not enough for this door. Please use your phone.",
+    "holder_unknown": "This code is not known here yet. Please ask at the front desk.",
+    "grant_malformed": "This code can't be read. Please show it again, or ask at the front desk.",
+    "grant_unknown_key": "This code is not valid here. Please ask at the front desk.",
+    "grant_bad_signature": "This code is not valid here. Please ask at the front desk.",
+    "grant_wrong_audience": "This code is for another place.",
+    "grant_key_unproven": "This pass works with your phone only. Please hold it to the reader.",
 }
 _DE = {
     "grant": "Sie wurden eingelassen.",
@@ -106,6 +112,14 @@ _DE = {
     "max_occupancy": "Der Raum ist voll.",
     "second_person_required": "Eine zweite Person muss sich hier binnen 30 Sekunden ausweisen.",
     "assurance_too_low": "Diese Art Karte genügt hier nicht. Bitte nehmen Sie Ihr Telefon.",
+    "holder_unknown": "Dieser Code ist hier noch nicht bekannt. Bitte fragen Sie am Empfang.",
+    "grant_malformed": "Dieser Code ist nicht lesbar. Bitte zeigen Sie ihn noch einmal, oder fragen"
+    " Sie am Empfang.",
+    "grant_unknown_key": "Dieser Code gilt hier nicht. Bitte fragen Sie am Empfang.",
+    "grant_bad_signature": "Dieser Code gilt hier nicht. Bitte fragen Sie am Empfang.",
+    "grant_wrong_audience": "Dieser Code ist für einen anderen Ort.",
+    "grant_key_unproven": "Dieser Ausweis gilt nur mit Ihrem Telefon. Bitte halten Sie es an den"
+    " Leser.",
 }
 CATALOGUE: Mapping[str, Mapping[str, str]] = MappingProxyType({"en": _EN, "de": _DE})
 """By language; every one has the same entries. A reason that has none is told as `other`."""

@@ -64,8 +64,15 @@ def fields(text: str) -> set[str]:
 def test_every_reason_of_the_specification_that_a_member_can_do_something_about_has_a_text() -> (
     None
 ):
-    page = Path(__file__).parents[2] / "docs" / "spec" / "decision.md"
-    reasons = set(re.findall(r"deny `([a-z_]+)`", page.read_text(encoding="utf-8")))
+    spec = Path(__file__).parents[2] / "docs" / "spec"
+    reasons = set[str]()
+    for page in ("decision.md", "carried-grants.md"):
+        text = (spec / page).read_text(encoding="utf-8")
+        found = re.findall(
+            r"(?:deny |^\| )`((?<=deny `)[a-z_]+|grant_[a-z_]+)`", text, re.MULTILINE
+        )
+        reasons |= set(found)
+    assert {"no_pin", "holder_unknown", "grant_wrong_audience"} <= reasons
     of_the_gateway = {"unknown_door", "entitlements_stale", "clock_untrusted"}
     assert reasons - CATALOGUE["en"].keys() <= of_the_gateway
     for reason in of_the_gateway:
