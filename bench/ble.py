@@ -74,7 +74,7 @@ async def told(site: Site, name: str, **changed: object) -> AsyncIterator[Told]:
 async def measure(*, quick: bool, full: bool) -> Result:
     """The whole measurement."""
     del full  # it has no larger size
-    times, walkers = (20, 10) if quick else (200, 60)
+    times, walkers = (20, 10) if quick else (100, 60)
     vars(ble_sessions)["ATTEMPTS_MAX"] = 10_000
     spreads: list[Spread] = []
     with tempfile.TemporaryDirectory() as run_dir:
@@ -82,7 +82,7 @@ async def measure(*, quick: bool, full: bool) -> Result:
         async with running_site(config, Path(run_dir)) as site:
             for air, name, floor_s in ((NO_AIR, "no air", 0.0), (AIR, "7.5 ms air", None)):
                 site.bluetooth.bluez.timing = air
-                phone_floor = None if floor_s == 0 else _floor(4)
+                phone_floor = None if floor_s == 0 else _floor(2)
                 fob_floor = None if floor_s == 0 else 0.02 + _floor(2)
                 lock_floor = None if floor_s == 0 else AIR.att_s
                 for what, take, floor in (
