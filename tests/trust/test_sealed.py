@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import cbor2
@@ -19,6 +19,7 @@ from gateway.trust.commands import (
     seal_command,
 )
 from gateway.trust.cose import parse1
+from gateway.trust.root import Now
 from gateway.trust.rules import BreaksRule
 from tests.trust.keyring import NOON, NOON_S, NOW, key, message, root
 
@@ -199,3 +200,18 @@ def test_every_act_is_what_it_was_when_it_arrives(act: Any, more: dict[str, Any]
     opening = act in ("evacuation", "release")
     long = command._replace(expires=NOON + (31 if opening else 601) * SECOND)
     assert command_of(seal_command(long, key("command-1"))) == "too_long"
+
+
+def test_the_year_2038_is_a_year_like_any_other() -> None:  # F36
+    later = 2**31 + 5
+    at = Now(datetime.fromtimestamp(later, UTC), trusted=True)
+    keys = root(made=later - 10, expires=later + 1000)
+    beacon = BEACON | {"now_ms": later * 1000 + 1, "expires": later + 600}
+    freshness = Freshness(HERE, timedelta(minutes=15), timedelta())
+    sealed = message(beacon, "freshness-1", BEACON_CONTEXT)
+    heard = freshness.take(sealed, keys, (7, bytes(32)), at, timedelta())
+    assert heard.as_of == at.at + timedelta(milliseconds=1)
+    command = COMMAND._replace(issued=at.at, expires=at.at + 20 * SECOND)
+    sealed = seal_command(command, key("command-1"))
+    taken = open_command(sealed, keys, "LON/gw-1", at, is_spent=lambda _cti: False, retained=False)
+    assert taken == command
