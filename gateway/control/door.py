@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
@@ -14,7 +14,7 @@ from gateway.clock import Clock, TimeTrust
 from gateway.control.memory import Overlaid, SiteMemory
 from gateway.domain import assurance, door_state, events, occupancy, pin_lockout
 from gateway.domain.after_decision import Assurance, Case, Surroundings
-from gateway.domain.break_glass import Role, broken
+from gateway.domain.break_glass import DIGITS, Role, broken
 from gateway.domain.carried_grant import BEARER, PREFIX, CarriedGrant, Presented, decide_carried
 from gateway.domain.decision import Decision, PresentedCredential, Request, decide
 from gateway.domain.door_mode import InForceMode, Standing, mode_of
@@ -63,9 +63,13 @@ SPEND_WAIT = timedelta(milliseconds=900)
 """The longest a grant waits that spends something. It never opens without its record on disk, and
 the person gets an answer within a second (docs/promises.md P3)."""
 TAPS_WAITING_MAX = 8
-"""A person taps once or twice a second: what is beyond is a flood, and is dropped and counted."""
+"""At one reader. A person taps once or twice a second: what is beyond is a flood, and is dropped
+and counted.
+"""
 TAPS_A_SECOND_MAX = 20
-"""Of all readers of a door together: a line that is flooded must not take the time of others."""
+"""At one reader: a line that is flooded must not take the time of others, and keeps nobody out (or
+in) who is at the door's other reader.
+"""
 TAP_AGE_MAX = timedelta(seconds=2)
 """Nobody stands there any more: a door must not open late for somebody else."""
 POINTS_WAITING_MAX = 256
@@ -150,6 +154,24 @@ class PointChanged(msgspec.Struct, frozen=True):
     at: timedelta
 
 
+class _Reader:
+    """How many taps of one reader wait, and when the last of them came."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self._came: deque[timedelta] = deque()
+
+    def takes(self, at: timedelta) -> bool:
+        """Whether a tap at `at` is not one too many; then it waits."""
+        while self._came and at - self._came[0] >= _SECOND:
+            self._came.popleft()
+        if len(self._came) == TAPS_A_SECOND_MAX or self.waiting == TAPS_WAITING_MAX:
+            return False
+        self._came.append(at)
+        self.waiting += 1
+        return True
+
+
 class DoorController:
     """One door and its two lanes: taps, which may wait for the disk, and points, which may not.
 
@@ -182,7 +204,8 @@ class DoorController:
         self._in_force = in_force
         self._clock = clock
         self._on_change = on_change
-        self._taps: asyncio.Queue[CardTapped | None] = asyncio.Queue(TAPS_WAITING_MAX)
+        self._taps: asyncio.Queue[CardTapped | None] = asyncio.Queue()
+        self._readers: defaultdict[str, _Reader] = defaultdict(_Reader)
         self._points: asyncio.Queue[PointChanged | None] = asyncio.Queue(POINTS_WAITING_MAX)
         self._tap_done, self._point_done = asyncio.Event(), asyncio.Event()
         self._under_way: set[Cause] = set()
@@ -190,7 +213,6 @@ class DoorController:
         self._mode_news = asyncio.Event()
         self._strike = asyncio.Lock()
         self._ignored = 0
-        self._tapped_at: deque[timedelta] = deque()
         self._stalled: Ticket | None = None
         self._tasks = asyncio.TaskGroup()
 
@@ -202,14 +224,13 @@ class DoorController:
             self._tasks.create_task(self._run_mode(), name=f"{self.door} mode")
 
     def tap(self, tap: CardTapped) -> None:
-        """Take a tap at once, or count it as ignored when too many wait or have come just now."""
-        while self._tapped_at and tap.at - self._tapped_at[0] >= _SECOND:
-            self._tapped_at.popleft()
-        if len(self._tapped_at) == TAPS_A_SECOND_MAX or self._taps.full():
+        """Take a tap at once, or count it as ignored when too many of its reader wait or have come
+        just now.
+        """
+        if self._readers[tap.device].takes(tap.at):
+            self._taps.put_nowait(tap)
+        else:
             self._ignore()
-            return
-        self._tapped_at.append(tap.at)
-        self._taps.put_nowait(tap)
 
     def _ignore(self) -> None:
         if not self._ignored:
@@ -227,7 +248,7 @@ class DoorController:
         try:
             self._points.put_nowait(change)
         except asyncio.QueueFull:
-            self._ignored += 1
+            self._ignore()
             log.error("point report dropped", door=self.door, fact=type(change.fact).__name__)
 
     def mode(self) -> InForceMode:
@@ -275,6 +296,8 @@ class DoorController:
     async def _run_taps(self) -> None:
         while True:
             tap = await self._taps.get()
+            if tap is not None:
+                self._readers[tap.device].waiting -= 1
             if tap is None:
                 pass  # only to see whether this lane gets on
             elif self._clock.monotonic() - tap.at > TAP_AGE_MAX:
@@ -407,7 +430,7 @@ class DoorController:
             before = decide(force.records, request)
         else:
             before = decide_carried(force.records, carried, request)
-        counter = door_state.counter_to_decide(self.state, credentials, tap.counter)
+        counter = door_state.counter_to_decide(self.state, tap.side, credentials, tap.counter)
         restricted, context = self._restrict(request, before, mode, moment, counter, grant)
         decision = restricted.decision
         # While PINs are locked out, not even the event may tell a right one from a wrong one.
@@ -463,7 +486,7 @@ class DoorController:
         records = self._in_force().records
         door = records.tables.doors.get(self.door)
         if door is None:
-            return Restricted(decision, {}), None
+            return Restricted(decision, self._missed_code(request, moment)), None
         # Who taps again before the leaf has moved goes through once, and is counted once.
         undone: dict[str, Remembered | None] = {}
         for each in self.state.pending:
@@ -491,6 +514,14 @@ class DoorController:
         if memory.asked or around != Surroundings() or restricted.decision != decision:
             context = events.Context(moment.mono, around, memory.asked)
         return restricted, context
+
+    def _missed_code(self, request: Request, moment: Moment) -> Changes:
+        """Guessing at break-glass codes is slowed also at a door that is in no record."""
+        entered = request.credentials[0]
+        if not self._break_glass or entered.kind != "pin" or len(entered.value) != DIGITS:
+            return {}
+        policy = self._in_force().records.tables.policy
+        return pin_lockout.missed(policy, self._memory, self.door, moment.mono)
 
     def _carried(self, kind: str, value: str) -> Presented | None:
         """The carried grant in what was presented, or why it isn't believed; None if it is none."""

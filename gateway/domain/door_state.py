@@ -133,7 +133,8 @@ class DoorState(msgspec.Struct, frozen=True):
     release: Release | None = None
     held_open_at: timedelta | None = None
     alarms: frozenset[Alarm] = frozenset()
-    pin_wanted: PinWanted | None = None
+    pins_wanted: tuple[PinWanted, ...] = ()
+    """At most one a side: whoever leaves doesn't end what somebody outside has begun."""
     mode: Mode = "controlled"
     warn_at: timedelta | None = None
     renew_at: timedelta | None = None
@@ -326,19 +327,22 @@ def credentials_to_decide(
     state: DoorState, side: Side, kind: str, value: str, at: timedelta
 ) -> tuple[tuple[str, str], ...]:
     """What is to be decided when (kind, value) is presented: a PIN may complete a waiting card."""
-    wanted = state.pin_wanted
-    if kind == "pin" and wanted is not None and wanted.side == side and at < wanted.until:
+    wanted = _pin_wanted(state, side)
+    if kind == "pin" and wanted is not None and at < wanted.until:
         return ((wanted.kind, wanted.value), (kind, value))
     return ((kind, value),)
 
 
+def _pin_wanted(state: DoorState, side: Side) -> PinWanted | None:
+    return next((each for each in state.pins_wanted if each.side == side), None)
+
+
 def counter_to_decide(
-    state: DoorState, credentials: tuple[tuple[str, str], ...], counter: int | None
+    state: DoorState, side: Side, credentials: tuple[tuple[str, str], ...], counter: int | None
 ) -> int | None:
     """The counter of the first of `credentials`; a card that waited for its PIN brought its own."""
-    if len(credentials) > 1 and state.pin_wanted is not None:
-        return state.pin_wanted.counter
-    return counter
+    wanted = _pin_wanted(state, side)
+    return counter if len(credentials) == 1 or wanted is None else wanted.counter
 
 
 def step(
@@ -410,7 +414,8 @@ def _decided(
     event = fact.event
     side: Side = "out" if event.side == "out" else "in"
     records: list[Effect] = [*map(Record, fact.also), Record(event)]
-    after = _replace(state, pin_wanted=None)
+    others = tuple(each for each in state.pins_wanted if each.side != side)
+    after = _replace(state, pins_wanted=others)
     if event.outcome == "grant":
         grant = state.grants + 1
         duration = _pulse(state, fact.unlock, now)
@@ -427,7 +432,7 @@ def _decided(
     if event.outcome == "challenge" and fact.challenged is not None:
         kind, value = fact.challenged
         wanted = PinWanted(side, kind, value, now.mono + PIN_WAIT, fact.counter)
-        return _replace(after, pin_wanted=wanted), [
+        return _replace(after, pins_wanted=(*others, wanted)), [
             *records,
             Indicate(side, Signal.PIN_WANTED),
             WakeAt(wanted.until),
@@ -728,8 +733,9 @@ def _time_reached(
     rules: DoorRules, state: DoorState, now: Moment
 ) -> tuple[DoorState, list[Effect]]:
     effects: list[Effect] = []
-    if state.pin_wanted is not None and now.mono >= state.pin_wanted.until:
-        state = _replace(state, pin_wanted=None)
+    waiting = tuple(each for each in state.pins_wanted if now.mono < each.until)
+    if waiting != state.pins_wanted:
+        state = _replace(state, pins_wanted=waiting)
     if state.renew_at is not None and now.mono >= state.renew_at:
         state = _replace(state, renew_at=now.mono + HOLD_RENEW)
         effects += [

@@ -9,6 +9,7 @@ from datetime import timedelta
 from gateway.domain.after_decision import Case
 from gateway.domain.decision import Decision
 from gateway.domain.memory import Changes, Memory, PinRow, recall
+from gateway.domain.records import Policy
 
 LOCKED_OUT = "pin_locked_out"
 DOOR_LOCKOUT_MAX = timedelta(seconds=900)
@@ -68,15 +69,22 @@ def after(case: Case) -> Changes:
     if reason != "wrong_pin" and not (reason == "unknown_credential" and case.pin_alone):
         return {}
     policy = case.records.tables.policy
-    changes: dict[str, PinRow] = {}
-    row = recall(case.memory, door, PinRow) or PinRow()
-    doubled: timedelta = policy.pin_lockout * 2 ** min(row.lockouts, _DOUBLINGS_MAX)
-    changes[door] = _failed(row, policy.pin_max_attempts, min(doubled, DOOR_LOCKOUT_MAX), case.now)
+    changes = {**missed(policy, case.memory, case.door.id, case.now)}
     if holder is not None:
         key = holder_key(holder)
         row = recall(case.memory, key, PinRow) or PinRow()
         changes[key] = _failed(row, HOLDER_ATTEMPTS_MAX, HOLDER_LOCKOUT, case.now)
     return changes
+
+
+def missed(policy: Policy, memory: Memory, door: str, now: timedelta) -> Changes:
+    """One wrong PIN more at a door; nothing while locked out."""
+    row = recall(memory, door_key(door), PinRow) or PinRow()
+    if is_locked(row, now):
+        return {}
+    doubled: timedelta = policy.pin_lockout * 2 ** min(row.lockouts, _DOUBLINGS_MAX)
+    lockout = min(doubled, DOOR_LOCKOUT_MAX)
+    return {door_key(door): _failed(row, policy.pin_max_attempts, lockout, now)}
 
 
 def _failed(row: PinRow, attempts_max: int, lockout: timedelta, now: timedelta) -> PinRow:

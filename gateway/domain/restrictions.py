@@ -101,7 +101,7 @@ def _stands(case: Case, changes: dict[str, Remembered | None]) -> Restricted:
                 return Restricted(_denied(case.decision, reason), changes)
             people = (first.holder, *people)
             limited += first.limited
-            changes[two_person.first_key(case.door.id)] = None
+            changes[two_person.first_key(case.door.id, case.request.side)] = None
         changes.update(limited_uses.spend(case.memory, limited))
         spends = bool(limited) or case.around.counter is not None
         if case.door.unlock_after_first:

@@ -1,9 +1,12 @@
-"""Two different holders, one after the other, before a door with `two_person` opens."""
+"""Two different holders, one after the other, before a door with `two_person` opens to them both:
+they stand on one side of it and go the same way.
+"""
 
 from datetime import timedelta
 
 from gateway.domain import limited_uses
 from gateway.domain.after_decision import Case
+from gateway.domain.decision import Side
 from gateway.domain.memory import Changes, FirstOfTwo, recall
 
 SECOND_WANTED = "second_person_required"
@@ -11,14 +14,14 @@ WITHIN = timedelta(seconds=30)
 """Both stand at the door; whoever taps later than this after the first begins anew."""
 
 
-def first_key(door: str) -> str:
-    """Where the first of two is remembered."""
-    return f"two/{door}"
+def first_key(door: str, side: Side) -> str:
+    """Where the first of two on that side is remembered."""
+    return f"two/{door}" if side == "in" else f"two_out/{door}"
 
 
 def first_of_two(case: Case) -> FirstOfTwo | None:
-    """The other holder who waits at the door, if there is one, and can still be let in."""
-    waiting = recall(case.memory, first_key(case.door.id), FirstOfTwo)
+    """The other holder who waits on that side, if there is one, and can still be let in."""
+    waiting = recall(case.memory, first_key(case.door.id, case.request.side), FirstOfTwo)
     if waiting is None or case.now >= waiting.until or waiting.holder == case.decision.holder:
         return None
     # Meanwhile they may have used up, at another door, what they presented here.
@@ -38,4 +41,4 @@ def waits(case: Case) -> Changes:
     if holder is None:
         return {}
     waiting = FirstOfTwo(holder=holder, until=case.now + WITHIN, limited=limited_uses.limits(case))
-    return {first_key(case.door.id): waiting}
+    return {first_key(case.door.id, case.request.side): waiting}

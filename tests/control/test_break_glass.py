@@ -121,6 +121,21 @@ def test_guessing_at_codes_is_locked_out_like_guessing_at_pins() -> None:
     run(journey())
 
 
+def test_guessing_at_codes_is_slowed_without_records_too() -> None:
+    async def journey() -> None:
+        async with club(NO_RECORDS, break_glass=(WARDEN,)) as c:
+            for _ in range(10):
+                await enter(c, "2468")
+            for guess in range(5):
+                assert await enter(c, f"0000000{guess}") is None
+            assert [e.seconds for e in c.found(events.PinLockout)] == [30]
+            assert await enter(c, code(ONE, 0)) is None
+            await asyncio.sleep(30)
+            assert await enter(c, code(ONE, 0)) == "opened"
+
+    run(journey())
+
+
 def test_no_secret_and_no_code_is_in_what_is_written_or_printed() -> None:
     async def journey() -> None:
         async with club(break_glass=(WARDEN,)) as c:

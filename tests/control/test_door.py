@@ -135,9 +135,16 @@ class Rig:
     async def show(self, signal: Signal) -> None:
         self.shown.append(signal)
 
-    def tap(self, value: str = CARD, kind: str = "uid", side: Any = "in", age_s: float = 0) -> None:
+    def tap(
+        self,
+        value: str = CARD,
+        kind: str = "uid",
+        side: Any = "in",
+        age_s: float = 0,
+        device: str = "reader",
+    ) -> None:
         at = self.clock.monotonic() - timedelta(seconds=age_s)
-        self.door.tap(CardTapped("reader", side, kind, value, at))
+        self.door.tap(CardTapped(device, side, kind, value, at))
 
     def say(self, fact: ContactSaid | RexPressed) -> None:
         self.door.point(PointChanged(fact, self.clock.monotonic()))
@@ -347,6 +354,36 @@ def test_a_door_decides_so_many_taps_a_second_and_tells_once_a_second_how_many_i
             assert len(decided) <= 5 * TAPS_A_SECOND_MAX
             assert len(ignored) <= 6
             assert len(decided) + sum(ignored) == 500
+
+    run(journey())
+
+
+def test_a_flooded_reader_keeps_nobody_out_or_in_who_is_at_the_other_one() -> None:
+    async def journey() -> None:
+        async with rig() as r:
+            for tenth in range(40):  # for four seconds
+                for _ in range(10):
+                    r.tap("04FFFFFF")
+                if tenth % 10 == 5:
+                    r.tap("04000009", side="out", device="way out")
+                await asyncio.sleep(0.1)
+            decided = [e for e in r.paper.events if isinstance(e, events.AccessDecided)]
+            assert [e.reason for e in decided if e.side == "out"] == ["egress"] * 4
+
+    run(journey())
+
+
+def test_a_reader_that_is_flooded_leaves_room_for_the_other_one_behind_a_slow_board() -> None:
+    async def journey() -> None:
+        async with rig() as r:
+            r.relay_s = 1
+            r.tap()
+            for _ in range(100):
+                r.tap("04FFFFFF")
+            r.tap("04000009", side="out", device="way out")
+            await soon(1.5)
+            decided = [e for e in r.paper.events if isinstance(e, events.AccessDecided)]
+            assert decided[-1].reason == "egress"
 
     run(journey())
 

@@ -357,6 +357,20 @@ def test_of_two_persons_the_slower_one_has_the_door_longer() -> None:
     played(journey())
 
 
+def test_two_on_two_sides_of_a_two_person_door_are_not_two_who_go_through_together() -> None:
+    async def journey() -> None:
+        async with club(records({"inner": {"two_person": True, "egress": False}})) as c:
+            assert await c.says(SAM, door="inner") == "second_person_required"
+            assert await c.says(MAYA, door="inner", side="out") == "second_person_required"
+            assert not c.fronts["inner"].pulses
+            assert await c.says(MAYA, door="inner") == "group", "whoever waited outside still does"
+            await c.walk("inner")
+            (entered,) = c.found(events.Entered)
+            assert (entered.side, set(entered.holders)) == ("in", {"sam", "maya"})
+
+    played(journey())
+
+
 def test_a_denied_second_person_opens_nothing() -> None:
     async def journey() -> None:
         async with club(records({"front": {"two_person": True}})) as c:

@@ -133,7 +133,7 @@ UNLOCKED_OPEN = msgspec.structs.replace(UNLOCKED, contact=Contact.OPEN)
 UNLOCKED_FOR_SAM = msgspec.structs.replace(UNLOCKED, release=Release("grant", 7, s(20), s(19)))
 WATCHED = ["wake 30", "wake 40"]
 BUZZ = ["show held_open", "show held_open"]
-WAITING = DoorState(pin_wanted=PinWanted("in", *CARD, until=s(20)))
+WAITING = DoorState(pins_wanted=(PinWanted("in", *CARD, until=s(20)),))
 
 
 @pytest.mark.parametrize(
@@ -288,16 +288,24 @@ def test_only_a_pin_on_the_same_side_in_time_completes_a_waiting_card(
 
 @pytest.mark.parametrize("outcome", ["grant", "deny"])
 def test_a_decision_ends_the_waiting_for_a_pin(outcome: str) -> None:
-    assert step(RULES, WAITING, decided(outcome), moment(10))[0].pin_wanted is None
+    assert step(RULES, WAITING, decided(outcome), moment(10))[0].pins_wanted == ()
+
+
+@pytest.mark.parametrize("outcome", ["grant", "deny", "challenge"])
+def test_whoever_is_decided_on_the_other_side_ends_nobodys_waiting_for_a_pin(outcome: str) -> None:
+    state, _ = step(RULES, WAITING, decided(outcome, side="out"), moment(10))
+    assert len(credentials_to_decide(state, "in", "pin", "1234", s(10))) == 2
+    asked = outcome == "challenge"
+    assert len(credentials_to_decide(state, "out", "pin", "1234", s(10))) == 1 + asked
 
 
 def test_a_card_waits_for_its_pin_only_so_long() -> None:
     state, _ = step(RULES, CLOSED, decided("challenge"), moment(10))
-    assert state.pin_wanted is not None
+    assert state.pins_wanted
     just_before = Moment(mono=s(10) + PIN_WAIT - s(0.001), wall=WALL, trust=2)
-    assert step(RULES, state, TimeReached(), just_before)[0].pin_wanted is not None
+    assert step(RULES, state, TimeReached(), just_before)[0].pins_wanted
     then = Moment(mono=s(10) + PIN_WAIT, wall=WALL, trust=2)
-    assert step(RULES, state, TimeReached(), then)[0].pin_wanted is None
+    assert step(RULES, state, TimeReached(), then)[0].pins_wanted == ()
 
 
 def test_neither_state_nor_fact_prints_a_credential() -> None:
