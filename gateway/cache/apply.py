@@ -21,7 +21,14 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from gateway.cache.compiled import FORMAT, Amended, Meta, amend_table, write_table
+from gateway.cache.compiled import (
+    FORMAT,
+    Amended,
+    CompiledEntitlements,
+    Meta,
+    amend_table,
+    write_table,
+)
 from gateway.cache.incoming import Incoming
 from gateway.cache.key import CredentialKey, read_key
 from gateway.cache.outcome import (
@@ -66,7 +73,7 @@ from gateway.cache.source import (
 )
 from gateway.domain.canonical import PERSONAL, SetDigest, bucket_of
 from gateway.domain.delta import apply_delta
-from gateway.domain.entitlements import ValidRecords, compile_records
+from gateway.domain.entitlements import Holding, ValidRecords, compile_records
 from gateway.domain.impact import Standing, impact, standing
 from gateway.domain.pin_odds import odds_of, pin_lengths, pin_warnings
 from gateway.domain.record_faults import parse_records
@@ -351,6 +358,7 @@ def _amend(
             digest, count = source.digest()
             _check_digest(manifest, digest.digest(), count)
             before, after = unseal(near.before), unseal(near.after(), coming.fresh)
+            _check_nothing_is_missing(place, key, order, near, before.records)
             _check_impact_of_part(order, sums, before.records, after.records)
             sums = _carried_on(sums, before.records, after.records, order.at)
             seal = _seal(order, manifest, key)
@@ -412,6 +420,39 @@ class _Near:
         """The same records as they will be."""
         lines = {line.key: line for line in self.before if line.key not in self.gone}
         return list((lines | self.put).values())
+
+
+def _check_nothing_is_missing(
+    place: Place, key: CredentialKey, order: BundleOrder, near: _Near, before: ValidRecords
+) -> None:
+    """See that the rows told of all that the table in force has of these holders.
+
+    No mac is over how rows are found: one that is lost there would lose somebody's exception.
+
+    Raises:
+        _Whole: they didn't, or the table is damaged.
+    """
+    try:
+        table = CompiledEntitlements(place.directory / order.table, order.table_sha256, key)
+    except StorageError as error:
+        raise _Whole from error
+    rows = {holding.holder.id: holding for holding in compile_records(before).holdings}
+    if any(_names(rows.get(name)) != _names(_in_table(table, name)) for name in near.holders):
+        raise _Whole
+
+
+def _in_table(table: CompiledEntitlements, holder: str) -> Holding | None:
+    try:
+        return table.holding(holder)
+    except KeyError:
+        return None
+
+
+def _names(holding: Holding | None) -> list[list[str]] | None:
+    if holding is None:
+        return None
+    parts = (holding.pins, holding.bookings, holding.exceptions)
+    return [[each.id for each in part] for part in parts]
 
 
 def _holders(line: Line) -> list[str]:

@@ -467,6 +467,33 @@ async def test_a_delta_over_damage_is_made_from_the_set_that_is_kept(
     assert cache.current.find("uid", "0" * 14) is not None
 
 
+async def test_a_row_that_finds_a_denial_is_lost_and_the_denial_is_not(
+    state: Path, key_file: Path
+) -> None:
+    denial = line(
+        "exception",
+        "e-1",
+        holder="h-1",
+        effect="deny",
+        zones=["lounge"],
+        doors=[],
+        until="2026-06-01T00:00:00Z",
+        reason="r",
+        issued_by="i",
+        **{"from": "2026-05-01T00:00:00Z"},
+    )
+    first = with_records(FIRST, denial)
+    cache = await opened(state, key_file)
+    await take(cache, snapshot(first, about(1)))
+    with sqlite3.connect(state / "cache.db") as rows:
+        rows.execute("DELETE FROM part WHERE id = 'e-1'")
+    rows.close()
+    now = with_records(first, card("x", "h-1", "0" * 14))
+    await take(cache, delta(first, now, about(2), 1))
+    assert cache.current is not None
+    assert [each.id for each in cache.current.holding("h-1").exceptions] == ["e-1"]
+
+
 # --- What is coming in ----------------------------------------------------------------------------
 
 
