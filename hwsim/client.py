@@ -95,6 +95,13 @@ class Simulator:
         how = {"kind": kind, "whose": whose, "hold": hold, "forged": forged}
         return int(await self.ask("present_secure", reader=reader, **how))
 
+    async def carry_grant(
+        self, whose: str, grant: str, *, replay: bool = False, signs_for: str = ""
+    ) -> None:
+        """Put a grant into somebody's phone, which `present_secure` shows as kind `grant`."""
+        how = {"whose": whose, "grant": grant, "replay": replay, "signs_for": signs_for}
+        await self.ask("carry_grant", **how)
+
     async def secure_value(self, reader: str, kind: str, whose: str) -> str:
         """What the records call that card."""
         return str(await self.ask("secure_value", reader=reader, kind=kind, whose=whose))

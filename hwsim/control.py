@@ -17,6 +17,7 @@ COMMANDS = (
     "present",
     "present_two",
     "present_secure",
+    "carry_grant",
     "secure_value",
     "remove",
     "press",

@@ -453,6 +453,59 @@ class AliroPhone:
         self._auth0 = {}
 
 
+@dataclass
+class GrantPhone:
+    """A phone with a grant that it carries, as docs/nfc.md has it.
+
+    Attributes:
+        key: Its own.
+        grant: The signed message.
+        signs_with: A stranger's key: it claims to be somebody else.
+        signs_for: Another gateway's and door's identifiers.
+        replays: What it answers to `prove`, in place of a proof.
+        locked: It wants its holder's consent.
+        proofs: What it has answered to `prove`.
+    """
+
+    key: ec.EllipticCurvePrivateKey
+    grant: bytes
+    signs_with: ec.EllipticCurvePrivateKey | None = None
+    signs_for: bytes = b""
+    replays: bytes = b""
+    locked: bool = False
+    proofs: list[bytes] = field(default_factory=list)
+    selected: bool = False
+
+    def apdu(self, command: bytes) -> bytes:
+        """Answer a command."""
+        if command[:4] == bytes.fromhex("00A40400"):
+            self.selected = command[5:15] == bytes.fromhex("F0446F6F724772616E74")
+            head = b"\x01" + struct.pack(">H", len(self.grant))
+            return head + self.grant[:237] + SW_OK if self.selected else SW_NOT_FOUND
+        if self.selected and command[:2] == bytes.fromhex("00B0"):
+            offset = int.from_bytes(command[2:4], "big")
+            return self.grant[offset : offset + 240] + SW_OK
+        if self.selected and command[:5] == bytes.fromhex("8010000040"):
+            return self._prove(command[5:37], command[37:69])
+        return SW_INS_NOT_SUPPORTED
+
+    def _prove(self, reader: bytes, nonce: bytes) -> bytes:
+        if self.locked:
+            return bytes.fromhex("6985")
+        digest = hashes.Hash(hashes.SHA256())
+        digest.update(self.grant)
+        said = (self.signs_for or reader) + nonce + digest.finalize() + point(self.key)
+        context = b"door-gateway/nfc-grant/v1\x00"
+        signature = raw_signature(self.signs_with or self.key, context + said)
+        proof = self.replays or point(self.key) + signature
+        self.proofs.append(proof)
+        return proof + SW_OK
+
+    def power_up(self) -> None:
+        """The field came back: nothing is selected."""
+        self.selected = False
+
+
 def _simple_tlvs(data: bytes) -> dict[int, bytes]:
     found = {}
     while data:
@@ -510,7 +563,7 @@ class SunTag:
 
 def secure_card(
     uid: str,
-    *applications: "AliroPhone | DesfireCard | PkocCard | SunTag",
+    *applications: "AliroPhone | DesfireCard | GrantPhone | PkocCard | SunTag",
     frames_left: int | None = None,
     random_uid: Callable[[int], bytes] | None = None,
 ) -> Card:

@@ -500,13 +500,28 @@ class Site:
 
         Args:
             reader: The reader, whose tables say how the card is set up.
-            kind: `desfire`, `aliro`, `pkoc` or `sun`.
+            kind: `desfire`, `aliro`, `grant`, `pkoc` or `sun`.
             whose: The same name has the same card.
             hold: For how many seconds; None leaves it there until `remove`.
             forged: One that says it is theirs and has other keys.
         """
         shown = self._wallet.card(self._tables(reader, kind), kind, whose, forged=forged)
         return await self.present_cards(reader, [shown], hold)
+
+    async def carry_grant(
+        self, whose: str, grant: str, *, replay: bool = False, signs_for: str = ""
+    ) -> None:
+        """Put a grant into somebody's phone, which `present_secure` shows as kind `grant`.
+
+        Args:
+            whose: The same name has the same key, `phone_key`.
+            grant: The signed message, hex digits.
+            replay: It answers with its last proof, whatever it is asked.
+            signs_for: It signs for this gateway's and door's identifiers (hex digits) instead.
+        """
+        self._wallet.carry(
+            whose, bytes.fromhex(grant), replay=replay, signs_for=bytes.fromhex(signs_for)
+        )
 
     async def secure_value(self, reader: str, kind: str, whose: str) -> str:
         """What the records call that card: a credential's value."""

@@ -12,6 +12,7 @@ from hwsim.cards import Card
 from hwsim.secure_cards import (
     AliroPhone,
     DesfireCard,
+    GrantPhone,
     PkocCard,
     SunTag,
     an10922,
@@ -21,7 +22,7 @@ from hwsim.secure_cards import (
 
 # The members of a device's tables that name a key's file, and how many bytes the key has.
 KEY_BYTES = {"key": 16, "uid_key": 16, "picc_key": 16, "mac_key": 16, "reader_key": 32}
-TECHNOLOGIES = ("desfire", "aliro", "pkoc", "sun")
+TECHNOLOGIES = ("desfire", "aliro", "grant", "pkoc", "sun")
 
 
 def _named(what: str, size: int) -> bytes:
@@ -35,6 +36,7 @@ class Wallet:
         self._directory = directory
         self._random = random_bytes
         self._tags: dict[tuple[str, str], SunTag] = {}
+        self._grants: dict[str, GrantPhone] = {}
 
     def key_files(self, tables: dict[str, Any]) -> dict[str, Any]:
         """A device's tables with key files that are there, each with a key of its path's name."""
@@ -61,7 +63,7 @@ class Wallet:
         """The card of `kind` that `whose` has for a reader; `forged`: with other keys.
 
         Raises:
-            KeyError: the reader is not set up for that kind.
+            KeyError: the reader is not set up for that kind, or they carry no grant.
         """
         table = tables[kind]
         uid = b"\x04" + _named(whose, 6)
@@ -77,14 +79,18 @@ class Wallet:
             )  # fmt: skip
             return secure_card(uid.hex(), made)
         signer = key_named(f"not {whose}") if forged else None
+        if kind == "grant":
+            phone = self._grants[whose]
+            phone.signs_with = signer
+            return secure_card("08000000", phone)
         if kind == "pkoc":
             return secure_card("08000000", PkocCard(key_named(whose), signs_with=signer))
         if kind == "aliro":
             secret = int.from_bytes(self._key(table["reader_key"], 32, forged=False), "big")
             group = point(ec.derive_private_key(secret, ec.SECP256R1()))
             ephemeral = key_named(self._random(16).hex())
-            phone = AliroPhone(key_named(whose), group, ephemeral, signs_with=signer)
-            return secure_card("08000000", phone)
+            wallet = AliroPhone(key_named(whose), group, ephemeral, signs_with=signer)
+            return secure_card("08000000", wallet)
         tag = self._tags.setdefault(
             (table["url"], whose),
             SunTag(
@@ -96,9 +102,17 @@ class Wallet:
             tag = SunTag(uid, tag.url, tag.picc_key, bytes(16), self._random)
         return secure_card(uid.hex(), tag)
 
+    def carry(self, whose: str, grant: bytes, *, replay: bool, signs_for: bytes) -> None:
+        """Put a grant into a phone, and say how honest it is: see `GrantPhone`."""
+        before = self._grants.get(whose)
+        proof = before.proofs[-1] if replay and before and before.proofs else b""
+        self._grants[whose] = GrantPhone(
+            key_named(whose), grant, replays=proof, signs_for=signs_for
+        )
+
     def value(self, tables: dict[str, Any], kind: str, whose: str) -> str:
         """What the records call that card."""
-        if kind in {"pkoc", "aliro"}:
+        if kind in {"pkoc", "aliro", "grant"}:
             return point(key_named(whose)).hex().upper()
         if kind == "sun":
             return (b"\x04" + _named(whose, 6)).hex().upper()

@@ -15,7 +15,14 @@ from gateway.control.memory import Overlaid, SiteMemory
 from gateway.domain import assurance, door_state, events, occupancy, pin_lockout
 from gateway.domain.after_decision import Assurance, Case, Surroundings
 from gateway.domain.break_glass import DIGITS, Role, broken
-from gateway.domain.carried_grant import BEARER, PREFIX, CarriedGrant, Presented, decide_carried
+from gateway.domain.carried_grant import (
+    BEARER,
+    PREFIX,
+    PROVEN,
+    CarriedGrant,
+    Presented,
+    decide_carried,
+)
 from gateway.domain.decision import Decision, PresentedCredential, Request, decide
 from gateway.domain.door_mode import InForceMode, Standing, mode_of
 from gateway.domain.door_state import (
@@ -525,7 +532,8 @@ class DoorController:
 
     def _carried(self, kind: str, value: str) -> Presented | None:
         """The carried grant in what was presented, or why it isn't believed; None if it is none."""
-        return self._verify_grant(value) if kind == "qr" and value.startswith(PREFIX) else None
+        is_grant = kind == PROVEN or (kind == "qr" and value.startswith(PREFIX))
+        return self._verify_grant(value) if is_grant else None
 
     def _pin_record(self, request: Request, before: Decision, decision: Decision) -> str | None:
         """The record of a second factor, by id, where it is this holder's and was judged."""

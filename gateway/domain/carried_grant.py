@@ -27,7 +27,7 @@ TEXT_CHARACTERS_MAX: Final = 512
 BEARER: Final = "carried"
 """The kind of a grant that is good for whoever shows it."""
 PROVEN: Final = "carried_key"
-"""The kind of a grant whose holder key was proved at this reader."""
+"""The kind of a grant whose holder key was proved at this reader; see `proven_value`."""
 
 Medium = Literal["screen", "paper", "device"]
 Refusal = Literal[
@@ -38,6 +38,22 @@ Refusal = Literal[
     "grant_key_unproven",
 ]
 """Why a grant is not believed, in the order in which that is found."""
+
+
+def proven_value(key: bytes, message: bytes) -> str:
+    """How a reader that had a P-256 key proved says so of the grant shown with it: `KEY:MESSAGE`,
+    hex digits, the key as a compressed point (SEC 1, section 2.3.3).
+
+    `key` is the uncompressed one, a point of the curve.
+    """
+    compressed = bytes((2 + key[-1] % 2,)) + key[1:33]
+    return f"{compressed.hex()}:{message.hex()}"
+
+
+def of_proven_value(value: str) -> tuple[bytes, bytes]:
+    """The key and the message. Raises ValueError."""
+    key, _, message = value.partition(":")
+    return bytes.fromhex(key), bytes.fromhex(message)
 
 
 class CarriedGrant(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):

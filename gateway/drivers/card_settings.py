@@ -1,6 +1,6 @@
 """How secure cards are set up in the site's file, and where their keys are: in files of their own.
 
-    credentials = ["desfire", "aliro", "pkoc", "sun", "uid"]    # tried in this order
+    credentials = ["desfire", "aliro", "grant", "pkoc", "sun", "uid"]   # tried in this order
 
     [devices.NAME.desfire]
     aid = "F58840"                  # the application, as a number; also the credential's first part
@@ -20,6 +20,9 @@
     [devices.NAME.aliro]
     reader_identifier = "…"         # 64 hex digits: the group's 16 bytes, then the reader's
     reader_key = "/run/credentials/door-gateway-core.service/aliro"     # the group's private key
+
+    [devices.NAME.grant]
+    reader_identifier = "…"         # 64 hex digits: the gateway's 16 bytes, then the door's
 
     [devices.NAME.sun]
     url = "https://tap.example.com/t?e={picc}&c={mac}"
@@ -142,6 +145,19 @@ class AliroTable(CardTable, frozen=True, kw_only=True):
         str, msgspec.Meta(pattern="^[0-9A-F]{64}$", description="64 hex digits, in upper case")
     ]
     reader_key: KeyFile
+
+
+class GrantTable(CardTable, frozen=True, kw_only=True):
+    """[devices.NAME.grant]."""
+
+    reader_identifier: Annotated[
+        str, msgspec.Meta(pattern="^[0-9A-F]{64}$", description="64 hex digits, in upper case")
+    ]
+
+    @property
+    def identifier(self) -> bytes:
+        """What a phone signs for."""
+        return bytes.fromhex(self.reader_identifier)
 
 
 class SunTable(CardTable, frozen=True, kw_only=True):

@@ -3,7 +3,7 @@
     [devices.street-reader]
     driver = "pn532"
     port = "/dev/serial/by-path/pci-0000:00:14.0-usb-0:1.1:1.0-port0"
-    credentials = ["desfire", "pkoc", "sun"]    # tried in this order; by default ["uid"] alone
+    credentials = ["desfire", "grant", "sun"]    # tried in this order; by default ["uid"] alone
 
 Each technology has a table of its own (`card_settings.py`). A card that has a technology's
 application and does not prove itself is refused, and nothing weaker is tried. "uid" can only be
@@ -32,16 +32,20 @@ import structlog
 
 from gateway.clock import Clock
 from gateway.config.devices import Capability, DeviceSettings, DriverSpec, Means, Trial, refuse
+from gateway.domain.carried_grant import PROVEN
 from gateway.domain.facts import CredentialPresented, CredentialRefused, DeviceOnline, Fact
 from gateway.drivers.base import FactSink
 from gateway.drivers.card_settings import (
     AliroTable,
     DesfireTable,
+    GrantTable,
     PkocTable,
     SunTable,
     missing_keys,
     with_keys,
 )
+from gateway.drivers.cards import GrantProof
+from gateway.drivers.grant_judge import GrantJudge
 from gateway.errors import DeviceUnavailable
 
 log = structlog.get_logger()
@@ -58,8 +62,8 @@ SILENCE_S_MAX: Final = 3.0
 KILL_S_MAX: Final = 1.0
 """A process that the kernel doesn't let die (a stuck driver) is left behind after this."""
 
-LINE_BYTES_MAX: Final = 256
-"""The longest line a worker may say: a public key has 130 digits."""
+LINE_BYTES_MAX: Final = 2560
+"""The longest line a worker may say: a grant of 1,024 bytes in hex digits, and its proof."""
 
 _PORT: Final = re.compile(r"(/[A-Za-z0-9._:+@-]{1,128}){1,16}")
 _MESSAGE: Final = re.compile(
@@ -67,6 +71,8 @@ _MESSAGE: Final = re.compile(
     rb"|U (?P<uid>[0-9A-F]{8}|[0-9A-F]{14}|[0-9A-F]{20}) (?P<uid_ns>[0-9]{1,19})"
     rb"|P (?P<kind>[a-z]{1,16}) (?P<value>[0-9A-F:]{1,160}) (?P<counter>-|[0-9]{1,8})"
     rb" (?P<found_ns>[0-9]{1,19}) (?P<proven_ns>[0-9]{1,19})"
+    rb"|G (?P<nonce>[0-9a-f]{64}) (?P<key>[0-9a-f]{130}) (?P<signature>[0-9a-f]{128})"
+    rb" (?P<grant>([0-9a-f]{2}){1,1024}) (?P<begun_ns>[0-9]{1,19}) (?P<shown_ns>[0-9]{1,19})"
     rb"|X (?P<unproven>[a-z]{1,16}) (?P<why>[a-z_]{1,32}) (?P<unproven_ns>[0-9]{1,19})"
     rb"|R (?P<refused>[0-9]{1,3})"
     rb"|(?P<heartbeat>H)"
@@ -78,9 +84,10 @@ class Pn532Settings(DeviceSettings, frozen=True, kw_only=True):
     """[devices.NAME] of a PN532."""
 
     port: str
-    credentials: tuple[Literal["desfire", "aliro", "pkoc", "sun", "uid"], ...] = ("uid",)
+    credentials: tuple[Literal["desfire", "aliro", "grant", "pkoc", "sun", "uid"], ...] = ("uid",)
     desfire: DesfireTable | None = None
     aliro: AliroTable | None = None
+    grant: GrantTable | None = None
     pkoc: PkocTable | None = None
     sun: SunTable | None = None
 
@@ -122,7 +129,7 @@ class Pn532Settings(DeviceSettings, frozen=True, kw_only=True):
             yield from missing_keys(name, getattr(self, name))
 
 
-SECURE: Final = ("desfire", "aliro", "pkoc", "sun")
+SECURE: Final = ("desfire", "aliro", "grant", "pkoc", "sun")
 
 
 class UidRefused(msgspec.Struct, frozen=True):
@@ -131,10 +138,21 @@ class UidRefused(msgspec.Struct, frozen=True):
     bytes_count: int
 
 
+class GrantShown(msgspec.Struct, frozen=True):
+    """A phone showed a grant and a proof, of which nothing is believed yet."""
+
+    proof: GrantProof
+    began: timedelta
+    at: timedelta
+
+
 class WorkerEnded(msgspec.Struct, frozen=True):
     """The worker's last words."""
 
     why: str
+
+
+Said = Fact | UidRefused | GrantShown | WorkerEnded
 
 
 class Pn532Protocol:
@@ -145,7 +163,7 @@ class Pn532Protocol:
         self.online = False
         self._rest = b""
 
-    def receive(self, data: bytes) -> list[Fact | UidRefused | WorkerEnded]:
+    def receive(self, data: bytes) -> list[Said]:
         """Take what the worker wrote; return what its complete lines say.
 
         Raises:
@@ -157,7 +175,7 @@ class Pn532Protocol:
         said = (self._read(line) for line in lines)
         return [message for message in said if message is not None]
 
-    def _read(self, line: bytes) -> Fact | UidRefused | WorkerEnded | None:
+    def _read(self, line: bytes) -> Said | None:
         message = _MESSAGE.fullmatch(line)
         if message is None:
             raise self._junk(line)
@@ -176,6 +194,12 @@ class Pn532Protocol:
             counter = None if message["counter"] == b"-" else int(message["counter"])
             at, began = _monotonic(message["proven_ns"]), _monotonic(message["found_ns"])
             return CredentialPresented(self.device_id, kind, value, at, counter, began)
+        if message["nonce"]:
+            parts = (message[name] for name in ("nonce", "key", "signature", "grant"))
+            proof = GrantProof(*(bytes.fromhex(part.decode()) for part in parts))
+            return GrantShown(
+                proof, _monotonic(message["begun_ns"]), _monotonic(message["shown_ns"])
+            )
         if message["unproven"]:
             kind, why = message["unproven"].decode(), message["why"].decode()
             return CredentialRefused(self.device_id, kind, why, _monotonic(message["unproven_ns"]))
@@ -198,10 +222,12 @@ class Pn532:
     """One reader and the process that drives it."""
 
     def __init__(self, device_id: str, settings: Pn532Settings, clock: Clock) -> None:
-        del clock  # the worker reads the same CLOCK_MONOTONIC, nearer to the card
         self.device_id = device_id
+        self._clock = clock
         self._port = settings.port
         self._settings = settings
+        table = settings.grant
+        self._grants = None if table is None else GrantJudge(device_id, table.identifier)
 
     async def run(self, emit: FactSink) -> None:
         """See `Driver.run`."""
@@ -239,14 +265,21 @@ class Pn532:
         finally:
             await _kill(worker)
 
-    def _take(self, message: Fact | UidRefused | WorkerEnded, emit: FactSink) -> None:
+    def _take(self, message: Said, emit: FactSink) -> None:
         match message:
             case UidRefused(bytes_count=count):
                 log.warning("uid_refused", device=self.device_id, uid_bytes=count)
             case WorkerEnded(why=why):
                 raise DeviceUnavailable(f"{self.device_id}: {self._port} failed: {why}")
+            case GrantShown(proof=proof, began=began, at=at):
+                if self._grants is not None:
+                    emit(self._grants.judge(proof, began, at, self._clock.monotonic()))
             case fact:
                 emit(fact)
+
+
+_PROVES: Final = {"aliro": "pkoc", "grant": PROVEN}
+"""What a technology proves, where it is called otherwise."""
 
 
 async def _kill(worker: asyncio.subprocess.Process) -> None:
@@ -265,9 +298,9 @@ DRIVER = DriverSpec(
     capabilities=frozenset({Capability.READS_CREDENTIALS}),
     build=Pn532,
     address=lambda settings: settings.port,
-    proves=lambda settings: {"pkoc" if each == "aliro" else each for each in settings.credentials},
+    proves=lambda settings: {_PROVES.get(each, each) for each in settings.credentials},
     missing=Pn532Settings.missing,
-    title="NFC readers with NXP's PN532: DESFire, Aliro, PKOC, NTAG 424 DNA, UIDs",
+    title="NFC readers with NXP's PN532: DESFire, Aliro, PKOC, carried grants, NTAG 424 DNA, UIDs",
     transport="serial (HSU), USB serial",
     tried=(
         Trial(Means.CAPTURE, "answers to three cards, from the LPC1343 code base's PN532 example"),

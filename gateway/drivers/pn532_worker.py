@@ -11,6 +11,7 @@ environment. What it says on standard output is one line a message:
     O NS                        the chip answers; NS is CLOCK_MONOTONIC in nanoseconds
     U HEX NS                    a card came: its UID, and when the reply was complete
     P KIND VALUE COUNTER B NS   a card that was found at B proved itself; COUNTER may be "-"
+    G NONCE KEY SIGNATURE GRANT B NS    a phone found at B showed a grant; nothing of it is judged
     X KIND WHY NS               a card didn't, or is of no kind that is tried (KIND is "uid")
     R COUNT                     a card came whose UID has COUNT bytes, or isn't whole
     H                           still here
@@ -329,7 +330,7 @@ class Poller:
             found_ns = at_ns
             said, at_ns = self._talk(self._read_card(target.nfcid), number, found_ns)
             if said is not None:
-                return f"{said} {found_ns} {at_ns}" if said[0] == "P" else f"{said} {at_ns}"
+                return f"{said} {found_ns} {at_ns}" if said[0] in "PG" else f"{said} {at_ns}"
         return f"U {uid} {at_ns}" if self._takes_uids else f"X uid not_taken {at_ns}"
 
     def _talk(
@@ -342,11 +343,12 @@ class Poller:
             while True:
                 answer = self._exchange(number, command)
                 at_ns = self._now_ns()
-                if at_ns > until_ns:
-                    raise CardGoneError
-                command = conversation.send(answer)
+                late = at_ns > until_ns
+                command = conversation.throw(TimeoutError()) if late else conversation.send(answer)
         except StopIteration as done:
             return done.value, at_ns
+        except TimeoutError:
+            raise CardGoneError from None
 
     def _exchange(self, number: int, command: bytes) -> bytes:
         """A command APDU and its answer (InDataExchange, 7.3.8); the chip does the blocks."""

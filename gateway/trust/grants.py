@@ -15,6 +15,7 @@ from gateway.domain.carried_grant import (
     CarriedGrant,
     Medium,
     Refusal,
+    of_proven_value,
 )
 from gateway.domain.instants import FOREVER
 from gateway.errors import GatewayError
@@ -73,18 +74,18 @@ def verify(
     text: str,
     keys: Mapping[bytes, PublicKey],
     audience: str,
-    proven: bytes | None = None,
     *,
     believed_until: datetime = FOREVER,
 ) -> CarriedGrant | Refusal:
-    """The grant in a code's text, or why it is not believed.
+    """The grant in a code's text or in a `proven_value`, or why it is not believed.
 
-    `keys` are those of the role `grant`, by kid; `audience` is this gateway's `SITE/GATEWAY`;
-    `proven` is the key (a compressed point) that whoever presented it has just proved here. What
+    `keys` are those of the role `grant`, by kid; `audience` is this gateway's `SITE/GATEWAY`. What
     was issued after `believed_until`, when the key set expired, is not believed.
     """
     try:
-        message = from_text(text)
+        proven, message = (
+            (None, from_text(text)) if text.startswith(PREFIX) else of_proven_value(text)
+        )
     except ValueError:
         return "grant_malformed"
     return verify_message(message, keys, audience, proven, believed_until=believed_until)
@@ -98,7 +99,10 @@ def verify_message(
     *,
     believed_until: datetime = FOREVER,
 ) -> CarriedGrant | Refusal:
-    """The same for the message itself, as a phone hands it over."""
+    """The same for the message itself.
+
+    `proven` is the key (a compressed point) that whoever presented it has just proved here.
+    """
     try:
         signed = parse1(message, bytes_max=MESSAGE_BYTES_MAX)
         claims = _claims(signed.payload)

@@ -159,6 +159,19 @@ def test_a_code_proves_little_and_a_key_much() -> None:
     run(journey())
 
 
+def test_a_phone_that_proved_its_key_is_judged_with_it_again_when_the_pin_comes() -> None:
+    async def journey() -> None:
+        phone = grant(id="bb" * 8, medium="device", holder="sam", uses=0)
+        rows = records({"front": {"second_factor_schedule": "24x7"}})
+        async with at_the_club(phone, rows=rows, assurance="highest") as c:
+            assert await c.says("0", kind="carried_key") == "pin_required"
+            assert await c.says(SAM_PIN) == "carried"
+            # No scanner can say what only a reader that had a key proved may.
+            assert await c.says("0", kind="qr") == "unknown_credential"
+
+    run(journey())
+
+
 def test_what_is_not_believed_opens_nothing_but_the_way_out() -> None:
     async def journey() -> None:
         async with at_the_club("grant_bad_signature") as c:

@@ -22,6 +22,21 @@ class Proven(NamedTuple):
         return f"Proven(kind={self.kind!r})"
 
 
+class GrantProof(NamedTuple):
+    """What a phone shows to have a grant that it carries believed. Nothing of it is proven yet."""
+
+    nonce: bytes
+    key: bytes
+    """The holder key that it says it has: an uncompressed point."""
+    signature: bytes
+    grant: bytes
+    """The signed message (docs/spec/carried-grants.md)."""
+
+    def __repr__(self) -> str:
+        """Without anything that could be shown again."""
+        return "GrantProof()"
+
+
 class NotThisCard(Exception):
     """The card has no such application: another technology may be tried."""
 
@@ -39,17 +54,19 @@ class ProofRefused(Exception):
 
 
 Conversation = Generator[bytes, bytes, Proven]
+GrantConversation = Generator[bytes, bytes, GrantProof]
 
 
 class Technology(Protocol):
     """One way for a card to prove itself."""
 
-    def read(self, uid: bytes) -> Conversation:
+    def read(self, uid: bytes) -> Conversation | GrantConversation:
         """Talk to the card whose UID, as the anticollision found it, is `uid`.
 
         Raises:
             NotThisCard: It has no such application.
             ProofRefused: It has, and the proof is none.
+            TimeoutError: As it was thrown in, where an answer came when the time was over.
         """
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any
 
-from . import NotThisCard, ProofRefused, Technology
+from . import GrantProof, NotThisCard, ProofRefused, Technology
 from .aliro import Aliro, private_key
 from .desfire import Desfire, Key
+from .grant import Grant
 from .pkoc import Pkoc
 from .sun import Keys, Sun, Template
 
@@ -15,7 +16,13 @@ def technologies(told: Mapping[str, Any], random: Callable[[int], bytes]) -> lis
 
     Bytes are hex digits. `gateway/drivers/card_settings.py` makes this of a site's file.
     """
-    makers = {"aliro": _aliro, "desfire": _desfire, "pkoc": _pkoc, "sun": _sun}
+    makers = {
+        "aliro": _aliro,
+        "desfire": _desfire,
+        "grant": _grant,
+        "pkoc": _pkoc,
+        "sun": _sun,
+    }
     return [makers[name](told[name], random) for name in told["credentials"] if name in makers]
 
 
@@ -31,6 +38,8 @@ def read(tried: Iterable[Technology], uid: bytes) -> Generator[bytes, bytes, str
             continue
         except ProofRefused as refused:
             return f"X {refused.kind} {refused.why}"
+        if isinstance(proven, GrantProof):
+            return f"G {' '.join(part.hex() for part in proven)}"
         counter = "-" if proven.counter is None else proven.counter
         return f"P {proven.kind} {proven.value} {counter}"
     return None
@@ -54,6 +63,10 @@ def _desfire(told: Mapping[str, Any], random: Callable[[int], bytes]) -> Technol
         uid_key=None if uid_key is None else Key(told["uid_key_number"], _bytes(uid_key)),
         random=random,
     )
+
+
+def _grant(told: Mapping[str, Any], random: Callable[[int], bytes]) -> Technology:
+    return Grant(_bytes(told["reader_identifier"]), random)
 
 
 def _pkoc(told: Mapping[str, Any], random: Callable[[int], bytes]) -> Technology:
