@@ -1,16 +1,21 @@
 """The offline half of a site's trust: keys, key sets, bundles made, signed and verified."""
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import paho.mqtt.client as mqtt
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
+from demo.brokers import any_broker
 from gateway.cli import main
 from gateway.domain.instants import format_instant
 from gateway.trust.bundle import unframed
 from gateway.trust.root import first_root, next_root
 from tests.cache.conftest import CARD, records
+from tests.link.rig import until
 
 KEYS = ("ada", "ben", "cy", "b1", "b2", "f", "c", "g")
 
@@ -203,3 +208,36 @@ def test_what_is_there_is_not_written_over(at: Path, capsys: pytest.CaptureFixtu
     said = capsys.readouterr().err
     for why in ("--digest-key are needed", "has 32 bytes", "--root: malformed", "can't be read"):
         assert why in said
+
+
+async def test_publish_sends_the_document_and_every_chunk(
+    at: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new_root()
+    assert sign("--gateway", "gw 2") == 0
+    heard: list[tuple[str, bytes]] = []
+    client = mqtt.Client(CallbackAPIVersion.VERSION2)
+    client.on_message = lambda _client, _data, sent: heard.append((sent.topic, bytes(sent.payload)))
+    async with any_broker(at / "broker") as broker:
+        client.connect("127.0.0.1", broker.port)
+        client.subscribe("acs/v1/LON/+/sync/+", 1)
+        client.loop_start()
+        send = ["bundle", "publish", "1.bundle", "--host", "127.0.0.1", "--port", str(broker.port)]
+        assert await asyncio.to_thread(main, send) == 0
+        parts = unframed((at / "1.bundle").read_bytes())
+        await until(lambda: len(heard) == 2 * len(parts))
+        root = ["bundle", "publish", "root.cbor", *send[3:]]
+        assert await asyncio.to_thread(main, root) == 2
+        assert await asyncio.to_thread(main, [*root, "--gateway", "gw-9"]) == 0
+        key_set = ("acs/v1/LON/gw-9/sync/manifest", (at / "root.cbor").read_bytes())
+        await until(lambda: key_set in heard)
+        client.disconnect()
+        await asyncio.to_thread(client.loop_stop)
+    for gateway in ("gw-1", "gw%202"):
+        prefix = f"acs/v1/LON/{gateway}/sync"
+        sent = [("manifest", parts[0]), *(("chunk", part) for part in parts[1:])]
+        assert [each for each in heard if each[0].startswith(prefix)] == [
+            (f"{prefix}/{name}", part) for name, part in sent
+        ]
+    assert await asyncio.to_thread(main, send) == 2
+    assert "no session with the broker" in capsys.readouterr().err
