@@ -124,9 +124,10 @@ class Sync:
 
     async def open(self) -> None:
         """Go on with what was coming in before a restart. Raises StorageError."""
-        if self._roots.current.version > self._cache.root_floor:
-            # A later installation's root; a chain of successors has raised the floor before.
-            await self._cache.raise_root(self._roots.current.version, resets=False)
+        # A later installation's root, or a floor that was lost; else it is there already.
+        await self._cache.raise_root(self._roots.current.version, resets=False)
+        for version in self._roots.resets:
+            await self._cache.raise_root(version, resets=True)
         document = await asyncio.to_thread(self._cache.incoming.document)
         if document is None:
             return

@@ -240,6 +240,8 @@ class Roots:
     def __init__(self, first: KeySet, directory: Path) -> None:
         self._directory = directory
         self.current = first
+        self.resets: list[int] = []
+        """Versions, of those followed by `open`, that began to count revisions anew."""
 
     def open(self) -> str | None:
         """Follow the chain from the first root to the last that is kept.
@@ -260,7 +262,9 @@ class Roots:
             try:
                 with path.open("rb") as file:
                     data = file.read(ROOT_BYTES_MAX + 1)
-                self.current = next_root(self.current, data)
+                before, self.current = self.current, next_root(self.current, data)
+                if resets_revision(before, self.current):
+                    self.resets.append(self.current.version)
             except OSError as error:
                 return f"{path}: can't be read: {error.strerror}"
             except BreaksRule as broken:

@@ -325,6 +325,9 @@ async def test_a_new_root_recovers_from_a_stolen_key(state: Path, key_file: Path
         assert box.number == 2**53 - 1  # until it comes, what is in force stays
         box.sync.document(document_of(snapshot(SECOND, about(9))))
         await until(lambda: box.rules == ["unknown_key"])
+    (state / "floor-revision").unlink()  # even with the floor lost
+    async with running(state, key_file) as box:
+        assert box.number == 2**53 - 1
         await box.send(snapshot(SECOND, about(8)), "fresh-1")
         await until(lambda: box.number == 8)
     async with running(state, key_file) as box:
