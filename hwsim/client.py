@@ -106,6 +106,10 @@ class Simulator:
         """What the records call that card."""
         return str(await self.ask("secure_value", reader=reader, kind=kind, whose=whose))
 
+    async def sun_address(self, reader: str, whose: str) -> str:
+        """What a phone gets that reads somebody's SUN tag: a URL, another one each time."""
+        return str(await self.ask("sun_address", reader=reader, whose=whose))
+
     async def remove(self, reader: str, uid: str | None = None) -> None:
         """Take a card away, or all of them."""
         await self.ask("remove", reader=reader, uid=uid)

@@ -19,6 +19,7 @@ COMMANDS = (
     "present_secure",
     "carry_grant",
     "secure_value",
+    "sun_address",
     "remove",
     "press",
     "card",

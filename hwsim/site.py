@@ -527,6 +527,10 @@ class Site:
         """What the records call that card: a credential's value."""
         return self._wallet.value(self._tables(reader, kind), kind, whose)
 
+    async def sun_address(self, reader: str, whose: str) -> str:
+        """What a phone gets that reads somebody's SUN tag: a URL, another one each time."""
+        return self._wallet.address(self._tables(reader, "sun"), whose)
+
     def _tables(self, reader: str, kind: str) -> dict[str, Any]:
         self._reader(reader)
         tables: dict[str, Any] = self._config["devices"][reader]

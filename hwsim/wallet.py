@@ -91,16 +91,24 @@ class Wallet:
             ephemeral = key_named(self._random(16).hex())
             wallet = AliroPhone(key_named(whose), group, ephemeral, signs_with=signer)
             return secure_card("08000000", wallet)
-        tag = self._tags.setdefault(
+        tag = self._tag(table, whose)
+        if forged:
+            tag = SunTag(uid, tag.url, tag.picc_key, bytes(16), self._random)
+        return secure_card(uid.hex(), tag)
+
+    def address(self, tables: dict[str, Any], whose: str) -> str:
+        """What a phone gets that reads the tag that `whose` has. Raises KeyError: as `card`."""
+        return self._tag(tables["sun"], whose).address()
+
+    def _tag(self, table: dict[str, Any], whose: str) -> SunTag:
+        uid = b"\x04" + _named(whose, 6)
+        return self._tags.setdefault(
             (table["url"], whose),
             SunTag(
                 uid, table["url"], self._key(table["picc_key"], 16, forged=False),
                 self._own(table, "mac_key", uid, forged=False), self._random,
             ),
         )  # fmt: skip
-        if forged:
-            tag = SunTag(uid, tag.url, tag.picc_key, bytes(16), self._random)
-        return secure_card(uid.hex(), tag)
 
     def carry(self, whose: str, grant: bytes, *, replay: bool, signs_for: bytes) -> None:
         """Put a grant into a phone, and say how honest it is: see `GrantPhone`."""

@@ -1,0 +1,151 @@
+"""Secure cards and phones through the whole stack: chip, worker, core, disk, strike."""
+
+import asyncio
+import os
+import signal
+import time
+import tomllib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from gateway.domain import events
+from gateway.domain.carried_grant import CarriedGrant
+from gateway.trust.grants import Claims, issue, point
+from hwsim.bluez.site import key_named
+from tests.process.rig import SAM, Rig, as_lines, assert_sound, records, site_config, standing_rig
+from tests.trust.keyring import key, kid, root_document
+
+AWAY_S = 0.4
+"""A card or phone is a new one once it has been away for a quarter of a second."""
+READER, SCANNER = "back-reader", "back-scanner"
+GATEWAY, DOOR = "00" * 15 + "01", "00" * 15 + "0B"
+SUN = {
+    "url": "https://tap.example.com/t?e={picc}&c={mac}", "diversification": "4C4F4E",
+    "picc_key": "/keys/sun-picc", "mac_key": "/keys/sun-mac",
+}  # fmt: skip
+
+
+def secure_config(directory: Path) -> dict[str, Any]:
+    """The rig's site, whose back door takes everything and wants more than a UID."""
+    config = site_config(directory)
+    config["devices"][READER] |= {
+        "credentials": ["desfire", "grant", "sun", "uid"],
+        "desfire": {
+            "aid": "F58840", "authentication": "ev2", "key": "/keys/desfire", "key_number": 1,
+            "file": 1, "id_bytes": 8, "diversification": "F588404C4F4E",
+        },
+        "grant": {"reader_identifier": GATEWAY + DOOR},
+        "sun": SUN,
+    }  # fmt: skip
+    scanner = {"driver": "barcode_scanner", "port": "/dev/serial/by-path/9", "suffix": "\r"}
+    config["devices"][SCANNER] = {**scanner, "sun": SUN}
+    config["doors"]["back"] |= {"assurance": "medium"}
+    config["doors"]["back"]["readers"].append({"device": SCANNER, "side": "in"})
+    return config
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with standing_rig(tmp_path, config=secure_config(tmp_path)) as standing:
+        found = records()
+        for kind in ("desfire", "sun"):
+            value = await standing.site.secure_value(READER, kind, "Sam")
+            found.append({"type": "credential", "id": f"{kind}-sam", "holder": "h-sam",
+                          "kind": kind, "value": value})  # fmt: skip
+        standing.records.write_text(as_lines(found), encoding="utf-8")
+        await standing.imported()
+        root = tmp_path / "1.root"
+        root.write_bytes(root_document(made=now_s() - 60, expires=now_s() + 86_400))
+        config = tomllib.loads(standing.config.read_text())
+        standing.config.write_text(tomli_w.dumps({**config, "trust": {"root": str(root)}}))
+        yield standing
+
+
+def now_s() -> int:
+    return time.time_ns() // 10**9
+
+
+def grant_for(phone: str, number: int, audience: str = "LON/lon-1") -> str:
+    """A grant for the back door, for whoever has the key of `phone`: hex digits."""
+    issued = datetime.fromtimestamp(now_s() + 1, UTC)  # after the records: they know nobody of it
+    grant = CarriedGrant(
+        id=f"{number:016x}", holder="v-ada", medium="device", doors=("back",), issued=issued,
+        not_before=issued - timedelta(seconds=60), expires=issued + timedelta(hours=1), uses=1,
+    )  # fmt: skip
+    claims = Claims(grant, (audience,), point(key_named(phone).public_key()))
+    return issue(claims, key("grant-1"), kid("grant-1")).hex()
+
+
+async def test_cards_and_phones_that_prove_themselves_open_and_copies_do_not(rig: Rig) -> None:
+    core = await rig.core()
+    site = rig.site
+
+    async def refused(why: str, kind: str = "grant", **how: Any) -> None:
+        await asyncio.sleep(AWAY_S)
+        before = await rig.last_seq()
+        await site.present_secure(READER, kind, "Ada" if kind == "grant" else "Sam", 0.15, **how)
+        told = await rig.event(events.CredentialRefused, after=before)
+        assert (told.door, told.kind, told.why) == ("back", kind, why)
+
+    async def denied(reason: str) -> None:
+        await asyncio.sleep(AWAY_S)
+        before = await rig.last_seq()
+        await site.present_secure(READER, "grant", "Eve", 0.15)
+        assert (await rig.event(events.AccessDecided, after=before)).reason == reason
+
+    # A card that can't be copied, its copy, and a copy of the UID of a card that may everywhere.
+    await rig.release_by("back", site.present_secure(READER, "desfire", "Sam", 0.15))
+    await rig.at_rest("back")
+    await refused("wrong_key", "desfire", forged=True)
+    told = await rig.stays_shut("back", SAM, await rig.last_seq())
+    assert (told.reason, told.holder) == ("assurance_too_low", "h-sam")
+    # A phone with a grant, of whose holder no record knows.
+    await site.carry_grant("Ada", grant_for("Ada", 1))
+    before = await rig.last_seq()
+    await rig.release_by("back", site.present_secure(READER, "grant", "Ada", 0.15))
+    opened = await rig.event(events.AccessDecided, after=before)
+    assert (opened.reason, opened.holder, opened.kinds) == ("carried", "v-ada", ("carried_key",))
+    assert opened.read_ms is not None
+    await rig.at_rest("back")
+    edges = len(rig.released("back"))
+    again = grant_for("Ada", 2)
+    await site.carry_grant("Ada", again, replay=True)
+    await refused("not_authentic")
+    for elsewhere in (GATEWAY + "FF" * 16, "FF" * 16 + DOOR):
+        await site.carry_grant("Ada", again, signs_for=elsewhere)
+        await refused("not_authentic")
+    await site.carry_grant("Ada", again)
+    await refused("not_authentic", forged=True)
+    for copied, reason in (
+        (again, "grant_key_unproven"),
+        (grant_for("Eve", 3, "LON/lon-2"), "grant_wrong_audience"),
+        (grant_for("Eve", 4)[:-2] + "00", "grant_bad_signature"),
+        ("80", "grant_malformed"),
+    ):
+        await site.carry_grant("Eve", copied)
+        await denied(reason)
+    # A tag's message opens once, whatever happens to the power.
+    address = await site.sun_address(READER, "Sam")
+    assert len(rig.released("back")) == edges
+    await rig.release_by("back", site.scan(SCANNER, address))
+    await rig.at_rest("back")
+    os.kill(rig.core_pid(), signal.SIGKILL)
+    await core.kill()
+    second = await rig.core()
+    before = await rig.last_seq()
+    await site.scan(SCANNER, address)
+    assert (await rig.event(events.AccessDecided, after=before)).reason == "sun_replayed"
+    await site.carry_grant("Ada", grant_for("Ada", 1))
+    await site.present_secure(READER, "grant", "Ada", 0.15)
+    spent = await rig.event(events.AccessDecided, lambda e: e.grant is not None, after=before)
+    assert spent.reason == "uses_exhausted"
+    assert len(rig.released("back")) == edges + 1
+    assert await second.stop() == 0
+    assert_sound(rig.stored())
+    for file in rig.directory.glob("*.log"):
+        assert again not in file.read_text()
