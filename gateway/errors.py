@@ -11,6 +11,7 @@ GatewayError
 │   ├── JournalFull        an event was not kept (gateway/journal/journal.py)
 │   ├── DatabaseCorrupt    a database is damaged (gateway/sqlite.py)
 │   │   └── JournalBegunAgain  while in use; all is saved in a new file (gateway/journal/journal.py)
+│   ├── DatabaseLocked     another process holds it (gateway/sqlite.py)
 │   ├── DatabaseTooNew     a later release wrote it, in a form that this one can't read
 │   └── Unsealable         a sealed set is damaged or under another key (gateway/cache/sealed.py)
 ├── IpcError               the other end of the socket broke the protocol, or is not there
@@ -23,6 +24,9 @@ GatewayError
 ├── NotSigned              a message bears no signature to believe (gateway/trust/cose.py)
 │   ├── UnknownKey         it names none of the keys asked for
 │   └── BadSignature       it names a key that did not sign it
+├── GrantUnfit             a carried grant can't be made as asked for (gateway/trust/grants.py)
+├── CommandRefused         a signed command is not followed (gateway/trust/commands.py)
+├── JournalWrong           an export of the journal proves wrong (gateway/journal/verify.py)
 ├── UnreadableFileError    a file named on the command line can't be read (gateway/cli)
 └── DeviceError            a device did not do what it was told
     ├── DeviceUnavailable  transient: unplugged, silent, unreachable; the supervisor tries again
