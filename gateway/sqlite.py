@@ -179,13 +179,18 @@ def open_to_read(path: Path) -> sqlite3.Connection:
         DatabaseCorrupt: its content is damaged.
         StorageError: it isn't there, or can't be read.
     """
-    if lost_commits(path.with_name(path.name + "-wal")):
+    log = path.with_name(path.name + "-wal")
+    if lost_commits(log):
         raise DatabaseCorrupt(f"{path}: damaged: its log is broken before its last commit")
     try:
         # Exclusive: the log's index is kept in memory, where other modes would make a file for it.
-        # (SQLite documentation, "Write-Ahead Logging", sections 8 and 9.)
+        # Whoever stopped in good order left no log, and SQLite would make one, unless it is told
+        # that nothing changes. (SQLite documentation, "Write-Ahead Logging", sections 5, 8 and 9.)
+        still = "" if log.exists() else "&immutable=1"
         connection = sqlite3.connect(
-            f"{path.absolute().as_uri()}?mode=ro&vfs=unix-none", uri=True, check_same_thread=False
+            f"{path.absolute().as_uri()}?mode=ro&vfs=unix-none{still}",
+            uri=True,
+            check_same_thread=False,
         )
     except sqlite3.Error as error:
         raise StorageError(f"{path}: can't be opened: {error}") from error

@@ -177,11 +177,17 @@ class Site:
         for name, table in config.get("devices", {}).items():
             if not _DEVICE_NAME.fullmatch(name):
                 raise SiteError(f"devices.{name}: not a name for a file")
-            self.devices[name] = self._build(name, table)
+            try:
+                self.devices[name] = self._build(name, table)
+            except KeyError as error:
+                raise SiteError(f"devices.{name}.{error.args[0]}: is missing") from None
         for name, table in config.get("doors", {}).items():
             door = Door(fail_safe=table.get("lock") == "fail_safe", times=door_times)
             self.doors[name] = DoorRig(name, door, self.seen, now_ns)
-            self._wire(self.doors[name], table)
+            try:
+                self._wire(self.doors[name], table)
+            except KeyError as error:
+                raise SiteError(f"doors.{name}: {error.args[0]}: is missing") from None
 
     @classmethod
     def from_file(cls, path: Path, run_dir: Path, **options: Any) -> "Site":

@@ -54,7 +54,7 @@ def _print(status: Status) -> None:
         print(f"  PROBLEM       {problem}")
     print("doors")
     for name, door in sorted(status.doors.items()):
-        print(f"  {name:<20} {_door(door)}")
+        print(f"  {name:<20} {described(door)}")
     print("devices")
     for name, device in sorted(status.devices.items()):
         more = "  TAMPER" if device.tampered else ""
@@ -65,12 +65,14 @@ def _print(status: Status) -> None:
         print(f"  {name:<20} {'online' if device.online else f'OFFLINE: {device.why}'}{more}")
 
 
-def _door(door: DoorStateReport) -> str:
+def described(door: DoorStateReport) -> str:
+    """A door in a few words."""
     locked = {True: "locked", False: "released", None: "lock unknown"}[door.locked]
     alarms = f"  ALARM {', '.join(door.alarms).replace('_', ' ')}" if door.alarms else ""
     away = [name for name, online in door.readers_online.items() if not online]
     readers = f"  readers away: {', '.join(away)}" if away else ""
-    return f"{locked}, {door.contact}{alarms}{readers}"
+    mode = "" if door.mode == "controlled" else f"  {door.mode}"
+    return f"{locked}, {door.contact}{mode}{alarms}{readers}"
 
 
 COMMAND = Command(_configure, _run)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -74,6 +74,9 @@ def _convert(raw: object, hint: Any, path: str, faults: list[Fault]) -> Any:
     try:
         return msgspec.convert(raw, hint)
     except msgspec.ValidationError as error:
+        if origin is Literal and isinstance(raw, str):
+            faults.append(Fault(path, f"must be one of {', '.join(args)}; not {raw!r}"))
+            return None
         # A pattern says nothing to people; what it stands for is in the type's description.
         meant = next((m.description for m in args if isinstance(m, msgspec.Meta)), None)
         faults.append(Fault(path, f"must be {meant}" if meant else _plain(str(error))))

@@ -91,7 +91,7 @@ def test_the_documented_example_has_no_fault_and_no_warning() -> None:
         ("doors/street/contact/opposite_input", 9, "doors.street.contact.opposite_input", "1 to 8"),
         ("doors/street/contact/opposite_input", 5, "doors.street.rex.input", "already at"),
         ("doors/street/readers/0/shared", True, "doors.street.readers[0].device", "no other door"),
-        ("doors/street/relock", "never", "doors.street.relock", "never"),
+        ("doors/street/relock", "never", "doors.street.relock", "on_open, at_end; not 'never'"),
         ("doors/street/pre_alarm_s", -1, "doors.street.pre_alarm_s", "0 to 3600"),
         (
             "doors/street/antipassback_forgets_min",

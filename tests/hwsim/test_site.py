@@ -389,6 +389,8 @@ async def test_ports_below_the_run_directory_and_loopback_addresses_are_kept(
     [
         ({"devices": {"x": {"driver": "wiegand"}}}, "devices.x: no simulation"),
         ({"devices": {"../x": {"driver": "pn532"}}}, "not a name for a file"),
+        ({"devices": {"s": {"driver": "barcode_scanner"}}}, "devices.s.suffix: is missing"),
+        ({"doors": {"d": {"contact": {"input": 1}}}}, "doors.d: device: is missing"),
         ({"doors": {"d": {"strike": {"device": "x", "output": 1}}}}, "no device 'x'"),
         (
             {

@@ -312,6 +312,27 @@ async def test_a_core_that_starts_on_a_read_only_disk_serves_the_doors_and_write
     assert unexplained(edges, [entry.event for entry in stored], wall_at) == []
 
 
+async def test_a_core_that_was_stopped_in_good_order_serves_the_doors_on_a_read_only_disk_too(
+    rig: Rig, small_disk: Path
+) -> None:
+    core = await rig.core()
+    locked = ("lockdown", "--door", "back", "--reason", "drill", "--config", str(rig.config))
+    assert (await rig.cli("door", *locked)).status == 0
+    assert await core.stop() == 0
+    remount(small_disk, "ro")
+    core = await rig.core()
+    status = await rig.status()
+    assert status is not None
+    assert not status.journal.healthy
+    assert status.doors["back"].mode == "lockdown", "what was ordered is read"
+    await rig.opens("front")
+    remount(small_disk, "rw")
+    await journal_is(rig, healthy=True)
+    assert await core.stop() == 0
+    assert_sound(rig.stored())
+    assert not any(isinstance(entry.event, events.JournalGap) for entry in rig.stored())
+
+
 async def test_where_the_journal_can_not_even_be_read_exit_works_and_taps_are_a_counted_gap(
     rig: Rig, small_disk: Path
 ) -> None:
