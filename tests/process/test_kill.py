@@ -33,7 +33,8 @@ from tests.process.rig import (
 
 pytestmark = pytest.mark.process
 
-KILLS = 15
+KILLS = int(os.environ.get("KILLS", "15"))
+"""On demand: KILLS=200 pytest --timeout 3600 tests/process/test_kill.py -k random"""
 DECIDES_S_MAX = 3.0
 """docs/promises.md P19."""
 WORKER_S_MAX = 2.0

@@ -1,6 +1,7 @@
 """The broker goes, the link dies, and every event arrives all the same."""
 
 import asyncio
+import os
 import random
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -21,7 +22,9 @@ pytestmark = pytest.mark.process
 
 BACKLOG = 1_000
 TAPS = 100
-KILLS = 10
+KILLS = int(os.environ.get("KILLS", "10"))
+DRAINING = int(os.environ.get("DRAINING", "1000"))
+"""On demand: KILLS=200 DRAINING=400000, with `--timeout 1800 -k killing`."""
 BACK_S_MAX = 30.0
 """docs/promises.md P19, with jitter."""
 
@@ -116,7 +119,7 @@ async def test_killing_link_or_broker_at_random_moments_loses_nothing(tmp_path: 
         Cloud("127.0.0.1", broker.port) as cloud,
     ):
         await rig.imported()
-        await fill_journal(rig, BACKLOG)
+        await fill_journal(rig, DRAINING)
         core = await rig.core()
         link: Daemon = await rig.start("link")
         (stream,) = {entry.stream for entry in await rig.journal()}
