@@ -662,7 +662,7 @@ class DoorController:
         """Pulse the strike by the right of `ticket`; why not, unless the relay has confirmed it."""
         seq = None if ticket is None else ticket.seq
         failed = ReleaseFailed(effect.cause, seq, "", effect.side, effect.grant)
-        if effect.wait_for_commit and ticket is None:
+        if effect.wait_for_commit and ticket is None and not effect.leaves:
             why = "its grant can't be recorded: the journal is full"
             if effect.cause == "mode":
                 self._mode_announced = InForceMode("controlled", "records")

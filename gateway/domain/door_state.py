@@ -276,6 +276,8 @@ class PulseStrike(msgspec.Struct, frozen=True):
     """REX never waits: nobody is kept in by a slow disk."""
     spends: bool = False
     """What opens is spent: without its record on disk the strike isn't released at all."""
+    leaves: bool = False
+    """Somebody leaves: released also where its record can't be kept, as REX is."""
     grant: int = 0
     until: timedelta | None = None
     """What gives the right to it ends then, though it may have waited for the disk or the board."""
@@ -425,7 +427,14 @@ def _decided(
             after, effects = _expected(rules, after, grant, fact.passage, now)
         return after, [
             *records,
-            PulseStrike(duration, "grant", side, spends=fact.spends, grant=grant),
+            PulseStrike(
+                duration,
+                "grant",
+                side,
+                spends=fact.spends,
+                leaves=event.reason == "egress",
+                grant=grant,
+            ),
             Indicate(side, Signal.GRANTED),
             *effects,
         ]

@@ -216,6 +216,17 @@ def test_a_grant_that_can_not_be_recorded_opens_nothing_and_shows_a_fault() -> N
     run(journey())
 
 
+def test_who_leaves_by_card_gets_out_though_nothing_can_be_recorded() -> None:
+    async def journey() -> None:
+        async with rig() as r:
+            r.paper.full = True
+            r.tap("04FFFFFF", side="out")
+            await soon()
+            assert [seconds for _, seconds in r.pulses] == [5.0]
+
+    run(journey())
+
+
 def test_rex_opens_though_nothing_can_be_recorded() -> None:
     async def journey() -> None:
         async with rig() as r:
