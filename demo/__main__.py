@@ -1,6 +1,7 @@
 """Plays a morning at a simulated site: real drivers, real daemon, real broker, wire by wire.
 
-make demo                 the morning; about half a minute, exit 0 if it went as it should
+make demo                 the morning, then the phones; about a minute, exit 0 if all went well
+make demo ARGS="--site phones"       phones, cards that can't be copied, printed codes, and refusals
 make demo ARGS="--site every-kind"   seven doors, one of each kind of wired hardware
 make demo ARGS="--site signed"   a cloud that signs, and somebody in between who holds the broker
 make demo ARGS=--stay     leaves the site running afterwards, until Ctrl-C
@@ -25,7 +26,7 @@ from zoneinfo import ZoneInfo
 
 import tomli_w
 
-from demo import every_kind, signed
+from demo import every_kind, phones, signed
 from demo.brokers import Broker, any_broker
 from demo.cloud import Cloud
 from demo.people import morning_zone, people, records
@@ -35,7 +36,7 @@ from gateway.domain import events
 from gateway.errors import GatewayError
 from gateway.ipc.client import CoreClient, connect
 from hwsim import observations as seen
-from hwsim.client import Simulator
+from hwsim.client import Simulator, SimulatorError
 from hwsim.client import connect as connect_simulator
 
 GATEWAY = (sys.executable, "-m", "gateway")
@@ -388,7 +389,7 @@ The site stays up until Ctrl-C. Try, in another terminal:
         await asyncio.Event().wait()  # the morning's own exit status counts
 
 
-_WRONG = (WentWrong, every_kind.WentWrong, signed.WentWrong)
+_WRONG = (WentWrong, every_kind.WentWrong, signed.WentWrong, SimulatorError)
 
 
 def main() -> int:
@@ -396,9 +397,10 @@ def main() -> int:
     parser.add_argument("--stay", action="store_true", help="leave the site running")
     parser.add_argument(
         "--site",
-        choices=("coworking", "every-kind", "signed"),
+        choices=("coworking", "every-kind", "phones", "signed"),
         default="coworking",
         help="every-kind: once through each of seven doors, one of each kind of wired hardware;"
+        " phones: phones over BLE and NFC, cards that can't be copied, printed codes, and refusals;"
         " signed: a cloud that signs, and what becomes of bundles that are forged or old",
     )
     options = parser.parse_args()
@@ -407,14 +409,22 @@ def main() -> int:
         try:
             if options.site == "every-kind":
                 return asyncio.run(every_kind.play(Path(directory)))
+            if options.site == "phones":
+                return asyncio.run(phones.play(Path(directory)))
             if options.site == "signed":
                 return asyncio.run(signed.play(Path(directory)))
-            return asyncio.run(demo(stay=options.stay, run_dir=Path(directory)))
+            status = asyncio.run(demo(stay=options.stay, run_dir=Path(directory)))
+            if status or options.stay:
+                return status
+            beside = Path(directory) / "phones"
+            beside.mkdir()
+            print("\n" + paint("Another site, for phones and secure cards", BOLD))
+            return asyncio.run(phones.play(beside))
         except (KeyboardInterrupt, asyncio.CancelledError):
             return 130
         except (*_WRONG, GatewayError, OSError, TimeoutError) as error:
             print(f"the demo could not be played: {error}", file=sys.stderr)
-            for log in sorted(Path(directory).glob("*.log")):
+            for log in sorted(Path(directory).rglob("*.log")):
                 tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
                 print(f"--- {log.name}\n{tail}", file=sys.stderr)
             return 2

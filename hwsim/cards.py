@@ -42,7 +42,8 @@ class Card:
         atqa: As ISO/IEC 14443-3 numbers it, b16 to b1; bits 7 and 8 tell the size of the UID.
         sak: Select acknowledge of the last cascade level; bit 6 set is ISO/IEC 14443-4.
         memory: A type 2 tag's pages of four bytes each.
-        apdu: What an ISO/IEC 14443-4 card answers to a command APDU.
+        apdu: What an ISO/IEC 14443-4 card answers to a command APDU; nothing: it
+            asks for more time.
         powered: What it does when it gets power.
         frames_left: The card is pulled away after so many frames of data; None: never.
         told: Whether the host has been given the UID since the card came into the field.

@@ -96,10 +96,10 @@ class Simulator:
         return int(await self.ask("present_secure", reader=reader, **how))
 
     async def carry_grant(
-        self, whose: str, grant: str, *, replay: bool = False, signs_for: str = ""
+        self, whose: str, grant: str, *, trick: str = "", signs_for: str = ""
     ) -> None:
         """Put a grant into somebody's phone, which `present_secure` shows as kind `grant`."""
-        how = {"whose": whose, "grant": grant, "replay": replay, "signs_for": signs_for}
+        how = {"whose": whose, "grant": grant, "trick": trick, "signs_for": signs_for}
         await self.ask("carry_grant", **how)
 
     async def secure_value(self, reader: str, kind: str, whose: str) -> str:
@@ -134,17 +134,25 @@ class Simulator:
         """The supply of an OSDP reader fails or comes back."""
         await self.ask("power_failure", reader=reader, failed=failed)
 
-    async def tap_phone(self, reader: str, phone: str) -> str:
+    async def tap_phone(self, reader: str, phone: str, trick: str = "") -> str:
         """Connect a phone with PKOC to a BLE reader; what the reader told it."""
-        return str(await self.ask("tap_phone", reader=reader, phone=phone))
+        return str(await self.ask("tap_phone", reader=reader, phone=phone, trick=trick))
 
     async def phone_key(self, phone: str) -> str:
         """A phone's public key, as a `pkoc` credential has it."""
         return str(await self.ask("phone_key", phone=phone))
 
-    async def press_fob(self, scanner: str, fob: str, distance: float = 0.5) -> str:
-        """Press a fob's button somewhere near a door; what the gateway answered."""
-        return str(await self.ask("press_fob", scanner=scanner, fob=fob, distance=distance))
+    async def press_fob(
+        self,
+        scanner: str,
+        fob: str,
+        distance: float = 0.5,
+        start: float | None = None,
+        trick: str = "",
+    ) -> str:
+        """Press a fob's button, or a phone app's, near a door; what the gateway answered."""
+        how = {"fob": fob, "distance": distance, "start": start, "trick": trick}
+        return str(await self.ask("press_fob", scanner=scanner, **how))
 
     async def osdp_key(self, reader: str, key: str) -> None:
         """Give an OSDP reader a key, or put it into install mode."""

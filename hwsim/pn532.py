@@ -428,8 +428,11 @@ class Chip:
             data += self._air(card, b"\xe0\x50") or b""
         return data
 
-    def _in_data_exchange(self, parameters: bytes) -> bytes:
-        """7.3.8; the chip keeps the CRC to itself and runs ISO/IEC 14443-4 where it sent RATS."""
+    def _in_data_exchange(self, parameters: bytes) -> bytes | None:
+        """7.3.8; the chip keeps the CRC to itself and runs ISO/IEC 14443-4 where it sent RATS.
+
+        None while the card asks for more and more time (ISO/IEC 14443-4, 7.3).
+        """
         if not parameters:
             raise SyntaxFaultError
         card = self._targets.get(parameters[0] & 0x3F)
@@ -441,6 +444,8 @@ class Chip:
         if card.state is State.PROTOCOL:
             answer = self._air(card, bytes([0x02 | card.next_block_number]) + data)
             answer = answer[1:] if answer is not None else None
+            if answer == b"":
+                return None
         else:
             answer = self._air(card, data)
             if answer is not None and len(answer) == 1 and answer != b"\x0a":

@@ -464,6 +464,7 @@ class GrantPhone:
         signs_for: Another gateway's and door's identifiers.
         replays: What it answers to `prove`, in place of a proof.
         locked: It wants its holder's consent.
+        late: It is never ready with its proof, and says so.
         proofs: What it has answered to `prove`.
     """
 
@@ -473,6 +474,7 @@ class GrantPhone:
     signs_for: bytes = b""
     replays: bytes = b""
     locked: bool = False
+    late: bool = False
     proofs: list[bytes] = field(default_factory=list)
     selected: bool = False
 
@@ -492,6 +494,8 @@ class GrantPhone:
     def _prove(self, reader: bytes, nonce: bytes) -> bytes:
         if self.locked:
             return bytes.fromhex("6985")
+        if self.late:
+            return b""
         digest = hashes.Hash(hashes.SHA256())
         digest.update(self.grant)
         said = (self.signs_for or reader) + nonce + digest.finalize() + point(self.key)

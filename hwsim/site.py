@@ -26,7 +26,7 @@ from hwsim.door import Door, DoorTimes, Leaf
 from hwsim.gpio.device import GpioPoints, GpioWiegand, OnChip, SharedChip
 from hwsim.observations import Contact, Observations, Rex, Strike
 from hwsim.osdp import Abilities, OsdpReader, Peripheral
-from hwsim.phones import PKOC_SERVICE, Fob, PkocPhone
+from hwsim.phones import PKOC_SERVICE, Fob, PkocPhone, Tricks
 from hwsim.pn532 import Pn532Reader
 from hwsim.relay_board import Board, Edge, Faults, RelayBoard
 from hwsim.rtu_line import RtuLine, RtuRelayBoard, SerialRtuLine, TcpRtuLine
@@ -167,6 +167,10 @@ class Site:
         self._osdp_lines: dict[str, OsdpReader] = {}
         self._rtu_lines: dict[str, RtuLine] = {}
         self.bluetooth = Bluetooth(run_dir)
+        self._fobs: dict[tuple[str, str], Fob] = {}
+        """By scanner and whose: each press counts one on."""
+        self._proofs: dict[str, bytes] = {}
+        """What a phone said last over BLE, by its name."""
         self._wallet = Wallet(run_dir / "card-keys", secrets.token_bytes)
         self._chip: tuple[str, SharedChip] | None = None
         self._config = config
@@ -515,19 +519,23 @@ class Site:
         return await self.present_cards(reader, [shown], hold)
 
     async def carry_grant(
-        self, whose: str, grant: str, *, replay: bool = False, signs_for: str = ""
+        self, whose: str, grant: str, *, trick: str = "", signs_for: str = ""
     ) -> None:
         """Put a grant into somebody's phone, which `present_secure` shows as kind `grant`.
 
         Args:
             whose: The same name has the same key, `phone_key`.
             grant: The signed message, hex digits.
-            replay: It answers with its last proof, whatever it is asked.
+            trick: `replay` answers with its last proof, whatever it is asked; `malformed`, `late`
+                and `locked` do what they say.
             signs_for: It signs for this gateway's and door's identifiers (hex digits) instead.
+
+        Raises:
+            SiteError: there is no such trick.
         """
-        self._wallet.carry(
-            whose, bytes.fromhex(grant), replay=replay, signs_for=bytes.fromhex(signs_for)
-        )
+        if trick not in {"", "replay", "malformed", "late", "locked"}:
+            raise SiteError(f"no trick {trick!r}")
+        self._wallet.carry(whose, bytes.fromhex(grant), trick, bytes.fromhex(signs_for))
 
     async def secure_value(self, reader: str, kind: str, whose: str) -> str:
         """What the records call that card: a credential's value."""
@@ -538,7 +546,7 @@ class Site:
         return self._wallet.address(self._tables(reader, "sun"), whose)
 
     def _tables(self, reader: str, kind: str) -> dict[str, Any]:
-        self._reader(reader)
+        self._device(reader)
         tables: dict[str, Any] = self._config["devices"][reader]
         if kind not in tables:
             raise SiteError(f"{reader} has no [devices.{reader}.{kind}]")
@@ -631,35 +639,67 @@ class Site:
 
     # --- phones -------------------------------------------------------------------------------
 
-    async def tap_phone(self, reader: str, phone: str) -> str:
+    async def tap_phone(self, reader: str, phone: str, trick: str = "") -> str:
         """Connect a phone with PKOC to a BLE reader; what the reader told it.
 
         Args:
             reader: The reader.
             phone: Whose: the same name has the same key, `phone_key`.
+            trick: `replay` says what it said last, `forged` has another key than it says.
+
+        Raises:
+            SiteError: there is no such trick.
         """
+        tricks = {
+            "": Tricks(),
+            "replay": Tricks(proof=self._proofs.get(phone)),
+            "forged": Tricks(sign_with=key_named(f"not {phone}")),
+        }
+        if trick not in tricks:
+            raise SiteError(f"no trick {trick!r}")
         device = self._ble(reader)
         shared = device.table.get("shared_adapter")
         service = device.table["reader_identifier"] if shared else PKOC_SERVICE
         peer = PkocPhone(self.bluetooth.bluez, address_named(phone), key=key_named(phone))
-        return await peer.tap(device.adapter, service)
+        told = await peer.tap(device.adapter, service, tricks[trick])
+        self._proofs[phone] = peer.said[-1]
+        return told
 
-    async def press_fob(self, scanner: str, fob: str, distance: float = 0.5) -> str:
-        """Press a fob's button somewhere near a door; what the gateway answered.
+    async def press_fob(
+        self,
+        scanner: str,
+        fob: str,
+        distance: float = 0.5,
+        start: float | None = None,
+        trick: str = "",
+    ) -> str:
+        """Press a fob's button, or a phone app's, near a door; what the gateway answered.
 
         Args:
             scanner: The door's BLE scanner.
             fob: Whose: the same name has the same key, `phone_key`.
             distance: How many metres from the door's radio.
+            start: Pressed so many metres away, and then carried to the door at a walking pace.
+            trick: `other_door` signs for another one, `no_intent` says that nobody meant it, and
+                `malformed` says nonsense.
+
+        Raises:
+            SiteError: there is no such trick.
         """
+        if trick not in {"", "other_door", "no_intent", "malformed"}:
+            raise SiteError(f"no trick {trick!r}")
         device = self._ble(scanner)
         bluez = self.bluetooth.bluez
-        peer = Fob(
-            address_named(fob),
-            device.table["service"],
-            key=key_named(fob),
-            walk=Walk(((device.adapter.place[0] + distance, device.adapter.place[1]),)),
+        x, y = device.adapter.place
+        path = tuple((x + away, y) for away in (start, distance) if away is not None)
+        service = device.table["service"]
+        peer = self._fobs.setdefault(
+            (scanner, fob), Fob(address_named(fob), service, key=key_named(fob))
         )
+        peer.walk = Walk(path, started_s=time.monotonic())
+        peer.intent = trick != "no_intent"
+        peer.sign_for_door = bytes(16) if trick == "other_door" else None
+        peer.replay = bytes(3) if trick == "malformed" else None
         peer.press(bytes.fromhex(device.table["door_identifier"].replace("-", "")))
         bluez.join(peer)
         try:

@@ -110,13 +110,16 @@ class Wallet:
             ),
         )  # fmt: skip
 
-    def carry(self, whose: str, grant: bytes, *, replay: bool, signs_for: bytes) -> None:
+    def carry(self, whose: str, grant: bytes, trick: str, signs_for: bytes) -> None:
         """Put a grant into a phone, and say how honest it is: see `GrantPhone`."""
         before = self._grants.get(whose)
-        proof = before.proofs[-1] if replay and before and before.proofs else b""
-        self._grants[whose] = GrantPhone(
-            key_named(whose), grant, replays=proof, signs_for=signs_for
-        )
+        made = GrantPhone(key_named(whose), grant, signs_for=signs_for)
+        if trick == "replay" and before is not None and before.proofs:
+            made.replays = before.proofs[-1]
+        made.late, made.locked = trick == "late", trick == "locked"
+        if trick == "malformed":
+            made.replays = bytes(3)
+        self._grants[whose] = made
 
     def value(self, tables: dict[str, Any], kind: str, whose: str) -> str:
         """What the records call that card."""

@@ -343,15 +343,23 @@ class Poller:
             while True:
                 answer = self._exchange(number, command)
                 at_ns = self._now_ns()
-                late = at_ns > until_ns
-                command = conversation.throw(TimeoutError()) if late else conversation.send(answer)
+                if answer is None or at_ns > until_ns:
+                    command = conversation.throw(TimeoutError())
+                else:
+                    command = conversation.send(answer)
         except StopIteration as done:
             return done.value, at_ns
         except TimeoutError:
             raise CardGoneError from None
 
-    def _exchange(self, number: int, command: bytes) -> bytes:
-        """A command APDU and its answer (InDataExchange, 7.3.8); the chip does the blocks."""
+    def _exchange(self, number: int, command: bytes) -> bytes | None:
+        """A command APDU and its answer (InDataExchange, 7.3.8); the chip does the blocks.
+
+        None: the card is there, and has asked for more time than it gets.
+
+        Raises:
+            CardGoneError: it isn't there any more.
+        """
         answer = b""
         while True:
             data = bytearray((number,)) + command
@@ -359,7 +367,7 @@ class Poller:
                 reply = bytes(self._chipset.command(IN_DATA_EXCHANGE, data, EXCHANGE_S))
             except TimeoutError:
                 # nfcpy has read the chip's ACK, so it lives, and has aborted the command.
-                raise CardGoneError from None
+                return None
             if not reply:
                 raise GarbledReplyError
             if reply[0] & STATUS:

@@ -3,6 +3,7 @@
 import os
 import stat
 import sys
+import tomllib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,11 +14,14 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from demo import __main__ as stage_module
+from demo import phones
 from demo.__main__ import Stage
 from demo.people import people, records
 from demo.script import granted
+from gateway.config.site import check
 from gateway.domain import events
 from gateway.domain.record_faults import parse_records
+from gateway.drivers import REGISTRY
 from hwsim import observations as seen
 from tests.domain.sites import lines
 
@@ -105,9 +109,21 @@ def test_nothing_in_the_demos_directory_is_for_others(
         return 0
 
     monkeypatch.setattr(stage_module, "demo", play)
+    monkeypatch.setattr(phones, "play", lambda beside: play(stay=False, run_dir=beside))
     monkeypatch.setattr(sys, "argv", ["demo"])
     assert stage_module.main() == 0
-    assert modes == [0o600]
+    assert modes == [0o600, 0o600]
+
+
+def test_a_machine_without_a_d_bus_plays_the_phones_that_need_none() -> None:
+    plan = tomllib.loads(phones.SITE.read_text(encoding="utf-8"))
+    phones.without_bluetooth(plan)
+    assert list(plan["doors"]) == ["street", "club"]
+    assert plan["doors"]["street"]["readers"] == [{"device": "street-scanner", "side": "in"}]
+    assert {each["driver"] for each in plan["devices"].values()} == {
+        "modbus_relay", "barcode_scanner", "pn532",
+    }  # fmt: skip
+    assert set(check(plan, REGISTRY, "site.toml").doors) == {"street", "club"}
 
 
 def test_the_demos_records_have_no_fault() -> None:

@@ -258,6 +258,11 @@ def test_through_the_chip_and_the_workers_line_a_phone_opens_once_while_it_stays
     assert shown.began < shown.at
 
 
+def test_a_phone_that_asks_for_more_and_more_time_is_refused_and_not_asked_again() -> None:
+    _, refused = polled(GrantPhone(ADA, issued(), late=True))
+    assert refused.startswith("X grant nonce_too_old ")
+
+
 def test_a_phone_that_proves_too_late_is_refused_and_not_asked_again() -> None:
     phone = GrantPhone(ADA, issued())
     _, refused = polled(phone, slow_ns=800_000_000)

@@ -114,8 +114,10 @@ async def test_cards_and_phones_that_prove_themselves_open_and_copies_do_not(rig
     await rig.at_rest("back")
     edges = len(rig.released("back"))
     again = grant_for("Ada", 2)
-    await site.carry_grant("Ada", again, replay=True)
-    await refused("not_authentic")
+    for trick, why in (("replay", "not_authentic"), ("late", "nonce_too_old"),
+                       ("malformed", "malformed"), ("locked", "declined")):  # fmt: skip
+        await site.carry_grant("Ada", again, trick=trick)
+        await refused(why)
     for elsewhere in (GATEWAY + "FF" * 16, "FF" * 16 + DOOR):
         await site.carry_grant("Ada", again, signs_for=elsewhere)
         await refused("not_authentic")

@@ -103,3 +103,17 @@ def test_one_door_of_each_kind_lets_in_who_may() -> None:
     assert told.returncode == 0, told.stdout + told.stderr
     assert told.stdout.count("strike after") == 7
     assert told.stdout.count("access, unlocked") == 7
+
+
+def test_phones_cards_and_codes_open_and_what_is_false_is_refused_with_its_reason() -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "demo", "--site", "phones"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=55,
+    )
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert told.stdout.count(" grant group ") == 5
+    assert told.stdout.count(" grant carried ") == 2
