@@ -67,6 +67,7 @@ from gateway.cache.source import (
     Sums,
     holders_in,
     opened,
+    put_aside,
     read_source,
     value_of,
     write_source,
@@ -79,7 +80,7 @@ from gateway.domain.pin_odds import odds_of, pin_lengths, pin_warnings
 from gateway.domain.record_faults import parse_records
 from gateway.errors import GatewayError, RecordsRefused, StorageError
 from gateway.lifeline import end_with, no_core_dump
-from gateway.sqlite import DatabaseCorrupt, set_aside
+from gateway.sqlite import DatabaseCorrupt
 from gateway.trust.bundle import Changes, Manifest, manifest_in
 from gateway.trust.rules import BreaksRule, Rule
 
@@ -154,7 +155,7 @@ def _candidates(
             found.append((read_source(place.source, key), place.source.name))
         except DatabaseCorrupt as error:
             problems.append(str(error))
-            set_aside(place.source)
+            put_aside(place.source)
         except StorageError as error:
             problems.append(str(error))
     for path in bundles(place.bundles):

@@ -1,8 +1,8 @@
 """The records in force as rows of `cache.db`. Only the short-lived child process opens it."""
 
+import contextlib
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -23,11 +23,15 @@ from gateway.errors import StorageError
 from gateway.sqlite import (
     DatabaseCorrupt,
     SqliteErrors,
+    forget_aside,
     is_damage,
     migrations,
     open_connection,
     set_aside,
 )
+
+ASIDE_MAX = 2
+"""Damaged files kept: what they held is in the bundles, so they are for whoever looks for why."""
 
 
 class Sums(msgspec.Struct, frozen=True):
@@ -189,7 +193,7 @@ def value_of(line: Line) -> str | None:
     return ":".join(hash_in(line.body)) if line.type == "credential" else None
 
 
-@contextmanager
+@contextlib.contextmanager
 def opened(path: Path) -> Iterator[Source]:
     """Open the file for one transaction, which is undone unless it is committed.
 
@@ -217,8 +221,19 @@ def write_source(path: Path, sealed: SealedSet, sums: Sums) -> None:
     try:
         _write(path, sealed, sums)
     except DatabaseCorrupt:
-        set_aside(path)
+        put_aside(path)
         _write(path, sealed, sums)
+
+
+def put_aside(path: Path) -> None:
+    """Set a damaged file aside, and keep the last `ASIDE_MAX` of them.
+
+    Raises:
+        StorageError: the disk doesn't let it be renamed.
+    """
+    set_aside(path)
+    with contextlib.suppress(OSError):  # a full disk must not keep the set from being built again
+        forget_aside(path, ASIDE_MAX)
 
 
 def read_source(path: Path, key: CredentialKey) -> SealedSet:

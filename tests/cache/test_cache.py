@@ -18,6 +18,7 @@ from gateway.cache import cache as module
 from gateway.domain.entitlements import RecordSet
 from gateway.domain.record_faults import parse_records
 from gateway.errors import RecordsRefused, StorageError
+from gateway.sqlite import kept_aside
 from gateway.statedir import StateDir, write_atomically
 from tests.cache.conftest import CARD, NAME, NOON, PIN, records
 
@@ -219,6 +220,18 @@ async def test_with_everything_damaged_it_opens_empty_and_takes_the_next_set(
     assert cache.rebuilt.revision is None
     assert (await cache.apply(records(), NOON)).changed
     assert (await opened(state, key_file, NO_CHILD)).current is not None
+
+
+async def test_only_the_last_damaged_files_are_kept(state: Path, key_file: Path) -> None:
+    await (await opened(state, key_file)).apply(records(), NOON)
+    for number in range(4):
+        for path in _files(state):
+            if path.name == "cache.db" or path.suffix == ".mdb":
+                path.write_bytes(b"no database at all" * 100)
+        cache = await opened(state, key_file)
+        assert cache.current is not None, number
+    kept = [each.name for each in kept_aside(state / "cache.db")]
+    assert kept == ["cache.db.corrupt-3", "cache.db.corrupt-4"]
 
 
 async def test_a_child_that_takes_too_long_is_killed(
