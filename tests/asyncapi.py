@@ -17,6 +17,7 @@ import yaml
 
 import gateway
 from gateway.domain import events
+from gateway.domain.member_text import CATALOGUE
 from gateway.ipc.messages import DoorStateReport, Status
 from gateway.link.health import LinkHealth
 
@@ -57,6 +58,11 @@ def _of_structs() -> tuple[list[str], dict[str, Any]]:
     for name in ("DoorStateReport", "Status"):
         del schemas[name]["properties"]["m"]  # the socket's own tag
         schemas[name]["required"] = [each for each in schemas[name]["required"] if each != "m"]
+    schemas["Told"]["properties"]["key"] |= {
+        "description": "what `x-texts` words, with {time} for `at` and {early} for `early_min` as a"
+        " span; one that isn't there is `other`",
+        "x-texts": {language: dict(words) for language, words in CATALOGUE.items()},
+    }
     return [ref["$ref"] for ref in refs[:-3]], schemas
 
 

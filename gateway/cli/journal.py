@@ -15,7 +15,7 @@ from gateway.cli.common import add_config, add_json, load_config, socket_of
 from gateway.cli.journal_file import records_of
 from gateway.domain import events
 from gateway.domain.explanation import explain
-from gateway.domain.member_text import LANGUAGES, member_text
+from gateway.domain.member_text import LANGUAGES, told, worded
 from gateway.domain.replay import Revision, recorded_request
 from gateway.errors import GatewayError
 from gateway.ipc.client import CoreClient, connect
@@ -51,7 +51,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     show = actions.add_parser("show", help="one event in full, and a decision in plain words")
     show.add_argument("seq", type=int, metavar="SEQ")
     show.add_argument(
-        "--records", type=Path, metavar="FILE", help="the records that applied: then also when"
+        "--records", type=Path, metavar="FILE", help="as it would be told with these records"
     )
     show.add_argument("--language", choices=LANGUAGES, default="en")
     add_config(show)
@@ -205,19 +205,20 @@ async def _one(socket: Path, seq: int) -> bytes:
 
 
 def _told(event: events.AccessDecided, options: argparse.Namespace) -> str:
-    """What the member would be told; with the records, also when."""
+    """What the member was told, or with other records would have been."""
     if options.records is None:
-        return member_text(event, language=options.language)
+        return worded(event.member or told(event), options.language)
     records = records_of(options.records)
     revision = Revision(records)
     holder = records.holders.get(event.holder or "")
-    return member_text(
+    alone = recorded_request(msgspec.structs.replace(event, kinds=event.kinds[:1]), revision)
+    found = told(
         event,
-        language=options.language,
         timezone=revision.entitlements.tables.site.timezone,
-        opens_at=explain(revision.entitlements, recorded_request(event, revision)).opens_at,
+        opens_at=explain(revision.entitlements, alone).opens_at,
         persona=None if holder is None else holder.persona,
     )
+    return worded(found, options.language)
 
 
 def _line(seq: int, body: bytes) -> str:

@@ -67,7 +67,8 @@ def check(options: argparse.Namespace) -> int:
             outside = _outside(options.checkpoints, opens) if options.checkpoints else {}
             first = next(lines, b"")
             stream = _stream_of(first)
-            found = verify(_again(first, lines), opens, outside.get(stream, {}))
+            known = outside.get(stream, {})
+            found = verify(_again(first, lines), opens, known)
     except OSError as error:
         raise GatewayError(f"{error.filename}: can't be read: {error.strerror}") from error
     except JournalWrong as wrong:
@@ -76,13 +77,19 @@ def check(options: argparse.Namespace) -> int:
         else:
             print(wrong)
         return EXIT_NO
+    if options.checkpoints and not known:
+        raise GatewayError(
+            f"{options.checkpoints}: has no checkpoint of stream {stream}: the export is sound in"
+            " itself, and was held against nothing that was kept elsewhere"
+        )
     if options.json:
-        print_json({"sound": True, **found._asdict()})
+        print_json({"sound": True, **found._asdict(), "kept_elsewhere": len(known)})
     else:
         erased = f", {found.erased:,} of them with erased parts" if found.erased else ""
         print(
             f"sound: events {found.first:,} to {found.last:,} of stream {found.stream}{erased}; "
             f"{found.checkpoints:,} checkpoints and the seal are by this key"
+            + (f"; {len(known):,} kept elsewhere agree" if known else "")
         )
     return EXIT_OK
 

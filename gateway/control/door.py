@@ -12,7 +12,7 @@ import structlog
 
 from gateway.clock import Clock, TimeTrust
 from gateway.control.memory import Overlaid, SiteMemory
-from gateway.domain import assurance, door_state, events, occupancy, pin_lockout
+from gateway.domain import assurance, door_state, events, member_text, occupancy, pin_lockout
 from gateway.domain.after_decision import Assurance, Case, Surroundings
 from gateway.domain.break_glass import DIGITS, Role, broken
 from gateway.domain.carried_grant import (
@@ -55,6 +55,7 @@ from gateway.domain.door_state import (
 )
 from gateway.domain.entitlements import Entitlements, holding_of
 from gateway.domain.events import Event
+from gateway.domain.explanation import explain
 from gateway.domain.memory import Changes, Count, PinRow, Remembered, Watched, recall
 from gateway.domain.restrictions import Passage, Restricted, restrict, settled
 from gateway.domain.signal import Signal
@@ -470,8 +471,17 @@ class DoorController:
             refusal=carried if isinstance(carried, str) else None,
             context=context,
         )
+        says_when = (
+            decision.outcome == "deny"
+            and decision == before
+            and not (hidden or carried)
+            and member_text.can_say_when(decision.reason)
+        )
+        if decision.outcome != "grant":
+            event = msgspec.structs.replace(event, member=member_text.told(event))
         return Decided(
             event=event,
+            asked=request if says_when else None,
             presented_at=tap.at,
             challenged=credentials[0] if decision.outcome == "challenge" else None,
             counter=counter,
@@ -606,8 +616,11 @@ class DoorController:
     ) -> RemoteOutcome:
         """Do what is to be done, in order; where not `wait`, without waiting for the strike."""
         ticket: Ticket | None = None
+        to_explain: tuple[events.AccessDecided, Request] | None = None
         for effect in effects:
             match effect:
+                case Record(events.AccessDecided() as denied, Request() as asked):
+                    to_explain = denied, asked
                 case Record():
                     ticket = self._append(effect.event)
                 case PulseStrike() if not wait:
@@ -636,6 +649,9 @@ class DoorController:
                     )
                 case LeftUnseen():
                     self._memory.apply(self._left_unseen())
+        if to_explain is not None:
+            # When it would open is looked for over days: what shows the answer goes first.
+            asyncio.get_running_loop().call_soon(self._append_explained, *to_explain)
         return RemoteOutcome(None if ticket is None else ticket.seq, None)
 
     def _release_aside(self, effect: PulseStrike, ticket: Ticket | None, at: timedelta) -> None:
@@ -743,6 +759,25 @@ class DoorController:
             self._memory.give_back(state)
             log.error("event not kept", door=self.door, why=str(error))
             return None
+
+    def _append_explained(self, event: events.AccessDecided, asked: Request) -> None:
+        """Record a denial, and from when on it would be none."""
+        self._append(self._explained(event, asked))
+
+    def _explained(self, event: events.AccessDecided, asked: Request) -> events.AccessDecided:
+        force = self._in_force()
+        if force.revision != event.revision:
+            return event
+        # Without the PIN: whether that was right is not to be read from the answer.
+        alone = msgspec.structs.replace(asked, credentials=asked.credentials[:1])
+        holding = None if event.holder is None else holding_of(force.records, event.holder)
+        member = member_text.told(
+            event,
+            timezone=force.records.tables.site.timezone,
+            opens_at=explain(force.records, alone).opens_at,
+            persona=None if holding is None else holding.holder.persona,
+        )
+        return msgspec.structs.replace(event, member=member)
 
     def _record_ignored(self) -> None:
         count, self._ignored = self._ignored, 0

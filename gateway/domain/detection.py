@@ -9,7 +9,7 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from gateway.domain import events
 from gateway.domain.memory import Changes, Memory, Usual, recall
@@ -159,7 +159,7 @@ class Detector:
         # Five standard deviations of a count that is usual (Poisson), above a floor.
         if len(times) < _FLOORS[kind] + usual + 5 * math.sqrt(usual):
             return
-        of = {"site": "at the site", "door": f"at {name}", "holder": f"of holder {name}"}[kind]
+        of = {"site": "at the site", "door": f"at {name}", "holder": "of one holder"}[kind]
         yield from self._raise(
             event, (f"denied_spike_{kind}", name), now,
             f"{len(times)} denials {of} within 10 minutes; usual are {usual:.1f}",
@@ -177,7 +177,7 @@ class Detector:
         if not self._neighbours(before[0], event.door):
             yield from self._raise(
                 event, ("impossible_travel", event.holder), now,
-                f"holder {event.holder} was let in at {before[0]} and {event.door} within"
+                f"one holder was let in at {before[0]} and {event.door} within"
                 f" {(now - before[1]).total_seconds():.1f} s: a credential may be copied", 1,
             )  # fmt: skip
 
@@ -283,14 +283,14 @@ class Detector:
             return  # operations have enough to look at
         self._raised[key] = text
         yield events.FindingRaised(
-            at=when.at, trust=when.trust, what=key[0], subject=key[1], text=text, count=count,
-            usual=round(usual, 1),
+            at=when.at, trust=when.trust, what=key[0], text=text, count=count,
+            usual=round(usual, 1), **_about(key),
         )  # fmt: skip
 
     def _cleared(self, when: "_When", key: tuple[str, str]) -> events.Event:
         del self._raised[key]
         self._well_since.pop(key, None)
-        return events.FindingCleared(at=when.at, trust=when.trust, what=key[0], subject=key[1])
+        return events.FindingCleared(at=when.at, trust=when.trust, what=key[0], **_about(key))
 
     # --- What is usual ----------------------------------------------------------------------------
 
@@ -337,6 +337,15 @@ _COUNTED = frozenset(
      "denied_spike_site", "denied_spike_door", "denied_spike_holder"}
 )  # fmt: skip
 """Findings that come from events; the others stand as long as a condition does."""
+
+
+_OF_HOLDERS = frozenset({"impossible_travel", "denied_spike_holder"})
+
+
+def _about(key: tuple[str, str]) -> dict[str, Any]:
+    """Whom or what it is about, as its event says it: a holder where erasing finds it."""
+    what, subject = key
+    return {"subject": "", "holder": subject} if what in _OF_HOLDERS else {"subject": subject}
 
 
 def _hour_of_week(local: datetime) -> int:

@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 import msgspec
 
 from gateway.domain import events
+from gateway.domain.decision import Request
 from gateway.domain.events import Event
 from gateway.domain.restrictions import Passage
 from gateway.domain.signal import Signal
@@ -165,6 +166,8 @@ class Decided(msgspec.Struct, frozen=True):
     spends: bool = False
     also: tuple[Event, ...] = ()
     """Events to be written down with it, before it."""
+    asked: Request | None = None
+    """What was denied, where the member is told from when on it would not be."""
 
 
 class GlassBroken(msgspec.Struct, frozen=True):
@@ -261,6 +264,8 @@ class Record(msgspec.Struct, frozen=True):
     """Append `event` to the journal."""
 
     event: Event
+    asked: Request | None = None
+    """Of a denial: when it would open is added, once the answer is shown."""
 
 
 class PulseStrike(msgspec.Struct, frozen=True):
@@ -415,7 +420,7 @@ def _decided(
 ) -> tuple[DoorState, list[Effect]]:
     event = fact.event
     side: Side = "out" if event.side == "out" else "in"
-    records: list[Effect] = [*map(Record, fact.also), Record(event)]
+    records: list[Effect] = [*map(Record, fact.also), Record(event, fact.asked)]
     others = tuple(each for each in state.pins_wanted if each.side != side)
     after = _replace(state, pins_wanted=others)
     if event.outcome == "grant":

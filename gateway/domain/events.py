@@ -44,6 +44,17 @@ class Context(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     memory: dict[str, Remembered] = {}
 
 
+class Told(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What the member is told, for an app that words it (`gateway.domain.member_text`)."""
+
+    key: str
+    """The text's name in the catalogue; an app takes one that it doesn't know for `other`."""
+    at: datetime | None = None
+    """From when on it would be different, by the site's own clock (with its offset)."""
+    early_min: int | None = None
+    """Until then, in minutes, rounded up."""
+
+
 class AccessDecided(_Event, frozen=True, tag="access"):
     """A credential was presented and decided: everything that the decision depended on."""
 
@@ -79,6 +90,8 @@ class AccessDecided(_Event, frozen=True, tag="access"):
     """Why a carried grant was not believed."""
     context: Context | None = None
     """Null where no rule after the decision had anything to look at."""
+    member: Told | None = None
+    """What the member is told of a denial or challenge; of a grant there is nothing to tell."""
 
 
 class CredentialRefused(_Event, frozen=True, tag="credential_refused"):
@@ -218,9 +231,10 @@ class Duress(_Event, frozen=True, tag="duress"):
 
     priority: ClassVar[int] = Priority.EMERGENCY
     door: str
-    holder: str
     outcome: str
     """What the door answered: `grant`, `deny`."""
+    holder: str | None = None
+    """Null only where it has been erased."""
 
 
 class PinLockout(_Event, frozen=True, tag="pin_lockout"):
@@ -239,8 +253,9 @@ class Passback(_Event, frozen=True, tag="passback"):
 
     priority: ClassVar[int] = Priority.WARNING
     door: str
-    holder: str
     zone: str
+    holder: str | None = None
+    """Null only where it has been erased."""
 
 
 class ModeChanged(_Event, frozen=True, tag="mode_changed"):
@@ -588,11 +603,13 @@ class FindingRaised(_Event, frozen=True, tag="finding"):
     what: str
     """`device_offline`, `denied_spike_door`, …: the kind of finding."""
     subject: str
-    """The door, device, holder or certificate that it is about; empty for the site."""
+    """The door, device or certificate that it is about; empty for the site, and for a holder."""
     text: str
     """One line for a person."""
     count: int
     usual: float = 0.0
+    holder: str | None = None
+    """Whom it is about."""
 
 
 class FindingCleared(_Event, frozen=True, tag="finding_cleared"):
@@ -600,6 +617,7 @@ class FindingCleared(_Event, frozen=True, tag="finding_cleared"):
 
     what: str
     subject: str
+    holder: str | None = None
 
 
 Event = (
@@ -704,7 +722,7 @@ def decode(body: bytes) -> Event:
     return _decoder.decode(body)
 
 
-PERSONAL = ("holder", "holders", "credential", "pin", "via", "context", "grant")
+PERSONAL = ("holder", "holders", "credential", "pin", "via", "context", "grant", "member")
 """The members of events that tell of a person: by a pseudonym, or by what that person holds."""
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])

@@ -8,19 +8,18 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from zoneinfo import ZoneInfo
 
-from gateway.domain.events import AccessDecided
+from gateway.domain.events import AccessDecided, Told
 
 LANGUAGES = ("en", "de")
 
 _EN = {
     "grant": "You were let in.",
     "challenge": "Please enter your PIN as well.",
-    "starts": "{what} starts at {time}; you are {early} early.",
+    "day_pass_starts": "Your day pass starts at {time}; you are {early} early.",
+    "booking_starts": "Your booking starts at {time}; you are {early} early.",
+    "membership_starts": "Your membership starts at {time}; you are {early} early.",
+    "card_starts": "Your card is valid from {time}; you are {early} early.",
     "opens": "You can go in here again from {time}, in {early}.",
-    "your_daypass": "Your day pass",
-    "your_booking": "Your booking",
-    "your_membership": "Your membership",
-    "your_card": "Your card",
     "minute": "{n} minute",
     "minutes": "{n} minutes",
     "hour": "{n} hour",
@@ -68,12 +67,11 @@ _EN = {
 _DE = {
     "grant": "Sie wurden eingelassen.",
     "challenge": "Bitte geben Sie auch Ihre PIN ein.",
-    "starts": "{what} beginnt um {time}; Sie sind {early} zu früh.",
+    "day_pass_starts": "Ihr Tagespass beginnt um {time}; Sie sind {early} zu früh.",
+    "booking_starts": "Ihre Buchung beginnt um {time}; Sie sind {early} zu früh.",
+    "membership_starts": "Ihre Mitgliedschaft beginnt um {time}; Sie sind {early} zu früh.",
+    "card_starts": "Ihre Karte gilt ab {time}; Sie sind {early} zu früh.",
     "opens": "Sie können hier wieder ab {time} hinein, in {early}.",
-    "your_daypass": "Ihr Tagespass",
-    "your_booking": "Ihre Buchung",
-    "your_membership": "Ihre Mitgliedschaft",
-    "your_card": "Ihre Karte",
     "minute": "{n} Minute",
     "minutes": "{n} Minuten",
     "hour": "{n} Stunde",
@@ -124,11 +122,15 @@ _DE = {
 CATALOGUE: Mapping[str, Mapping[str, str]] = MappingProxyType({"en": _EN, "de": _DE})
 """By language; every one has the same entries. A reason that has none is told as `other`."""
 
-_BEGINS = {
-    "booking_not_started": "your_booking",
-    "membership_not_started": "your_membership",
-    "credential_not_yet_valid": "your_card",
+_WITH_TIME = {
+    "booking_not_started": "booking_starts",
+    "membership_not_started": "membership_starts",
+    "credential_not_yet_valid": "card_starts",
+    "outside_schedule": "opens",
+    "clock_untrusted": "opens",
 }
+"""What is said instead of the reason where it is known from when on the door would open."""
+
 _UNITS = (
     (timedelta(days=1), "day"),
     (timedelta(hours=1), "hour"),
@@ -136,30 +138,41 @@ _UNITS = (
 )
 
 
-def member_text(
+def can_say_when(reason: str) -> bool:
+    """Whether a denial for `reason` is told with a time, where there is one."""
+    return reason in _WITH_TIME
+
+
+def told(
     event: AccessDecided,
     *,
-    language: str = "en",
     timezone: str = "UTC",
     opens_at: datetime | None = None,
     persona: str | None = None,
-) -> str:
-    """What a member is told of a decision.
+) -> Told:
+    """What a member is told of a decision, in no language yet.
 
-    `opens_at` is the explanation's (docs/spec/decision.md): with it the text says when.
+    `opens_at` is the explanation's (docs/spec/decision.md): with it, it says when.
     """
-    words = CATALOGUE[language]
     if event.outcome != "deny":
-        return words[event.outcome]
-    if opens_at is not None and opens_at > event.at:
-        time = f"{opens_at.astimezone(ZoneInfo(timezone)):%H:%M}"
-        early = _span(opens_at - event.at, words)
-        if event.reason in _BEGINS:
-            what = words["your_daypass" if persona == "daypass" else _BEGINS[event.reason]]
-            return words["starts"].format(what=what, time=time, early=early)
-        if event.reason in {"outside_schedule", "clock_untrusted"}:
-            return words["opens"].format(time=time, early=early)
-    return words.get(event.reason, words["other"])
+        return Told(event.outcome)
+    if opens_at is not None and opens_at > event.at and event.reason in _WITH_TIME:
+        key = _WITH_TIME[event.reason]
+        if key == "booking_starts" and persona == "daypass":
+            key = "day_pass_starts"
+        early_min = -((event.at - opens_at) // timedelta(minutes=1))
+        return Told(key, opens_at.astimezone(ZoneInfo(timezone)), early_min)
+    return Told(event.reason if event.reason in _EN else "other")
+
+
+def worded(what: Told, language: str = "en") -> str:
+    """What a member is told, in words."""
+    words = CATALOGUE[language]
+    text = words.get(what.key, words["other"])
+    if what.at is None or what.early_min is None:
+        return text
+    early = _span(timedelta(minutes=what.early_min), words)
+    return text.format(time=f"{what.at:%H:%M}", early=early)
 
 
 def _span(span: timedelta, words: Mapping[str, str]) -> str:

@@ -4,7 +4,9 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
@@ -13,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from gateway.cli import main
 from gateway.config.site import SiteTable
 from gateway.domain import events
+from gateway.domain.detection import Detector
 from gateway.errors import StorageError
 from gateway.ipc.messages import Erased, Events, ExportHead, Proof, Sealed, Status
 from gateway.journal import Journal
@@ -112,7 +115,12 @@ async def test_exported_verified_and_erased(
         ]
         cloud.write_text("\n".join(told))
         assert await cli(*verify, "--checkpoints", str(cloud), "--json") == 0
-        assert json.loads(capsys.readouterr().out)["checkpoints"] == 1
+        said = json.loads(capsys.readouterr().out)
+        assert (said["checkpoints"], said["kept_elsewhere"]) == (1, 1)
+        nothing = tmp_path / "nothing.jsonl"
+        nothing.write_text(told[0])
+        assert await cli(*verify, "--checkpoints", str(nothing)) == 2
+        assert "held against nothing" in capsys.readouterr().err
         lines = file.read_bytes().splitlines(keepends=True)
         file.write_bytes(b"".join(lines[:200]))
         assert await cli(*verify, "--checkpoints", str(cloud)) == 1
@@ -143,9 +151,44 @@ async def test_exported_verified_and_erased(
         last = (await core.journal.read_after(401))[0].event
         assert isinstance(last, events.HolderErased)
         assert (last.events, last.why) == (15, "request 7")
+        assert await cli("journal", "tail", "-n", "1000", *config) == 0
         await core.journal.acknowledge(stream, 403)
         assert await cli(*erase) == 0
     assert b"h-anna" not in on_disk(tmp_path), "nor in a page or log that is free"
+
+
+FORCED = [
+    events.Duress(at=EPOCH, trust=2, door="street", outcome="grant", holder="h-anna"),
+    events.Passback(at=EPOCH, trust=2, door="street", zone="lounge", holder="h-anna"),
+    *Detector({}, lambda _one, _other: False)._raise(
+        access("h-anna", 1), ("impossible_travel", "h-anna"), timedelta(), "one holder …", 1
+    ),
+]
+
+
+async def test_what_was_erased_is_found_in_no_kind_of_event_and_all_are_still_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ("--config", str(tmp_path / "site.toml"))
+    async with a_core(tmp_path) as core:
+        for event in FORCED:
+            core.journal.append(event)
+        last = await core.journal.wait_for_new(len(FORCED) - 1)
+        await core.journal.acknowledge(core.journal.stream, last)
+        erase = ("journal", "erase", "--holder", "h-anna", "--reason", "request 7", *config)
+        assert await cli(*erase) == 0
+        assert f"erased in {len(FORCED)} events" in capsys.readouterr().out
+        for shown in (("tail",), ("tail", "--alarms"), *(("show", str(n)) for n in range(1, 4))):
+            assert await cli("journal", *shown, *config) == 0
+            told = capsys.readouterr().out
+            assert told
+            assert "h-anna" not in told
+
+
+def test_every_event_can_be_read_without_its_personal_members() -> None:
+    for kind in get_args(events.Event):
+        for field in msgspec.structs.fields(kind):
+            assert field.name not in events.PERSONAL or not field.required, (kind, field.name)
 
 
 def on_disk(directory: Path) -> bytes:

@@ -4,10 +4,11 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.control.door import (
@@ -23,6 +24,7 @@ from gateway.control.door import (
 )
 from gateway.control.memory import SiteMemory
 from gateway.domain import events
+from gateway.domain.decision import PresentedCredential, Request
 from gateway.domain.door_state import Contact, ContactSaid, RexPressed
 from gateway.domain.entitlements import NO_RECORDS, Entitlements, RecordSet
 from gateway.domain.record_faults import parse_records
@@ -33,7 +35,7 @@ from tests.virtual import VirtualClock, run
 CARD, PIN = "04A1B2C3D4E5F6", "2468"
 
 
-def records(**door: Any) -> Entitlements:
+def records(*more: dict[str, Any], persona: str = "staff", **door: Any) -> Entitlements:
     """A site of one door, `front`, and one member of staff with a card and a PIN."""
     rows: list[dict[str, Any]] = [
         {"type": "site", "id": "LON", "timezone": "Europe/London"},
@@ -42,7 +44,7 @@ def records(**door: Any) -> Entitlements:
         {"type": "zone", "id": "club", "category": "member"},
         {"type": "door", "id": "front", "from_zone": "out", "to_zone": "club", **door},
         {"type": "group", "id": "g", "zones": ["club"], "doors": [], "schedule": "24x7"},
-        {"type": "holder", "id": "sam", "persona": "staff", "status": "active", "groups": ["g"]},
+        {"type": "holder", "id": "sam", "persona": persona, "status": "active", "groups": ["g"]},
         {"type": "holder", "id": "slow", "persona": "member", "status": "active", "groups": ["g"],
          "extended_unlock": True},
         {"type": "credential", "id": "c1", "holder": "sam", "kind": "uid", "value": CARD},
@@ -51,7 +53,8 @@ def records(**door: Any) -> Entitlements:
         {"type": "credential", "id": "c4", "holder": "sam", "kind": "uid", "value": "04000002",
          "max_uses": 3},
     ]  # fmt: skip
-    return RecordSet(parse_records(json.dumps(row).encode() for row in rows).records)
+    by_id = {(row["type"], row["id"]): row for row in (*rows, *more)}
+    return RecordSet(parse_records(json.dumps(row).encode() for row in by_id.values()).records)
 
 
 class Ticket:
@@ -285,6 +288,86 @@ def test_a_denial_is_recorded_and_shown_at_once() -> None:
             assert r.paper.codes() == ["access"]
             assert r.shown == [Signal.DENIED]
             assert not r.pulses
+
+    run(journey())
+
+
+EARLY = {
+    "type": "booking", "id": "b", "holders": ["sam"], "zones": ["club"], "doors": [],
+    "before_min": 0, "start": "2026-06-01T08:00:00Z", "end": "2026-06-01T18:00:00Z",
+}  # fmt: skip
+
+
+def early(**door: Any) -> Entitlements:
+    """Sam has a day pass that starts later."""
+    return records(
+        *(EARLY, {"type": "group", "id": "g", "zones": ["club"], "doors": [],
+                  "schedule": "timebound"}),
+        persona="daypass", **door,
+    )  # fmt: skip
+
+
+def denial(r: Rig) -> events.AccessDecided:
+    (event,) = r.paper.events
+    assert isinstance(event, events.AccessDecided)
+    return event
+
+
+def test_a_denial_says_in_its_event_when_it_would_be_none_and_is_shown_before_that() -> None:
+    async def journey() -> None:
+        async with rig(early()) as r:
+            r.clock.shift = datetime(2026, 6, 1, 7, 48, tzinfo=UTC) - r.clock.now()
+            shown_first: list[bool] = []
+            append = r.paper.append
+
+            def watched(*what: Any) -> Ticket:
+                shown_first.append(r.shown == [Signal.DENIED])
+                return append(*what)
+
+            r.paper.append = watched  # type: ignore[method-assign]
+            r.tap()
+            await soon(0.01)
+            assert shown_first == [True]
+            found = denial(r)
+            assert found.reason == "booking_not_started"
+            assert msgspec.json.encode(found.member) == (
+                b'{"key":"day_pass_starts","at":"2026-06-01T09:00:00+01:00","early_min":12}'
+            )
+
+    run(journey())
+
+
+def test_when_a_door_would_open_does_not_tell_whether_the_pin_was_right() -> None:
+    async def told_after(pin: str) -> events.Told | None:
+        async with rig(early(second_factor_schedule="24x7")) as r:
+            r.clock.shift = datetime(2026, 6, 1, 7, 48, tzinfo=UTC) - r.clock.now()
+            request = Request(
+                door="front",
+                credentials=(PresentedCredential("uid", CARD), PresentedCredential("pin", pin)),
+                at=r.clock.now(),
+            )
+            r.tap()
+            await soon(0.01)
+            return r.door._explained(denial(r), request).member
+
+    async def journey() -> None:
+        right, wrong = await told_after(PIN), await told_after("9999")
+        assert right == wrong
+        assert right is not None
+        assert right.early_min == 12
+
+    run(journey())
+
+
+def test_a_denial_by_records_that_are_replaced_is_recorded_without_a_time() -> None:
+    async def journey() -> None:
+        async with rig(early()) as r:
+            r.clock.shift = datetime(2026, 6, 1, 7, 48, tzinfo=UTC) - r.clock.now()
+            r.tap()
+            await soon(0.01)
+            r.force = InForce(NO_RECORDS, "r2", None)
+            request = Request(door="front", credentials=(), at=r.clock.now())
+            assert r.door._explained(denial(r), request) is denial(r)
 
     run(journey())
 

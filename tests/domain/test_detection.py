@@ -67,7 +67,7 @@ class Site:
             (
                 "raised" if isinstance(each, events.FindingRaised) else "over",
                 each.what,
-                each.subject,
+                each.holder or each.subject,
             )
             for each in told
             if isinstance(each, events.FindingRaised | events.FindingCleared)

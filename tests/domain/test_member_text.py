@@ -3,10 +3,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from gateway.domain.events import AccessDecided
-from gateway.domain.member_text import CATALOGUE, LANGUAGES, member_text
+from gateway.domain.events import AccessDecided, Told
+from gateway.domain.member_text import CATALOGUE, LANGUAGES, can_say_when, told, worded
 
 AT = datetime(2026, 6, 1, 6, 48, tzinfo=UTC)
 
@@ -18,18 +19,22 @@ def event(reason: str, outcome: str = "deny", **more: Any) -> AccessDecided:
     )  # fmt: skip
 
 
+def member_text(event: AccessDecided, language: str = "en", **known: Any) -> str:
+    return worded(told(event, **known), language)
+
+
 def test_a_day_pass_that_starts_later_says_when_and_how_early_one_is() -> None:
-    told = {
+    said = {
         language: member_text(
             event("booking_not_started"),
-            language=language,
+            language,
             timezone="Europe/Sofia",
             opens_at=AT + timedelta(minutes=12),
             persona="daypass",
         )
         for language in LANGUAGES
     }
-    assert told == {
+    assert said == {
         "en": "Your day pass starts at 10:00; you are 12 minutes early.",
         "de": "Ihr Tagespass beginnt um 10:00; Sie sind 12 Minuten zu früh.",
     }
@@ -84,3 +89,21 @@ def test_nothing_that_is_secret_is_told() -> None:
     calm = event("group", "grant")
     assert member_text(forced) == member_text(calm) == "You were let in."
     assert member_text(event("pin_required", "challenge")) == "Please enter your PIN as well."
+
+
+def test_an_app_is_told_a_name_and_what_to_put_in() -> None:
+    early = event("booking_not_started")
+    opens_at = AT + timedelta(minutes=11, seconds=1)
+    found = told(early, timezone="Europe/Sofia", opens_at=opens_at, persona="daypass")
+    assert msgspec.json.encode(found) == (
+        b'{"key":"day_pass_starts","at":"2026-06-01T09:59:01+03:00","early_min":12}'
+    )
+    assert told(early) == told(early, opens_at=AT) == Told("booking_not_started")
+    assert told(event("wrong_pin"), opens_at=opens_at) == Told("wrong_pin")
+    assert told(event("entitlements_stale"), opens_at=opens_at) == Told("other")
+    assert told(event("pin_required", "challenge")) == Told("challenge")
+    assert worded(Told("from_a_later_release")) == CATALOGUE["en"]["other"]
+    assert {reason for reason in CATALOGUE["en"] if can_say_when(reason)} == {
+        "booking_not_started", "membership_not_started", "credential_not_yet_valid",
+        "outside_schedule",
+    }  # fmt: skip
