@@ -487,13 +487,11 @@ class TestAModbusRelay(DriverContract):
     async def test_an_input_pulse_of_400_ms_is_never_missed(self, site: Site, clock: Clock) -> None:
         async with running(self.build(site, clock)) as run:
             board, before = self.board(site), len(run.facts)
-            for _ in range(3):
-                board.set_input(7, active=True)
+            for active in [True, False] * 2:
+                board.set_input(7, active=active)
                 await asyncio.sleep(0.4)
-                board.set_input(7, active=False)
-                await asyncio.sleep(0.1)
             told = [fact for fact in run.facts[before:] if isinstance(fact, InputChanged)]
-            assert [fact.active for fact in told] == [True, False] * 3
+            assert [fact.active for fact in told] == [True, False] * 2
 
     @pytest.mark.parametrize(
         "faults",
