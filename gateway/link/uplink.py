@@ -115,6 +115,7 @@ class UplinkProtocol:
         self._position = 0
         self._highest_sent = 0
         self._last_known = 0
+        self._claimed = 0
         self._urgent_position = 0
         self._urgent_token: int | None = None
         self.stream: str | None = None
@@ -131,6 +132,7 @@ class UplinkProtocol:
             self.acknowledged = 0
             self._highest_sent = 0
             self._last_known = 0
+            self._claimed = 0
             self._urgent_position = 0
             self._in_flight.clear()
             self._puback_by = None
@@ -160,8 +162,13 @@ class UplinkProtocol:
         """What to read from the journal next; None while nothing may be sent."""
         if not self._connected or self.stream is None or len(self._in_flight) >= self._window:
             return None
-        room = PROBE_EVENTS_MAX if self._probing else AHEAD_EVENTS_MAX
-        room -= self._position - self.acknowledged
+        if self._probing:
+            room = PROBE_EVENTS_MAX - (self._position - self.acknowledged)
+        else:
+            # Up to what the cloud says it has there is nothing to wait for: it says so again, and
+            # then it counts. Counted from our own mark, a cloud that is further ahead than the
+            # room would never be caught up with.
+            room = AHEAD_EVENTS_MAX - (self._position - max(self.acknowledged, self._claimed))
         if room <= 0:
             return None
         return Wanted(self._position, min(BATCH_EVENTS_MAX, room))
@@ -231,6 +238,7 @@ class UplinkProtocol:
         if ack.seq > max(self._last_known, self._highest_sent):
             return Verdict.AHEAD
         if ack.seq > self._highest_sent:
+            self._claimed = max(self._claimed, ack.seq)
             # Whoever says so listens: what was sent before a restart of the link can follow fast.
             self._be_patient()
             if self._position > self.acknowledged:

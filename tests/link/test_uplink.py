@@ -97,10 +97,10 @@ def test_no_more_batches_are_in_flight_than_the_window_has() -> None:
 
 
 def test_no_more_is_sent_ahead_of_the_cloud_than_the_limit() -> None:
-    link = uplink()
-    assert send_all(link, 10**6) == list(range(1, AHEAD_EVENTS_MAX + 1))
+    link = uplink()  # the cloud has said that it has the first
+    assert send_all(link, 10**6) == list(range(1, AHEAD_EVENTS_MAX + 2))
     assert link.acked(Ack("s", 50), NOW) is Verdict.TAKEN
-    assert send_all(link, 10**6) == list(range(AHEAD_EVENTS_MAX + 1, AHEAD_EVENTS_MAX + 51))
+    assert send_all(link, 10**6) == list(range(AHEAD_EVENTS_MAX + 2, AHEAD_EVENTS_MAX + 51))
 
 
 def test_a_new_session_begins_behind_what_the_cloud_acknowledged() -> None:
@@ -138,6 +138,23 @@ def test_what_is_still_on_its_way_over_a_slow_line_is_not_sent_twice() -> None:
     assert not link.tick(NOW + timedelta(minutes=1))
     link.published(batch.token, NOW + timedelta(minutes=1))
     assert link.tick(NOW + timedelta(minutes=1))
+
+
+@pytest.mark.parametrize("ahead", [1, AHEAD_EVENTS_MAX, 3 * AHEAD_EVENTS_MAX])
+def test_a_cloud_that_is_further_ahead_than_may_be_sent_at_once_is_caught_up_with(
+    ahead: int,
+) -> None:
+    """The core keeps an acknowledgement once a second: a link that died takes some with it."""
+    link, last = uplink(answered=False), 4 * AHEAD_EVENTS_MAX
+    link.journal("s", 0, last)
+    verdicts = []
+    while link.acknowledged < ahead and len(verdicts) < 1_000:
+        batch = send(link, last)
+        assert batch is not None, "it waits for an acknowledgement that it has"
+        link.published(batch.token, NOW)
+        verdicts.append(link.acked(Ack("s", ahead), NOW))
+    assert verdicts[-1] is Verdict.TAKEN
+    assert set(verdicts[:-1]) <= {Verdict.EARLY}
 
 
 def test_a_cloud_that_is_ahead_of_a_restarted_link_is_caught_up_with() -> None:
