@@ -147,7 +147,7 @@ def test_a_cloud_that_is_further_ahead_than_may_be_sent_at_once_is_caught_up_wit
     """The core keeps an acknowledgement once a second: a link that died takes some with it."""
     link, last = uplink(answered=False), 4 * AHEAD_EVENTS_MAX
     link.journal("s", 0, last)
-    verdicts = []
+    verdicts: list[Verdict] = []
     while link.acknowledged < ahead and len(verdicts) < 1_000:
         batch = send(link, last)
         assert batch is not None, "it waits for an acknowledgement that it has"
