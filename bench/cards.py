@@ -23,7 +23,9 @@ from gateway.domain.facts import CredentialPresented, DeviceOnline, Fact
 from gateway.drivers.pn532 import Pn532, Pn532Settings
 from hwsim.cards import Card, card
 from hwsim.secure_cards import (
+    AliroPhone,
     DesfireCard,
+    GrantPhone,
     PkocCard,
     SunTag,
     an10922,
@@ -52,6 +54,9 @@ BAUD_RATES = (115_200, 921_600)
 KEY, UID = bytes(range(16)), bytes.fromhex("04782E21801D80")
 AID, SYSTEM = bytes.fromhex("4088F5"), b"LON"
 SUBJECT, ISSUER = (ec.derive_private_key(secret, ec.SECP256R1()) for secret in (7, 8))
+GROUP_KEY = KEY + KEY
+GRANT_BYTES = 195
+"""A grant for one door, as tests/drivers/test_grant_phone.py makes it."""
 URL = "https://tap.example.com/t?e={picc}&c={mac}"
 
 
@@ -82,6 +87,15 @@ def certified() -> Card:
     return secure_card("08112233", PkocCard(SUBJECT, pkoc_certificate(point(SUBJECT), ISSUER)))
 
 
+def aliro() -> Card:
+    group = ec.derive_private_key(int.from_bytes(GROUP_KEY, "big"), ec.SECP256R1())
+    return secure_card("08112233", AliroPhone(SUBJECT, point(group), ISSUER))
+
+
+def grant() -> Card:
+    return secure_card("08112233", GrantPhone(SUBJECT, bytes(GRANT_BYTES)))
+
+
 def sun() -> Card:
     return secure_card(
         UID.hex(), SunTag(UID, URL, KEY, an10922(KEY, UID + SYSTEM), random.Random(1).randbytes)
@@ -93,13 +107,18 @@ DESFIRE = {
     "key": "KEY", "uid_key": "KEY", "uid_key_number": 2, "diversification": SYSTEM.hex().upper(),
 }  # fmt: skip
 PKOC = {"reader_identifier": "00" * 32}
+ALIRO = PKOC | {"reader_key": "GROUP_KEY"}
 ISSUERS = {"issuers": {"ISSUER0000000001": point(ISSUER).hex()}}
 SUN = {"url": URL, "picc_key": "KEY", "mac_key": "KEY", "diversification": SYSTEM.hex().upper()}
+
+KEY_FILES = {"KEY": KEY, "GROUP_KEY": GROUP_KEY}
 
 KINDS: dict[str, tuple[dict[str, Any], Callable[[], Card]]] = {
     "uid": ({}, lambda: card(UID.hex())),
     "sun": ({"credentials": ["sun"], "sun": SUN}, sun),
     "pkoc": ({"credentials": ["pkoc"], "pkoc": PKOC}, pkoc),
+    "carried grant": ({"credentials": ["grant"], "grant": PKOC}, grant),
+    "aliro": ({"credentials": ["aliro"], "aliro": ALIRO}, aliro),
     "pkoc, certified": ({"credentials": ["pkoc"], "pkoc": PKOC | ISSUERS}, certified),
     "desfire EV2": ({"credentials": ["desfire"], "desfire": DESFIRE}, desfire),
     "desfire EV1": (
@@ -117,13 +136,16 @@ async def measure(*, quick: bool, full: bool) -> Result:
     figures: list[Figure] = []
     with TemporaryDirectory() as name:
         directory = Path(name)
-        key = directory / "key"
-        key.write_text(KEY.hex())
-        key.chmod(0o400)
+        for file, key in KEY_FILES.items():
+            (directory / file).write_text(key.hex())
+            (directory / file).chmod(0o400)
         async with running_site(CONFIG, directory / "site") as site:
             for kind, (settings, made) in KINDS.items():
                 placed = {
-                    each: {m: str(key) if v == "KEY" else v for m, v in value.items()}
+                    each: {
+                        m: str(directory / v) if str(v) in KEY_FILES else v
+                        for m, v in value.items()
+                    }
                     if isinstance(value, dict)
                     else value
                     for each, value in settings.items()

@@ -199,10 +199,9 @@ class Stage:
         """A phone that connects to the street door."""
         return Step("street", what, lambda: self.site.tap_phone(STREET, "Maya", trick), expect)
 
-    def app(self, what: str, expect: str, *, trick: str = "", start: float | None = None) -> Step:
+    def app(self, what: str, expect: str, *, whose: str = "Maya", **how: Any) -> Step:
         """A phone with the site's app, to which the yard's reader connects."""
-        how: dict[str, Any] = {"trick": trick, "start": start}
-        return Step("yard", what, lambda: self.site.press_fob(YARD, "Maya", **how), expect)
+        return Step("yard", what, lambda: self.site.press_fob(YARD, whose, **how), expect)
 
     def card(self, kind: str, what: str, expect: str, *, forged: bool = False) -> Step:
         """A card or a phone of Maya's at the club's reader."""
@@ -241,6 +240,10 @@ async def scenes(stage: Stage, *, bluetooth: bool) -> None:
             stage.app("it signs for another door", "refused pkoc signature_invalid",
                       trick="other_door"),
             stage.app("nobody has asked for the door", "refused pkoc no_intent", trick="no_intent"),
+            stage.app("Ada's phone with a grant; no record knows her", "grant carried",
+                      whose="Ada", grant=cloud.grant("device", "yard", "Ada").hex()),
+            stage.app("the grant, copied onto another phone", "deny grant_key_unproven",
+                      whose="Eve", grant=cloud.grant("device", "yard", "Ada").hex()),
             stage.ble("Maya's phone connects to the door (PKOC)", "grant group"),
             stage.ble("what it said, recorded and said again", "refused pkoc signature_invalid",
                       trick="replay"),

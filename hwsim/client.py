@@ -149,9 +149,10 @@ class Simulator:
         distance: float = 0.5,
         start: float | None = None,
         trick: str = "",
+        grant: str = "",
     ) -> str:
         """Press a fob's button, or a phone app's, near a door; what the gateway answered."""
-        how = {"fob": fob, "distance": distance, "start": start, "trick": trick}
+        how = {"fob": fob, "distance": distance, "start": start, "trick": trick, "grant": grant}
         return str(await self.ask("press_fob", scanner=scanner, **how))
 
     async def osdp_key(self, reader: str, key: str) -> None:

@@ -5,6 +5,7 @@ A PKOC phone speaks as the credential app of PSIA's public reference code does
 """
 
 import asyncio
+import hashlib
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -230,6 +231,8 @@ class Fob(Peer):
         self.intent = True
         """What the proof says; the advertisement always says yes."""
         self.sign_for_door: bytes | None = None
+        self.grant = b""
+        """A carried grant that it shows with its proof."""
         self.mute = False
         self.answers = 0
         self._service = service
@@ -277,10 +280,15 @@ class Fob(Peer):
         if self.mute:
             return
         gateway, door, nonce = data[2:18], data[18:34], data[34:66]
-        claimed = bytes([1, 1 if self.intent else 0]) + uncompressed(self.key)
+        version = 2 if self.grant else 1
+        claimed = bytes([version, 1 if self.intent else 0]) + uncompressed(self.key)
         audience = gateway + (self.sign_for_door or door) + nonce
-        signature = raw_signature(self.key, b"door-gateway/ble-proof/v1\x00" + audience + claimed)
-        proof = self.replay or claimed + signature
+        tail = b""
+        said = b"door-gateway/ble-proof/v1\x00" + audience + claimed
+        if self.grant:
+            said += hashlib.sha256(self.grant).digest()
+            tail = len(self.grant).to_bytes(2, "big") + self.grant
+        proof = self.replay or claimed + raw_signature(self.key, said) + tail
         self.proofs.append(proof)
         for at in range(0, len(proof), self._mtu - 3):
             link.notify(PROOF, proof[at : at + self._mtu - 3])

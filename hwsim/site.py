@@ -672,6 +672,7 @@ class Site:
         distance: float = 0.5,
         start: float | None = None,
         trick: str = "",
+        grant: str = "",
     ) -> str:
         """Press a fob's button, or a phone app's, near a door; what the gateway answered.
 
@@ -682,6 +683,7 @@ class Site:
             start: Pressed so many metres away, and then carried to the door at a walking pace.
             trick: `other_door` signs for another one, `no_intent` says that nobody meant it, and
                 `malformed` says nonsense.
+            grant: A carried grant that it shows as well, hex digits.
 
         Raises:
             SiteError: there is no such trick.
@@ -697,6 +699,7 @@ class Site:
             (scanner, fob), Fob(address_named(fob), service, key=key_named(fob))
         )
         peer.walk = Walk(path, started_s=time.monotonic())
+        peer.grant = bytes.fromhex(grant)
         peer.intent = trick != "no_intent"
         peer.sign_for_door = bytes(16) if trick == "other_door" else None
         peer.replay = bytes(3) if trick == "malformed" else None

@@ -1,4 +1,4 @@
-"""`door-gateway grant`: make a grant that a visitor carries on paper or a screen, and read one."""
+"""`door-gateway grant`: make a grant that somebody carries, on paper or a phone, and read one."""
 
 import argparse
 import io
@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.cli import EXIT_NO, EXIT_OK, Command
@@ -16,7 +17,7 @@ from gateway.clock import SystemClock
 from gateway.domain.carried_grant import CarriedGrant, Medium
 from gateway.domain.instants import format_instant, parse_instant
 from gateway.errors import GatewayError
-from gateway.trust.grants import SCREEN_S_MAX, Claims, issue, read_unverified, to_text
+from gateway.trust.grants import SCREEN_S_MAX, Claims, issue, point, read_unverified, to_text
 from gateway.trust.keys import kid_of, read_private_key
 
 if TYPE_CHECKING:
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 Make and read grants that somebody carries (docs/spec/carried-grants.md): a visitor's printed code,
-a code on a screen. `issue` signs with a key of the role `grant`, so it is for the machine that has
-that key, never for the gateway. `read` says what a code claims, and checks no signature."""
+a code on a screen, a message for a phone that proves its own key. `issue` signs with a key of the
+role `grant`, so it is for the machine that has that key, never for the gateway. `read` says what a
+code claims, and checks no signature."""
 
 _EXAMPLE = """\
 example:
@@ -59,6 +61,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         "--uses", type=int, default=1, help="how often it opens; 0: as often as wanted, for a day"
     )
     issuing.add_argument("--screen", action="store_true", help="for a screen: one use, 60 s")
+    issuing.add_argument(
+        "--phone", metavar="KEY", help="for whoever has this key: 130 or 66 hex digits (P-256)"
+    )
     issuing.add_argument("--out", type=Path, metavar="FILE", help="draw the code: .png or .svg")
     add_json(issuing)
     issuing.set_defaults(act=_issue)
@@ -81,7 +86,10 @@ def _issue(options: argparse.Namespace) -> int:
         lasts = timedelta(seconds=SCREEN_S_MAX)
     if lasts is None:
         raise GatewayError("--lasts: how long is it good for?")
-    medium: Medium = "screen" if options.screen else "paper"
+    if options.phone is not None and (options.screen or options.out):
+        raise GatewayError("--phone: a phone's grant is neither on a screen nor drawn")
+    holder_key = None if options.phone is None else _holder_key(options.phone)
+    medium: Medium = "screen" if options.screen else "device" if holder_key else "paper"
     grant = CarriedGrant(
         id=secrets.token_hex(GRANT_ID_BYTES),
         holder=options.holder,
@@ -94,7 +102,15 @@ def _issue(options: argparse.Namespace) -> int:
         uses=options.uses,
     )
     key = read_private_key(options.key)
-    text = signed_text(Claims(grant, tuple(options.gateway)), key)
+    claims = Claims(grant, tuple(options.gateway), holder_key)
+    if holder_key is not None:
+        message = issue(claims, key, kid_of(key.public_key())).hex()
+        if options.json:
+            print_json({"id": grant.id, "message": message})
+        else:
+            print(message)
+        return EXIT_OK
+    text = signed_text(claims, key)
     code = drawn(text, medium)
     if options.out is not None:
         _write(options.out, code)
@@ -128,6 +144,13 @@ def drawn(text: str, medium: Medium) -> "segno.QRCode":
         raise GatewayError("codes are drawn by segno: pip install 'door-gateway[cloud]'") from None
     error = "l" if medium == "screen" else "m"
     return segno.make(text, error=error, mode="alphanumeric", micro=False, boost_error=False)
+
+
+def _holder_key(digits: str) -> bytes:
+    try:
+        return point(EllipticCurvePublicKey.from_encoded_point(SECP256R1(), bytes.fromhex(digits)))
+    except ValueError:
+        raise GatewayError("--phone: is no P-256 public key in hex digits") from None
 
 
 def _write(path: Path, code: "segno.QRCode") -> None:

@@ -2,10 +2,12 @@
 
 import secrets
 from datetime import timedelta
+from hashlib import sha256
 from typing import Final
 
 import msgspec
 
+from gateway.drivers.cards.grant import GRANT_BYTES_MAX
 from gateway.drivers.cards.p256 import POINT_BYTES, SIGNATURE_BYTES, verifies
 
 CHALLENGE: Final = "6d8d0001-5b1e-4c8e-9a52-3d1f5a6d7c10"
@@ -21,6 +23,8 @@ NONCE_AGE_MAX: Final = timedelta(seconds=5)
 """docs/promises.md P11."""
 CONTEXT: Final = b"door-gateway/ble-proof/v1\x00"
 PROOF_BYTES: Final = 2 + POINT_BYTES + SIGNATURE_BYTES
+LENGTH_BYTES: Final = 2
+"""Of a grant, before it."""
 
 ADVERT_BYTES: Final = 7
 ANY_DOOR: Final = bytes(4)
@@ -47,6 +51,8 @@ class Believed(msgspec.Struct, frozen=True):
     """Whoever is there holds the private key of `key` (an uncompressed point), and means it."""
 
     key: bytes
+    grant: bytes = b""
+    """The message of a grant that was shown with it, not verified."""
 
     def __repr__(self) -> str:
         """Without the key: a credential is never printed."""
@@ -87,17 +93,34 @@ class Challenge:
     def _judge(self, at: timedelta) -> Believed | Disbelieved | None:
         if at - self._begun > NONCE_AGE_MAX:
             return Disbelieved("nonce_too_old")
-        if self._said[:1] not in (b"", bytes((VERSION,))) or len(self._said) > PROOF_BYTES:
+        whole = self._whole()
+        if whole is None or len(self._said) > whole:
             return Disbelieved("malformed")
-        if len(self._said) < PROOF_BYTES:
+        if len(self._said) < whole:
             return None
-        claimed, signature = self._said[:-SIGNATURE_BYTES], self._said[-SIGNATURE_BYTES:]
+        proof, grant = self._said[:PROOF_BYTES], self._said[PROOF_BYTES + LENGTH_BYTES :]
+        claimed, signature = proof[:-SIGNATURE_BYTES], proof[-SIGNATURE_BYTES:]
         flags, key = claimed[1], claimed[2:]
-        if not verifies(key, signature, CONTEXT + self._audience + claimed):
+        digest = sha256(grant).digest() if grant else b""
+        if not verifies(key, signature, CONTEXT + self._audience + claimed + digest):
             return Disbelieved("signature_invalid")
         if not flags & INTENT:
             return Disbelieved("no_intent")
-        return Believed(key)
+        return Believed(key, grant)
+
+    def _whole(self) -> int | None:
+        """How many bytes there will be, as far as can be told; None: it is no proof."""
+        match self._said[:1]:
+            case b"" | b"\x01":
+                return PROOF_BYTES
+            case b"\x02":  # followed by a carried grant
+                head = PROOF_BYTES + LENGTH_BYTES
+                if len(self._said) < head:
+                    return head
+                size = int.from_bytes(self._said[PROOF_BYTES:head], "big")
+                return head + size if 0 < size <= GRANT_BYTES_MAX else None
+            case _:
+                return None
 
 
 def result(status: int) -> bytes:

@@ -22,6 +22,7 @@ import msgspec
 
 from gateway.clock import Clock
 from gateway.config.devices import Capability, DriverSpec, Means, Trial
+from gateway.domain.carried_grant import PROVEN, proven_value
 from gateway.domain.facts import CredentialPresented, CredentialRefused, DeviceOnline
 from gateway.domain.signal import Signal
 from gateway.drivers.base import FactSink
@@ -195,11 +196,14 @@ class BleScanner:
         if visit is None or visit.challenge is None:
             return
         match visit.challenge.receive(data, at):
-            case Believed(key=key):
+            case Believed(key=key, grant=grant):
                 self._attempts.succeeded(peer)
                 visit.until = at + ANSWER_WAIT_MAX
                 self._waiting.append((peer, at))
-                emit(CredentialPresented(self.device_id, "pkoc", key.hex().upper(), at))
+                kind, value = (
+                    (PROVEN, proven_value(key, grant)) if grant else ("pkoc", key.hex().upper())
+                )
+                emit(CredentialPresented(self.device_id, kind, value, at))
             case Disbelieved(why=why):
                 self._waiting.append((peer, at))
                 emit(CredentialRefused(self.device_id, "pkoc", why, at))
@@ -229,7 +233,7 @@ DRIVER = DriverSpec(
     name="ble_scanner",
     settings=BleScannerSettings,
     capabilities=frozenset({Capability.READS_CREDENTIALS, Capability.INDICATES}),
-    proves=lambda _settings: ("pkoc",),
+    proves=lambda _settings: ("pkoc", PROVEN),
     build=BleScanner,
     title="phones and fobs that advertise over BLE, which the gateway connects to",
     transport="BLE (BlueZ)",

@@ -9,18 +9,21 @@ from typing import Any
 
 import pytest
 import zxingcpp
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, derive_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from PIL import Image, ImageFilter
 
 from gateway.cli import main
 from gateway.cli.grant import QUIET_MODULES, drawn, signed_text
-from gateway.domain.carried_grant import CarriedGrant, Medium
+from gateway.domain.carried_grant import CarriedGrant, Medium, proven_value
 from gateway.trust.grants import Claims, verify
 from gateway.trust.keys import kid_of, write_key
+from hwsim.secure_cards import point as uncompressed
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 KEYS = {kid_of(KEY.public_key()): KEY.public_key()}
 NOON = datetime(2026, 6, 1, 12, tzinfo=UTC)
+PHONE = uncompressed(derive_private_key(7, SECP256R1())).hex()
 DARKEST = 15
 """Percent of full contrast at which every kind of code must still be read."""
 
@@ -89,11 +92,27 @@ def test_a_code_on_a_screen_lasts_a_minute(
     assert out.read_text().startswith("<?xml")
 
 
+def test_a_phones_grant_is_a_message_for_whoever_has_its_key(
+    key: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--holder", "v-ada", "--door", "front", "--lasts", "30d", "--phone", PHONE)
+    message = issued(capsys, key, *more)["message"]
+    proven = proven_value(bytes.fromhex(PHONE), bytes.fromhex(message))
+    grant = verify(proven, KEYS, "LON/gw-1")
+    assert isinstance(grant, CarriedGrant)
+    assert (grant.medium, grant.holder) == ("device", "v-ada")
+    arguments = ["grant", "issue", "--key", str(key), "--gateway", "LON/gw-1", *more]
+    assert main(arguments) == 0
+    assert len(capsys.readouterr().out.strip()) == len(message)
+
+
 @pytest.mark.parametrize(
     ("more", "why"),
     [
         (("--door", "front"), "--lasts"),
         (("--lasts", "9h"), "opens nothing"),
+        (("--door", "front", "--lasts", "9h", "--phone", "04" + "00" * 64), "--phone"),
+        (("--door", "front", "--screen", "--phone", PHONE), "neither on a screen"),
         (("--door", "front", "--lasts", "2d", "--uses", "0"), "lasts a day"),
         (("--door", "front", "--lasts", "9h", "--begins", "noon"), "--begins noon"),
         (("--door", "front", "--lasts", "9h", "--out", "ada.gif"), "ada.gif"),

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any, ClassVar
 
 import pytest
@@ -89,9 +90,15 @@ def proof(
     nonce: bytes = NONCE,
     flags: int = 1,
     key: Any = ALICE,
+    grant: bytes = b"",
 ) -> bytes:
-    claimed = bytes([1, flags]) + uncompressed(ALICE)
-    return claimed + raw_signature(key, CONTEXT + gateway + door + nonce + claimed)
+    claimed = bytes([2 if grant else 1, flags]) + uncompressed(ALICE)
+    digest = sha256(grant).digest() if grant else b""
+    signature = raw_signature(key, CONTEXT + gateway + door + nonce + claimed + digest)
+    return claimed + signature + (len(grant).to_bytes(2, "big") + grant if grant else b"")
+
+
+GRANT = b"a grant's message, of any bytes"
 
 
 def test_the_challenge_names_gateway_door_and_nonce() -> None:
@@ -117,12 +124,29 @@ def test_a_proof_is_believed_in_any_pieces(cuts: list[int]) -> None:
         (proof()[:2] + b"\x04" + bytes(64) + proof()[67:], "signature_invalid"),
         (proof(flags=0), "no_intent"),
         (proof(flags=0)[:1] + b"\x01" + proof(flags=0)[2:], "signature_invalid"),
-        (b"\x02" + proof()[1:], "malformed"),
+        (b"\x03" + proof()[1:], "malformed"),
         (proof() + b"\x00", "malformed"),
+        (proof(grant=GRANT)[:-1] + b"?", "signature_invalid"),
+        (proof(grant=GRANT, door=OTHER), "signature_invalid"),
+        (proof(grant=GRANT) + b"\x00", "malformed"),
+        (b"\x02" + proof()[1:] + bytes(2), "malformed"),
+        (b"\x02" + proof()[1:] + b"\x04\x01", "malformed"),
+        (b"\x02" + proof()[1:] + b"\x00\x01!", "signature_invalid"),
+        (b"\x01" + proof(grant=GRANT)[1:PROOF_BYTES], "signature_invalid"),
     ],
 )
 def test_a_proof_for_anything_else_is_not_believed(said: bytes, why: str) -> None:
     assert challenge().receive(said, SOON) == Disbelieved(why)
+
+
+@given(st.lists(st.integers(0, PROOF_BYTES + 40), max_size=6))
+@settings(max_examples=20)
+def test_a_grant_comes_with_its_proof_in_any_pieces(cuts: list[int]) -> None:
+    asked = challenge()
+    pieces = any_split(proof(grant=GRANT), cuts)
+    outcomes = [asked.receive(piece, SOON) for piece in pieces if piece]
+    assert outcomes == [None] * (len(outcomes) - 1) + [Believed(uncompressed(ALICE), GRANT)]
+    assert repr(outcomes[-1]) == "Believed()"
 
 
 def test_a_proof_that_comes_too_late_is_not_believed() -> None:

@@ -116,4 +116,4 @@ def test_phones_cards_and_codes_open_and_what_is_false_is_refused_with_its_reaso
     )
     assert told.returncode == 0, told.stdout + told.stderr
     assert told.stdout.count(" grant group ") == 5
-    assert told.stdout.count(" grant carried ") == 2
+    assert told.stdout.count(" grant carried ") == 3
