@@ -27,7 +27,8 @@ AHEAD_MAX = timedelta(minutes=10)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Nonce = Annotated[bytes, msgspec.Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
-Milliseconds = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999)]
+Milliseconds = Annotated[int, msgspec.Meta(ge=0, lt=253_370_764_800_000)]
+"""Since 1970, before the year 9999: what is added to it is still a `datetime`."""
 
 
 class Beacon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -123,7 +124,8 @@ class Freshness:
         time = self._answered(beacon, now)
         if time is not None:
             at = Now(beacon.now, trusted=True)  # whatever our own clock says
-        if keys.is_expired(at):
+        # By its own word as well: no clock of ours may be there to say how far ahead it is.
+        if keys.is_expired(at) or keys.is_expired(Now(beacon.now, trusted=False)):
             raise BreaksRule(Rule.ROOT_EXPIRED, "the root in force has expired")
         _check_whose(beacon.site, beacon.gateway, self._whose)
         if beacon.expires * 1000 > beacon.now_ms + LIFE_MAX / timedelta(milliseconds=1):

@@ -40,8 +40,8 @@ VERSION_MAX = 2**32 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
-Instant = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
-"""Seconds since 1970."""
+Instant = Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799)]
+"""Seconds since 1970, to the end of the year 9999: no `datetime` is later."""
 Hash = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
 _P = TypeVar("_P", bound=msgspec.Struct)

@@ -89,6 +89,36 @@ def test_a_beacon_that_breaks_a_rule_is_refused_by_its_name(
     run(journey())
 
 
+LAST_MS = 253_402_300_799_999  # the last of the year 9999
+
+
+@pytest.mark.parametrize("answers", [False, True])
+@pytest.mark.parametrize(
+    ("reason", "now_ms"),
+    [
+        ("root_expired", int((START + YEAR).timestamp() * 1000)),
+        ("root_expired", LAST_MS - 366 * 86_400_000),
+        ("malformed", LAST_MS - 1000),
+    ],
+)
+def test_a_stolen_key_carries_no_time_beyond_the_roots_end(
+    reason: str, now_ms: int, answers: bool
+) -> None:
+    """With an untrusted clock nothing else says how far ahead a beacon is."""
+
+    async def journey() -> None:
+        async with signing() as s:
+            s.club.clock.trusted = False
+            nonce = s.downlink.nonce() if answers else None
+            await asyncio.sleep(2)
+            expires = min(now_ms // 1000 + 60, LAST_MS // 1000)
+            await s.sends(s.beacon(now_ms=now_ms, expires=expires, nonce=nonce), "beacon")
+            assert seen(s) == [reason]
+            assert (s.vouched, s.clock.trust()) == ([], TimeTrust.T0)
+
+    run(journey())
+
+
 def test_no_retained_beacon_and_no_ack_by_another_role_counts() -> None:
     async def journey() -> None:
         async with signing() as s:

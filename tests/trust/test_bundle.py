@@ -69,6 +69,7 @@ def test_a_good_manifest_passes_and_says_who_signed_it() -> None:
 
 
 CHUNK = [bytes(32), 100, 100]
+YEAR_10000 = 253_402_300_800
 
 BROKEN: list[tuple[str, str, Callable[[], object]]] = [
     ("too_large", "a document over 1 MiB", lambda: check(bytes(1024 * 1024 + 1))),
@@ -107,6 +108,11 @@ BROKEN: list[tuple[str, str, Callable[[], object]]] = [
     ("malformed", "a bucket 256", lambda: check(sent(kind="repair", buckets=[256]))),
     ("malformed", "a snapshot with buckets", lambda: check(sent(buckets=[1]))),
     ("malformed", "it expires first", lambda: check(sent(expires=NOON_S + 7))),
+    (
+        "malformed",
+        "of the year 10000",
+        lambda: check(sent(made=YEAR_10000, expires=YEAR_10000 + 1)),
+    ),
     ("unknown_key", "a stranger's", lambda: check(sent("stranger"))),
     ("unknown_key", "another role's", lambda: check(sent("freshness-1", "root-1"))),
     (
