@@ -107,7 +107,7 @@ async def _run(stage: Stage, plan: Plan, sets: list[bytes], broker_port: int) ->
     spreads: list[Spread] = []
     figures: list[Figure] = []
     figures += await _cpu(stage, "no taps", asyncio.sleep(3.0))
-    await _taps(stage, 2 * DOORS, rng)  # warm-up
+    await take_taps(stage, 2 * DOORS, rng)  # warm-up
     floors: dict[str, list[float]] = {}
     parts: list[Parts] = []
     idle: list[Tap] = []
@@ -118,7 +118,7 @@ async def _run(stage: Stage, plan: Plan, sets: list[bytes], broker_port: int) ->
             before = (await client.status()).last_seq
         block: list[Tap] = []
         offset_us = wall_offset_us()  # anew: a wall clock that is being corrected drifts
-        work = _taps(stage, plan.taps // BLOCKS, rng, into=block)
+        work = take_taps(stage, plan.taps // BLOCKS, rng, into=block)
         used = await _cpu(stage, "one tap every 0.15 s", work)
         offset_us = (offset_us + wall_offset_us()) // 2
         idle += block
@@ -148,7 +148,7 @@ async def _run(stage: Stage, plan: Plan, sets: list[bytes], broker_port: int) ->
         taps: list[Tap] = []
         async with stage.client() as client, load() as going:
             before = (await client.status()).last_seq
-            work = _taps(stage, plan.loaded, rng, into=taps, doors=DOORS - 1, going=going)
+            work = take_taps(stage, plan.loaded, rng, into=taps, doors=DOORS - 1, going=going)
             figures += await _cpu(stage, what, work)
             written = (await client.status()).last_seq - before
         figures.append(figure(f"events written, {what}", written, "events"))
@@ -190,7 +190,7 @@ _NOTES = [
 # --- Doing ----------------------------------------------------------------------------------------
 
 
-async def _taps(
+async def take_taps(
     stage: Stage,
     count: int,
     rng: random.Random,
