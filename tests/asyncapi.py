@@ -87,6 +87,13 @@ def _schemas() -> dict[str, Any]:
     schemas["Event"] = {
         "oneOf": [{"$ref": kind} for kind in kinds],
         "discriminator": "code",
+        "properties": {
+            "salvaged_from": {
+                **_map({"stream": _ID, "seq": {"type": "integer", "minimum": 1}}),
+                "description": "the identity that it had in a damaged journal: under that it"
+                " may have come before",
+            }
+        },
         "description": f"What happened; its `code` is one of {', '.join(sorted(codes))}.",
     }
     numbered = _map({

@@ -60,6 +60,8 @@ class DoorNow(NamedTuple):
     works: bool
     """Its strike's device and at least one of its readers answer."""
     held_open: bool
+    devices: frozenset[str] = frozenset()
+    """What it needs to let somebody in: its strike's device and its readers."""
 
 
 class SiteNow(NamedTuple):
@@ -92,6 +94,7 @@ class Detector:
         self._downs: OrderedDict[str, deque[timedelta]] = OrderedDict()
         self._last: OrderedDict[str, tuple[str, timedelta]] = OrderedDict()
         self._entries: deque[timedelta] = deque(maxlen=TIMES_MAX)
+        self._needs: Mapping[str, frozenset[str]] = {}
         self._bad_since: dict[tuple[str, str], timedelta] = {}
         self._well_since: dict[tuple[str, str], timedelta] = {}
         self._raised: dict[tuple[str, str], str] = {}
@@ -120,6 +123,8 @@ class Detector:
         match event:
             case events.AccessDecided():
                 yield from self._access(event, now)
+            case events.DeviceUp():
+                self._was_up(event.device)
             case events.DeviceDown():
                 downs = _noted(self._downs, event.device, now, timedelta(hours=1))
                 if len(downs) >= FLAPS_IN_AN_HOUR:
@@ -130,6 +135,13 @@ class Detector:
                     )  # fmt: skip
             case _:
                 return
+
+    def _was_up(self, device: str) -> None:
+        """It was well between two looks that both found it away: neither was a minute of it."""
+        self._bad_since.pop(("device_offline", device), None)
+        for door, needs in self._needs.items():
+            if device in needs:
+                self._bad_since.pop(("door_offline", door), None)
 
     def _access(self, event: events.AccessDecided, now: timedelta) -> Iterator[events.Event]:
         if event.outcome == "grant":
@@ -190,6 +202,7 @@ class Detector:
         when = _When(at, trust)
         if self._began is None:
             self._began = now
+        self._needs = {name: door.devices for name, door in site.doors.items()}
         for kind, subject, bad, after, text in self._conditions(site, local, now):
             yield from self._stand(when, (kind, subject), now, text, bad=bad, after=after)
         yield from self._expiries(site, when, now)

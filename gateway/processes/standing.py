@@ -63,6 +63,9 @@ class Standing:
                     works=devices[door.strike.device]
                     and any(devices[reader.device] for reader in door.readers),
                     held_open=Alarm.HELD_OPEN in self._site.doors[door_id].state.alarms,
+                    devices=frozenset(
+                        (door.strike.device, *(reader.device for reader in door.readers))
+                    ),
                 )
                 for door_id, door in self._config.doors.items()
             },

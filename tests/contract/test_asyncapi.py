@@ -80,6 +80,11 @@ def test_a_new_event_or_member_breaks_nobody(kept: dict[str, Any]) -> None:
         ("status", b'{"v":1}'),
         ("status", b'{"v":1,"online":true,"more":1}'),
         ("event", b'{"v":1,"stream":"s","events":[{"seq":1,"event":{"code":"unheard_of"}}]}'),
+        (
+            "event",
+            b'{"v":1,"stream":"s","events":[{"seq":1,"event":{"code":"closed","door":"front",'
+            b'"at":"2026-06-01T10:00:00Z","trust":2,"salvaged_from":{"seq":7}}}]}',
+        ),
         ("door/front/state", b'{"v":1,"door":"front"}'),
     ],
 )

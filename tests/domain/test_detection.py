@@ -112,6 +112,18 @@ def test_a_device_that_is_started_again_is_no_finding() -> None:
     assert not site.found
 
 
+def test_what_is_away_at_two_looks_and_was_back_between_them_is_no_finding() -> None:
+    site = Site()
+    door = DoorNow(works=False, held_open=False, devices=frozenset({"reader"}))
+    away = WELL._replace(devices={"reader": False}, doors={"front": door})
+    site.look(away).after(seconds=50)
+    site.told += site.detector.take(events.DeviceUp(at=MONDAY, trust=2, device="reader"), site.now)
+    site.after(seconds=10).look(away)
+    assert site.found == []
+    site.after(minutes=1).look(away)
+    assert {what for _, what, _ in site.found} == {"device_offline", "door_offline"}
+
+
 def test_a_device_that_comes_and_goes_is_one_finding() -> None:
     site = Site()
     for _ in range(FLAPS_IN_AN_HOUR + 5):
