@@ -11,18 +11,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 import tomli_w
 
 from gateway.domain import events
 from gateway.domain.carried_grant import CarriedGrant
 from gateway.trust.grants import Claims, issue, point
 from hwsim.bluez.site import key_named
-from tests.process.rig import SAM, Rig, as_lines, assert_sound, records, site_config, standing_rig
+from tests.process.rig import (
+    SAM,
+    Rig,
+    as_lines,
+    assert_sound,
+    records,
+    site_config,
+    standing_rig,
+    until,
+)
 from tests.trust.keyring import key, kid, root_document
 
+pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
+
+BLUEZ_BACK_S_MAX = 15.0
+"""docs/promises.md P19."""
 AWAY_S = 0.4
 """A card or phone is a new one once it has been away for a quarter of a second."""
-READER, SCANNER = "back-reader", "back-scanner"
+READER, SCANNER, PHONES = "back-reader", "back-scanner", "front-phones"
 GATEWAY, DOOR = "00" * 15 + "01", "00" * 15 + "0B"
 SUN = {
     "url": "https://tap.example.com/t?e={picc}&c={mac}", "diversification": "4C4F4E",
@@ -44,17 +58,27 @@ def secure_config(directory: Path) -> dict[str, Any]:
     }  # fmt: skip
     scanner = {"driver": "barcode_scanner", "port": "/dev/serial/by-path/9", "suffix": "\r"}
     config["devices"][SCANNER] = {**scanner, "sun": SUN}
+    config["devices"][PHONES] = {
+        "driver": "ble_reader", "adapter": "B8:27:EB:01:02:03", "flows": "any",
+        "site_identifier": "7f3a2c52-0c61-4d0b-a52d-1c4b5d1f0a10",
+        "reader_identifier": "7f3a2c52-0c61-4d0b-a52d-1c4b5d1f0a11",
+    }  # fmt: skip
+    config["doors"]["front"]["readers"].append({"device": PHONES, "side": "in"})
     config["doors"]["back"] |= {"assurance": "medium"}
     config["doors"]["back"]["readers"].append({"device": SCANNER, "side": "in"})
     return config
 
 
-@pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+    """The site with a running core."""
+    tmp_path = tmp_path_factory.mktemp("cards")
     async with standing_rig(tmp_path, config=secure_config(tmp_path)) as standing:
         found = records()
+        values = {"pkoc": await standing.site.phone_key("Sam")}
         for kind in ("desfire", "sun"):
-            value = await standing.site.secure_value(READER, kind, "Sam")
+            values[kind] = await standing.site.secure_value(READER, kind, "Sam")
+        for kind, value in values.items():
             found.append({"type": "credential", "id": f"{kind}-sam", "holder": "h-sam",
                           "kind": kind, "value": value})  # fmt: skip
         standing.records.write_text(as_lines(found), encoding="utf-8")
@@ -63,6 +87,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
         root.write_bytes(root_document(made=now_s() - 60, expires=now_s() + 86_400))
         config = tomllib.loads(standing.config.read_text())
         standing.config.write_text(tomli_w.dumps({**config, "trust": {"root": str(root)}}))
+        await standing.core()
         yield standing
 
 
@@ -81,8 +106,23 @@ def grant_for(phone: str, number: int, audience: str = "LON/lon-1") -> str:
     return issue(claims, key("grant-1"), kid("grant-1")).hex()
 
 
+async def test_without_bluez_cards_go_on_and_phones_are_back_within_15_s(rig: Rig) -> None:
+    site = rig.site
+    await until("phones", lambda: rig.online(PHONES))
+    await rig.release_by("front", site.tap_phone(PHONES, "Sam"))
+    before = await rig.last_seq()
+    gone = asyncio.ensure_future(site.bluetooth.bluez.restart(away_s=2.0))
+    await rig.event(events.DeviceDown, lambda event: event.device == PHONES, after=before)
+    await rig.release_by("back", site.present_secure(READER, "desfire", "Sam", 0.15))
+    assert not await rig.online(PHONES)
+    await gone
+    await until("phones are back", lambda: rig.online(PHONES), BLUEZ_BACK_S_MAX)
+    await rig.at_rest()
+    await rig.release_by("front", site.tap_phone(PHONES, "Sam"))
+    await rig.at_rest()
+
+
 async def test_cards_and_phones_that_prove_themselves_open_and_copies_do_not(rig: Rig) -> None:
-    core = await rig.core()
     site = rig.site
 
     async def refused(why: str, kind: str = "grant", **how: Any) -> None:
@@ -98,6 +138,7 @@ async def test_cards_and_phones_that_prove_themselves_open_and_copies_do_not(rig
         await site.present_secure(READER, "grant", "Eve", 0.15)
         assert (await rig.event(events.AccessDecided, after=before)).reason == reason
 
+    await asyncio.sleep(AWAY_S)
     # A card that can't be copied, its copy, and a copy of the UID of a card that may everywhere.
     await rig.release_by("back", site.present_secure(READER, "desfire", "Sam", 0.15))
     await rig.at_rest("back")
@@ -137,7 +178,6 @@ async def test_cards_and_phones_that_prove_themselves_open_and_copies_do_not(rig
     await rig.release_by("back", site.scan(SCANNER, address))
     await rig.at_rest("back")
     os.kill(rig.core_pid(), signal.SIGKILL)
-    await core.kill()
     second = await rig.core()
     before = await rig.last_seq()
     await site.scan(SCANNER, address)
