@@ -1,6 +1,6 @@
 """Plays a morning at a simulated site: real drivers, real daemon, real broker, wire by wire.
 
-make demo                 the morning, then the phones; about a minute, exit 0 if all went well
+make demo                 a morning, then the three below; exit 0 if all went well
 make demo ARGS="--site phones"       phones, cards that can't be copied, printed codes, and refusals
 make demo ARGS="--site every-kind"   seven doors, one of each kind of wired hardware
 make demo ARGS="--site signed"   a cloud that signs, and somebody in between who holds the broker
@@ -389,7 +389,29 @@ The site stays up until Ctrl-C. Try, in another terminal:
         await asyncio.Event().wait()  # the morning's own exit status counts
 
 
+_SITES = {
+    "every-kind": ("a door of each kind of wired hardware", every_kind.play),
+    "signed": ("a cloud that signs, and somebody in between", signed.play),
+    "phones": ("phones, and cards that can't be copied", phones.play),
+}
+
 _WRONG = (WentWrong, every_kind.WentWrong, signed.WentWrong, SimulatorError)
+
+
+def _play(options: argparse.Namespace, run_dir: Path) -> int:
+    if options.site in _SITES:
+        _, play = _SITES[options.site]
+        return asyncio.run(play(run_dir))
+    status = asyncio.run(demo(stay=options.stay, run_dir=run_dir))
+    if options.stay:
+        return status
+    for name, (title, play) in _SITES.items():
+        if status == 0:
+            beside = run_dir / name
+            beside.mkdir()
+            print("\n" + paint(f"Another site: {title}", BOLD))
+            status = asyncio.run(play(beside))
+    return status
 
 
 def main() -> int:
@@ -397,7 +419,7 @@ def main() -> int:
     parser.add_argument("--stay", action="store_true", help="leave the site running")
     parser.add_argument(
         "--site",
-        choices=("coworking", "every-kind", "phones", "signed"),
+        choices=("coworking", *_SITES),
         default="coworking",
         help="every-kind: once through each of seven doors, one of each kind of wired hardware;"
         " phones: phones over BLE and NFC, cards that can't be copied, printed codes, and refusals;"
@@ -407,19 +429,7 @@ def main() -> int:
     os.umask(0o077)  # records, logs and state are for nobody else on this machine
     with tempfile.TemporaryDirectory(prefix="door-gateway-demo-") as directory:
         try:
-            if options.site == "every-kind":
-                return asyncio.run(every_kind.play(Path(directory)))
-            if options.site == "phones":
-                return asyncio.run(phones.play(Path(directory)))
-            if options.site == "signed":
-                return asyncio.run(signed.play(Path(directory)))
-            status = asyncio.run(demo(stay=options.stay, run_dir=Path(directory)))
-            if status or options.stay:
-                return status
-            beside = Path(directory) / "phones"
-            beside.mkdir()
-            print("\n" + paint("Another site, for phones and secure cards", BOLD))
-            return asyncio.run(phones.play(beside))
+            return _play(options, Path(directory))
         except (KeyboardInterrupt, asyncio.CancelledError):
             return 130
         except (*_WRONG, GatewayError, OSError, TimeoutError) as error:
