@@ -31,6 +31,17 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
 
 
+def add_reason(parser: argparse.ArgumentParser, about: str | None = None) -> None:
+    """Add `--reason`, which is journaled."""
+    parser.add_argument("--reason", required=True, type=_reason, help=about)
+
+
+def _reason(text: str) -> str:
+    if not 3 <= len(text) <= 200:
+        raise argparse.ArgumentTypeError(f"{len(text)} characters; 3 to 200 are journaled")
+    return text
+
+
 def add_process_options(parser: argparse.ArgumentParser) -> None:
     """Add what the long-lived processes share."""
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning"))

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Literal
 
 from gateway.cli import EXIT_OK, Command
-from gateway.cli.common import add_config, add_json, load_config, print_json, socket_of
+from gateway.cli.common import add_config, add_json, add_reason, load_config, print_json, socket_of
 from gateway.cli.duration import duration
 from gateway.errors import OrderRefused
 from gateway.ipc.client import connect
@@ -46,7 +46,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     mode.add_argument("door", metavar="DOOR")
     mode.add_argument("mode", choices=_MODES)
     mode.add_argument("--for", dest="span", type=duration, required=True, metavar="TIME")
-    mode.add_argument("--reason", required=True)
+    add_reason(mode)
     for name, summary in (
         ("lockdown", "let in only whom the policy exempts; everybody may leave"),
         ("evacuation", "release the doors until they are released from it"),
@@ -57,7 +57,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         where.add_argument("--site", action="store_true", help="the whole site")
         where.add_argument("--zone", metavar="ZONE", help="every door into or out of a zone")
         where.add_argument("--door", metavar="DOOR")
-        ordered.add_argument("--reason", required=True)
+        add_reason(ordered)
     preview = action("preview", "when its schedule unlocks a door", "preview lounge --days 14")
     preview.add_argument("door", metavar="DOOR")
     preview.add_argument("--days", type=int, default=7, metavar="N")

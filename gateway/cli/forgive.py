@@ -4,7 +4,7 @@ import argparse
 import asyncio
 
 from gateway.cli import EXIT_NO, EXIT_OK, Command
-from gateway.cli.common import add_config, add_json, load_config, print_json, socket_of
+from gateway.cli.common import add_config, add_json, add_reason, load_config, print_json, socket_of
 from gateway.ipc.client import connect
 from gateway.ipc.messages import Forgive, Obeyed
 
@@ -24,7 +24,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("holder", nargs="?", metavar="HOLDER", help="the holder's id")
     parser.add_argument("--zone", metavar="ZONE", help="a zone's id, instead of a holder's")
     parser.add_argument("--break-glass", metavar="ROLE", help="renew a role's hours, instead")
-    parser.add_argument("--reason", required=True)
+    add_reason(parser)
     add_config(parser)
     add_json(parser)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import difflib
 import os
 import sys
 from collections import deque
@@ -11,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.cli import EXIT_OK, Command, journal_proof
-from gateway.cli.common import add_config, add_json, load_config, socket_of
+from gateway.cli.common import add_config, add_json, add_reason, load_config, socket_of
 from gateway.cli.journal_file import records_of
 from gateway.domain import events
 from gateway.domain.explanation import explain
@@ -29,6 +30,7 @@ example:
 
 _WAIT_S = 30.0
 _BATCH = 500
+_SEQ_MAX = 2**63 - 1
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -42,14 +44,16 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     )
     tail.add_argument("-n", "--lines", type=int, default=20, metavar="N", help="how many (20)")
     tail.add_argument("-f", "--follow", action="store_true", help="go on as events come")
-    tail.add_argument("--code", action="append", metavar="CODE", help="only these; repeatable")
+    tail.add_argument(
+        "--code", action="append", type=_code, metavar="CODE", help="only these; repeatable"
+    )
     for name in ("door", "holder", "outcome", "reason"):
         tail.add_argument(f"--{name}", metavar=name.upper(), help=f"only with this {name}")
     tail.add_argument("--alarms", action="store_true", help="only alarms and emergencies")
     add_config(tail)
     add_json(tail)
     show = actions.add_parser("show", help="one event in full, and a decision in plain words")
-    show.add_argument("seq", type=int, metavar="SEQ")
+    show.add_argument("seq", type=_seq, metavar="SEQ")
     show.add_argument(
         "--records", type=Path, metavar="FILE", help="as it would be told with these records"
     )
@@ -83,10 +87,24 @@ def _configure_proof(actions: "argparse._SubParsersAction[argparse.ArgumentParse
     key.set_defaults(act=journal_proof.public_key)
     erase = actions.add_parser("erase", help="delete what the journal tells of a holder")
     erase.add_argument("--holder", required=True, metavar="ID")
-    erase.add_argument("--reason", required=True, help="journaled as it is: name nobody in it")
+    add_reason(erase, "journaled as it is: name nobody in it")
     add_config(erase)
     add_json(erase)
     erase.set_defaults(act=journal_proof.erase)
+
+
+def _seq(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text[:20]) <= _SEQ_MAX:
+        raise argparse.ArgumentTypeError(f"{text[:20]!r} is no event's number")
+    return int(text)
+
+
+def _code(text: str) -> str:
+    if text not in events.CODES:
+        near = difflib.get_close_matches(text, events.CODES, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise argparse.ArgumentTypeError(f"there is no event code {text!r}{meant}")
+    return text
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ time, suffixed `_ms`.
 """
 
 from datetime import datetime, timedelta
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, get_args
 
 import msgspec
 
@@ -678,6 +678,10 @@ Event = (
     | FindingRaised
     | FindingCleared
 )
+
+
+CODES = tuple(sorted(str(kind.__struct_config__.tag) for kind in get_args(Event)))
+"""Every code that there is."""
 
 
 class JournalledEvent(msgspec.Struct, frozen=True, gc=False):

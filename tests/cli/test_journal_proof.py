@@ -316,3 +316,21 @@ async def test_events_are_shown_filtered_and_a_decision_in_the_members_words(
         assert await cli("journal", "show", "7", *config) == 0
         assert await cli("journal", "show", "99", *config) == 2
         assert "event 99 is not here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("show", "9" * 30), "no event's number"),
+        (("show", "0"), "no event's number"),
+        (("tail", "--code", "acess"), "did you mean access?"),
+        (("erase", "--holder", "h", "--reason", "r"), "1 characters; 3 to 200"),
+    ],
+)
+def test_what_can_not_be_meant_is_refused_before_the_core_is_asked(
+    wrong: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["journal", *wrong])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
