@@ -508,9 +508,8 @@ class DoorController:
         undone: dict[str, Remembered | None] = {}
         for each in self.state.pending:
             if door_state.same_passage(each.passage, request.side, decision.holder):
-                undone.update(
-                    settled(self._memory, self.door, each.passage, entered=False, seen=False)
-                )
+                memory = Overlaid(self._memory, undone)
+                undone.update(settled(memory, self.door, each.passage, entered=False))
         entered = door.to_zone if request.side == "in" else door.from_zone
         around = Surroundings(
             blocked=mode.blocked,
@@ -521,15 +520,15 @@ class DoorController:
             ),
             counter=counter,
         )
-        memory = Watched(Overlaid(self._memory, undone))
-        case = Case(records, door, request, decision, memory, moment.mono, around, grant)
+        watched = Watched(Overlaid(self._memory, undone))
+        case = Case(records, door, request, decision, watched, moment.mono, around, grant)
         restricted = restrict(case)
         if restricted.passage is not None:
             changes = {**undone, **restricted.changes}
             restricted = msgspec.structs.replace(restricted, changes=changes)
         context = None
-        if memory.asked or around != Surroundings() or restricted.decision != decision:
-            context = events.Context(moment.mono, around, memory.asked)
+        if watched.asked or around != Surroundings() or restricted.decision != decision:
+            context = events.Context(moment.mono, around, watched.asked)
         return restricted, context
 
     def _missed_code(self, request: Request, moment: Moment) -> Changes:
@@ -645,6 +644,7 @@ class DoorController:
                             effect.passage,
                             entered=effect.entered,
                             seen=effect.seen,
+                            just_now=effect.just_now,
                         )
                     )
                 case LeftUnseen():

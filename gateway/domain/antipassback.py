@@ -1,14 +1,34 @@
 """Anti-passback by zone: nobody is let into a zone that they have not left."""
 
+import msgspec
+
 from gateway.domain.after_decision import Case
-from gateway.domain.memory import Place, recall
+from gateway.domain.memory import Memory, Place, recall
 
 PASSBACK = "antipassback"
+PLACES_MAX = 8
+"""Doors that one holder was let in at without it being known yet whether they went through: what
+is awaited ends within seconds, but for a restart. Beyond, the oldest is forgotten.
+"""
 
 
 def place_key(holder: str) -> str:
     """Where a holder's place is remembered."""
     return f"place/{holder}"
+
+
+def places_of(memory: Memory, holder: str) -> tuple[Place, ...]:
+    """Where a holder may be, the newest grant last: at most one of them isn't awaited."""
+    place = recall(memory, place_key(holder), Place)
+    return () if place is None else (*place.others, msgspec.structs.replace(place, others=()))
+
+
+def as_place(places: tuple[Place, ...]) -> Place | None:
+    """What is remembered of `places`: the last of them counts."""
+    if not places:
+        return None
+    *others, place = places[-PLACES_MAX:]
+    return msgspec.structs.replace(place, others=tuple(others))
 
 
 def is_passback(case: Case) -> bool:

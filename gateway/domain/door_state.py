@@ -299,7 +299,10 @@ class Settle(msgspec.Struct, frozen=True):
 
     passage: Passage
     entered: bool
-    seen: bool
+    seen: bool = False
+    """By the contact, and alone."""
+    just_now: bool = False
+    """The leaf has just opened for them; else they may have gone at any time since the grant."""
 
 
 class LeftUnseen(msgspec.Struct, frozen=True):
@@ -430,6 +433,8 @@ def _decided(
         effects: list[Effect] = []
         if fact.passage is not None and rules.has_contact:
             after, effects = _expected(rules, after, grant, fact.passage, now)
+        elif fact.passage is not None:
+            effects = [Settle(fact.passage, entered=True)]  # nothing will ever tell
         return after, [
             *records,
             PulseStrike(
@@ -490,7 +495,7 @@ def _expected(
     others = [each for each in state.pending if each not in again]
     effects: list[Effect] = []
     while len(others) >= PASSAGES_MAX:
-        effects += _passed(rules, others.pop(0), now, seen=False)
+        effects += _passed(rules, others.pop(0), now)
     release = state.release
     until = now.mono if release is None else release.until
     waits = Pending(grant, passage, until, at_open_door=state.contact is not Contact.CLOSED)
@@ -506,7 +511,9 @@ def _same(one: Passage, other: Passage) -> bool:
     return bool(other.people) and same_passage(one, other.side, other.people[-1])
 
 
-def _passed(rules: DoorRules, each: Pending, now: Moment, *, seen: bool) -> list[Effect]:
+def _passed(
+    rules: DoorRules, each: Pending, now: Moment, *, seen: bool = False, just_now: bool = False
+) -> list[Effect]:
     entered = events.Entered(
         at=now.wall,
         trust=now.trust,
@@ -516,7 +523,7 @@ def _passed(rules: DoorRules, each: Pending, now: Moment, *, seen: bool) -> list
         holders=each.passage.people,
         sure=seen,
     )
-    return [Settle(each.passage, entered=True, seen=seen), Record(entered)]
+    return [Settle(each.passage, True, seen, just_now), Record(entered)]
 
 
 def _releasing(state: DoorState, cause: Cause, pulse: timedelta, now: Moment) -> DoorState:
@@ -593,7 +600,7 @@ def _release_failed(
     if fact.cause == "mode":
         return _replace(state, hold_failed=True), [Record(failed)]
     gone = [each for each in state.pending if each.grant == fact.grant and fact.grant]
-    effects: list[Effect] = [Settle(each.passage, entered=False, seen=False) for each in gone]
+    effects: list[Effect] = [Settle(each.passage, entered=False) for each in gone]
     effects.append(Record(failed))
     if fact.side is not None:
         effects.append(Indicate(fact.side, Signal.FAULT))
@@ -632,7 +639,7 @@ def _opened(rules: DoorRules, state: DoorState, now: Moment) -> tuple[DoorState,
         people = [person for each in state.pending for person in each.passage.people]
         alone = len(people) == 1 and release.cause == "grant"
         for each in state.pending:
-            effects += _passed(rules, each, now, seen=alone)
+            effects += _passed(rules, each, now, seen=alone, just_now=True)
         if release.cause == "rex":
             effects.insert(0, LeftUnseen())
         after = _replace(after, pending=())
@@ -759,10 +766,10 @@ def _time_reached(
     over = [each for each in state.pending if now.mono >= each.until]
     for each in over:
         if state.contact is Contact.CLOSED and not each.at_open_door:
-            effects.append(Settle(each.passage, entered=False, seen=False))
+            effects.append(Settle(each.passage, entered=False))
             effects.append(Record(_not_entered(rules, each, now)))
         else:
-            effects += _passed(rules, each, now, seen=False)
+            effects += _passed(rules, each, now)
     if over:
         left = tuple(each for each in state.pending if each not in over)
         state = _replace(state, pending=left)

@@ -62,6 +62,15 @@ class Place(_Value, frozen=True, tag="place"):
     since: timedelta
     seen: bool = False
     """Whether the door contact saw them, and nobody else, go through."""
+    awaited: bool = False
+    """Whether they went through isn't known yet."""
+    others: tuple["Place", ...] = ()
+    """Where else they may be while somebody is awaited, the oldest grant first."""
+
+    def shifted(self, by: timedelta) -> "Remembered":
+        """Nobody is awaited over a restart of the machine: they are taken to have gone through."""
+        since = self.since + by
+        return msgspec.structs.replace(self, since=since, awaited=False, others=())
 
 
 class Count(_Value, frozen=True, tag="count"):

@@ -1,7 +1,7 @@
 """What can turn a grant into a denial after the decision, and never a denial into a grant."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import timedelta
 
 import msgspec
 
@@ -16,9 +16,9 @@ from gateway.domain import (
     two_person,
 )
 from gateway.domain.after_decision import Case
-from gateway.domain.antipassback import place_key
+from gateway.domain.antipassback import as_place, place_key, places_of
 from gateway.domain.decision import Decision, Side
-from gateway.domain.memory import Changes, FirstIn, Memory, Place, Remembered, recall
+from gateway.domain.memory import Changes, FirstIn, Memory, Place, Remembered
 
 BLOCKED = "door_blocked"
 
@@ -26,13 +26,13 @@ BLOCKED = "door_blocked"
 class Passage(msgspec.Struct, frozen=True):
     """Who was let through a door, and what was remembered of it before anybody saw them pass."""
 
+    since: timedelta
+
     side: Side
     zone: str
     """The zone entered."""
     people: tuple[str, ...] = ()
     """Holders; nobody where who leaves isn't known."""
-    before: tuple[tuple[str, Place | None], ...] = ()
-    """Where each of them was."""
     counted: tuple[str, int] | None = None
     """The zone whose people were counted, and by how many they changed."""
 
@@ -106,13 +106,8 @@ def _stands(case: Case, changes: dict[str, Remembered | None]) -> Restricted:
         spends = bool(limited) or case.around.counter is not None
         if case.door.unlock_after_first:
             changes[first_in_key(case.door.id)] = FirstIn(at=case.request.at)
-    passage = Passage(
-        case.request.side,
-        case.entered,
-        people,
-        tuple((each, recall(case.memory, place_key(each), Place)) for each in people),
-        _counts(case, max(1, len(people))),
-    )
+    counted = _counts(case, max(1, len(people)))
+    passage = Passage(case.now, case.request.side, case.entered, people, counted)
     passback = (
         case.door.antipassback == "soft"
         and case.decision.reason != "egress"
@@ -137,9 +132,11 @@ def _counts(case: Case, people: int) -> tuple[str, int] | None:
 
 
 def _passed(case: Case, passage: Passage) -> dict[str, Remembered | None]:
-    at: datetime = case.request.at
+    place = Place(
+        zone=passage.zone, door=case.door.id, at=case.request.at, since=case.now, awaited=True
+    )
     changes: dict[str, Remembered | None] = {
-        place_key(holder): Place(zone=passage.zone, door=case.door.id, at=at, since=case.now)
+        place_key(holder): as_place((*places_of(case.memory, holder), place))
         for holder in passage.people
     }
     if passage.counted is not None:
@@ -147,18 +144,39 @@ def _passed(case: Case, passage: Passage) -> dict[str, Remembered | None]:
     return changes
 
 
-def settled(memory: Memory, door: str, passage: Passage, *, entered: bool, seen: bool) -> Changes:
-    """What is remembered once it is known whether somebody went through the door."""
+def settled(
+    memory: Memory,
+    door: str,
+    passage: Passage,
+    *,
+    entered: bool,
+    seen: bool = False,
+    just_now: bool = False,
+) -> Changes:
+    """What is remembered once it is known whether somebody went through the door; where that isn't
+    `just_now`, at some time since they were let in.
+    """
     changes: dict[str, Remembered | None] = {}
-    for holder, before in passage.before:
-        place = recall(memory, place_key(holder), Place)
-        if place is None or (place.door, place.zone) != (door, passage.zone):
-            continue  # they have passed another door since
-        if not entered:
-            changes[place_key(holder)] = before
-        elif seen and not place.seen:
-            changes[place_key(holder)] = msgspec.structs.replace(place, seen=True)
+    entrance = (door, passage.zone, passage.since)
+    for holder in passage.people:
+        places = places_of(memory, holder)
+        found = (n for n, p in enumerate(places) if p.awaited and _entrance(p) == entrance)
+        at = next(found, None)
+        if at is None:
+            continue  # forgiven since
+        mine = places[at]
+        known = next((p for p in places if not p.awaited), None)
+        if entered and (known is None or just_now or places.index(known) < at):
+            went = msgspec.structs.replace(mine, awaited=False, seen=seen)
+            left = [went if p is mine else p for p in places if p is not known]
+        else:
+            left = [p for p in places if p is not mine]
+        changes[place_key(holder)] = as_place(tuple(left))
     if passage.counted is not None and not entered:
         zone, by = passage.counted
         changes.update(occupancy.moved(memory, zone, -by))
     return changes
+
+
+def _entrance(place: Place) -> tuple[str, str, timedelta]:
+    return place.door, place.zone, place.since

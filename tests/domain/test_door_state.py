@@ -114,7 +114,7 @@ RELEASED = DoorState(contact=Contact.CLOSED, release=Release("grant", 7, s(20), 
 OPEN = DoorState(contact=Contact.OPEN, held_open_at=s(40))
 FORCED = DoorState(contact=Contact.OPEN, alarms=frozenset({Alarm.FORCED_OPEN}))
 HELD = DoorState(contact=Contact.OPEN, alarms=frozenset({Alarm.HELD_OPEN}))
-PASSAGE = Passage("in", "club", ("sam",), (("sam", None),))
+PASSAGE = Passage(s(0), "in", "club", ("sam",))
 EXPECTED = DoorState(
     contact=Contact.CLOSED,
     release=Release("grant", 7, s(20), s(19)),
@@ -398,7 +398,7 @@ def test_nobody_relocks_a_door_on_opening_that_its_mode_holds_open() -> None:
 
 
 def test_two_who_go_in_on_one_opening_have_both_entered_but_nobody_is_sure() -> None:
-    other = msgspec.structs.replace(PASSAGE, people=("maya",), before=(("maya", None),))
+    other = msgspec.structs.replace(PASSAGE, people=("maya",))
     state = msgspec.structs.replace(EXPECTED, pending=(*EXPECTED.pending, Pending(2, other, s(20))))
     _, effects = step(RULES, state, ContactSaid(Contact.OPEN), moment(10))
     assert shape(effects)[1:5] == ["passed", "entered", "passed", "entered"]
