@@ -219,6 +219,7 @@ class Core:
             self._site,
             self._orders,
             self._record,
+            self.report_ack,
         )
         return Downlink(
             parts,

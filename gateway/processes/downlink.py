@@ -2,7 +2,7 @@
 
 import secrets
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,6 +53,8 @@ class Parts(NamedTuple):
     site: SiteController
     orders: Orders
     record: Callable[[events.Event], None]
+    report_ack: Callable[[str, int], Awaitable[int]]
+    """Told of an acknowledgement beyond the last event."""
 
 
 class Downlink:
@@ -143,7 +145,11 @@ class Downlink:
 
     async def _acknowledged(self, sealed: bytes) -> None:
         ack = open_ack(sealed, self._must_believe(), self._whose)
-        await self._parts.journal.acknowledge(ack.stream, ack.seq)
+        journal = self._parts.journal
+        if ack.stream == journal.stream and ack.seq > journal.last_committed:
+            await self._parts.report_ack(ack.stream, ack.seq)
+        else:
+            await journal.acknowledge(ack.stream, ack.seq)
 
     async def _beacon(self, sealed: bytes) -> None:
         mono = self._parts.clock.monotonic()

@@ -52,6 +52,7 @@ class Signing:
         )
         self.vouched: list[datetime] = []
         self.acknowledged: list[tuple[str, int]] = []
+        self.ahead: list[int] = []
         self.asked = 0
         self.in_force: tuple[int, bytes] | None = (7, DIGEST)
         self.roots = Roots(keys(), Path("/nowhere"))
@@ -63,12 +64,15 @@ class Signing:
                 site=SimpleNamespace(id="LON", gateway="gw-1"), trust=TrustTable(root="/root")
             ),
             clock=self.clock,
-            journal=SimpleNamespace(append=paper.append, acknowledge=self._acknowledge),
+            journal=SimpleNamespace(
+                append=paper.append, acknowledge=self._acknowledge, stream="s-1", last_committed=5
+            ),
             cache=self,
             memory=c.memory,
             site=self,
             orders=c.orders,
             record=paper.append,
+            report_ack=self._report_ack,
         )
         self.downlink = Downlink(
             Parts(*(getattr(parts, name) for name in Parts._fields)),
@@ -95,6 +99,10 @@ class Signing:
 
     async def _acknowledge(self, stream: str, seq: int) -> None:
         self.acknowledged.append((stream, seq))
+
+    async def _report_ack(self, _stream: str, seq: int) -> int:
+        self.ahead.append(seq)
+        return 0
 
     async def vouch(self, as_of: datetime) -> None:
         self.vouched.append(as_of)

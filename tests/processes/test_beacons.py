@@ -139,6 +139,8 @@ def test_no_retained_beacon_and_no_ack_by_another_role_counts() -> None:
             assert (s.vouched, s.acknowledged) == ([], [])
             await s.sends(s.ack(), "ack")
             assert s.acknowledged == [("s-1", 5)]
+            await s.sends(s.ack(seq=6), "ack")
+            assert (s.acknowledged, s.ahead) == ([("s-1", 5)], [6]), "of what there never was"
 
     run(journey())
 
