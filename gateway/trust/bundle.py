@@ -113,10 +113,10 @@ def check_manifest(
         BreaksRule: the first that it breaks.
     """
     document = opened_document(data, DOCUMENT_BYTES_MAX)
+    signed_by = root.check_threshold(document, "bundle", BUNDLE_CONTEXT)
     manifest = manifest_in(document.payload)
     if manifest.raw_size > disk_free:
         raise BreaksRule(Rule.TOO_LARGE, f"{manifest.raw_size} bytes: the disk has {disk_free}")
-    signed_by = root.check_threshold(document, "bundle", BUNDLE_CONTEXT)
     if root.is_expired(now):
         raise BreaksRule(Rule.ROOT_EXPIRED, f"root {root.version} takes nothing but its successor")
     if manifest.site != root.site:

@@ -59,6 +59,8 @@ _COORDINATE_BYTES = 32
 SIGNATURES_MAX = 16
 """Of one document: as many as a role may have keys."""
 
+_SIGNATURES_BYTES_MAX = 1 + SIGNATURES_MAX * (HEADER_BYTES_MAX + _SIGNATURE_BYTES + 16)
+
 
 class NotSigned(GatewayError):
     """No message that this key signed for this purpose. Nothing of it may be used."""
@@ -197,10 +199,31 @@ def parse_document(data: bytes, *, bytes_max: int) -> Document:
     Raises:
         NotSigned: it is no document: [payload, [COSE_Sign1 with a detached payload, …]].
     """
+    # A megabyte of empty maps takes the decoder most of a second, in which no door is answered:
+    # nothing is decoded but the signatures.
+    if len(data) - _payload_end(data) > _SIGNATURES_BYTES_MAX:
+        raise NotSigned("no document: more behind its payload than its signatures may take")
     match decode(data, bytes_max=bytes_max):
         case [bytes() as payload, list() as signatures] if 1 <= len(signatures) <= SIGNATURES_MAX:
             return Document(payload, tuple(_detached(each, payload) for each in signatures))
     raise NotSigned(f"no document: it is a payload and 1 to {SIGNATURES_MAX} signatures")
+
+
+def _payload_end(data: bytes) -> int:
+    """Where the first of a document's two parts ends, by its head alone; 0 where it is no string
+    of bytes.
+    """
+    # RFC 8949, section 3: an array of two (0x82); a string of bytes (0x40 …) of up to 23 bytes, or
+    # behind its length in 1, 2 or 4 bytes.
+    kind, argument = divmod(data[1] if data[:1] == b"\x82" and len(data) > 1 else 0, 32)
+    width = {24: 1, 25: 2, 26: 4}.get(argument, 0)
+    if kind != _BYTE_STRING or (argument > _IN_HEAD_MAX and not width):
+        return 0
+    return 2 + width + (int.from_bytes(data[2 : 2 + width], "big") if width else argument)
+
+
+_BYTE_STRING = 2
+_IN_HEAD_MAX = 23
 
 
 def _detached(item: object, payload: bytes) -> Sign1:

@@ -206,8 +206,8 @@ def next_root(current: KeySet, data: bytes) -> KeySet:
             or an older one (`rollback`), another site's, or lacks signatures by either root.
     """
     document = opened_document(data, ROOT_BYTES_MAX)
-    found = key_set_in(document)
     current.check_threshold(document, "root", ROOT_CONTEXT)
+    found = key_set_in(document)
     found.check_threshold(document, "root", ROOT_CONTEXT)
     if found.site != current.site:
         raise BreaksRule(Rule.WRONG_SITE, f"the root is for the site {found.site!r}")

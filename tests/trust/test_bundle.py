@@ -12,6 +12,7 @@ from gateway.domain.canonical import TYPES, SetDigest, bucket_of, canonical, lea
 from gateway.domain.record_forms import FORMS
 from gateway.trust.bundle import (
     BUNDLE_CONTEXT,
+    DOCUMENT_BYTES_MAX,
     MAGIC,
     Base,
     Changes,
@@ -26,8 +27,9 @@ from gateway.trust.bundle import (
     pack,
     unframed,
 )
+from gateway.trust.cose import decode
 from gateway.trust.making import Made, delta, digest_of, repair, snapshot
-from gateway.trust.root import Now
+from gateway.trust.root import Now, next_root, opened_document
 from gateway.trust.rules import BreaksRule
 from tests.cache.conftest import records
 from tests.trust.bundles import DIGEST_KEY, GATEWAY, about, canonical_set, document_of
@@ -386,3 +388,30 @@ def test_a_file_of_another_form_is_refused(rule: str, data: bytes) -> None:
 def test_a_rule_is_told_with_why() -> None:
     with pytest.raises(BreaksRule, match="wrong_site: it is for the site 'SOF'"):
         check(sent(site="SOF"))
+
+
+WIDE = b"\x9a\x00\x0f\x00\x00" + b"\xa0" * 0xF0000
+"""A megabyte of empty maps: most of a second for a decoder."""
+
+
+def test_what_nobody_signed_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = document(WIDE, "stranger", context=BUNDLE_CONTEXT)
+    successor = document(WIDE[:40_000], "bundle-1")
+
+    def decoded(data: bytes, *, bytes_max: int) -> object:
+        assert len(data) < 10_000
+        return decode(data, bytes_max=bytes_max)
+
+    monkeypatch.setattr("gateway.trust.root.decode", decoded)
+    assert rule_of(lambda: check(wide)) == "unknown_key"
+    assert rule_of(lambda: next_root(root(), successor)) == "unknown_key"
+    for start in (b"", b"\x82", b"\x82\x40", b"\x82\x58\x09", b"\x82\x5b" + bytes(8)):
+        with pytest.raises(BreaksRule, match="more behind its payload"):
+            check(start + WIDE)
+
+
+@pytest.mark.parametrize("size", [0, 23, 24, 255, 256, 65_535, 65_536, 900_000])
+def test_a_payload_of_any_length_has_room_for_its_signatures(size: int) -> None:
+    names = [f"bundle-{n}" for n in range(16)]
+    found = opened_document(document(bytes(size), *names), DOCUMENT_BYTES_MAX)
+    assert (len(found.payload), len(found.signatures)) == (size, 16)

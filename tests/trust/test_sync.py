@@ -343,7 +343,7 @@ async def test_a_root_that_may_not_succeed_is_told(state: Path, key_file: Path) 
         box.sync.document(root_document(1))  # no fault: it is in force
         box.sync.document(root_document(3))  # nor this: 2 is missing
         box.sync.document(document(b"no map", "root-1"))
-        await until(lambda: box.rules == ["threshold", "malformed"])
+        await until(lambda: box.rules == ["threshold", "unknown_key"])
         assert box.roots.current.version == 1
         assert not box.sync.problems()
         box.clock.at = NOON.replace(year=NOON.year + 2)
