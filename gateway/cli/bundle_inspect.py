@@ -60,8 +60,13 @@ def _run(options: argparse.Namespace) -> int:
         shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
         if isinstance(value, dict):
             shown = ", ".join(f"{count} {what}" for what, count in value.items())
-        print(f"{name.replace('_', ' ')}: {'-' if shown is None else shown}")
+        print(f"{name.replace('_', ' ')}: {'-' if shown is None else _visible(str(shown))}")
     return EXIT_OK
+
+
+def _visible(text: str) -> str:
+    """What anybody may have written there does nothing to a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _instant(seconds: int) -> str:

@@ -113,6 +113,8 @@ def _delta(options: argparse.Namespace, records: dict[Key, bytes], about: About)
         raise GatewayError(f"{options.base}: is a {before.kind}: only a snapshot has all records")
     if before.digest_key != about.digest_key:
         raise GatewayError(f"{options.base}: was made with another digest key")
+    if about.revision <= before.revision:
+        raise GatewayError(f"{options.base}: is revision {before.revision}: give a higher one")
     return delta(records_of(before, chunks), records, about, before.revision)
 
 

@@ -137,6 +137,9 @@ def test_a_bundle_is_made_verified_and_looked_into(
     assert CARD not in said
     assert (at / "1.bundle").stat().st_mode & 0o077 == 0
     assert len((at / "lon.digest").read_bytes()) == 32
+    assert sign("--gateway", "\x1b[2J\u202egw\n", out="2.bundle") == 0
+    assert main(["bundle", "inspect", "2.bundle"]) == 0  # what a stranger made, on a terminal
+    assert "gateways: gw-1, \\x1b[2J\\u202egw\\n\n" in capsys.readouterr().out
 
 
 def test_a_delta_is_made_of_two_and_another_signature_is_added(
@@ -159,6 +162,8 @@ def test_a_delta_is_made_of_two_and_another_signature_is_added(
     other = ["--base", "1.bundle", "--digest-key", "other.digest"]
     assert sign(*other, of="next.jsonl", out="4.bundle", revision=4) == 2
     assert "another digest key" in capsys.readouterr().err
+    assert sign("--base", "1.bundle", of="next.jsonl", out="4.bundle", revision=1) == 2
+    assert "give a higher one" in capsys.readouterr().err
 
 
 def test_verify_exits_1_with_the_rule_that_it_breaks(
