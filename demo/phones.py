@@ -119,6 +119,8 @@ class Step:
     what: str
     do: Callable[[], Awaitable[object]]
     expect: str
+    touched: bool = True
+    """Something was held to a reader, and is taken away again."""
 
 
 class Stage:
@@ -148,7 +150,7 @@ class Stage:
             await self._take(step)
 
     async def _take(self, step: Step) -> None:
-        await self._until(lambda: not self.opened)
+        await self._until(lambda: step.door not in self.opened)
         self.seq = (await self.core.status()).last_seq
         acting = asyncio.ensure_future(step.do())
         try:
@@ -165,7 +167,8 @@ class Stage:
         print(f"  {step.door:<7} {step.what:<58} {said:<32} {reader_ms:>8}{wrong}")
         if wrong:
             self._surprises.append(step.what)
-        await asyncio.sleep(AWAY_S)
+        if step.touched:
+            await asyncio.sleep(AWAY_S)
 
     async def _answer(self, door: str) -> tuple[str, str]:
         """What the journal says came of it, and how long reading it took where that is known."""
@@ -197,11 +200,13 @@ class Stage:
 
     def ble(self, what: str, expect: str, *, trick: str = "") -> Step:
         """A phone that connects to the street door."""
-        return Step("street", what, lambda: self.site.tap_phone(STREET, "Maya", trick), expect)
+        return Step(
+            "street", what, lambda: self.site.tap_phone(STREET, "Maya", trick), expect, False
+        )
 
     def app(self, what: str, expect: str, *, whose: str = "Maya", **how: Any) -> Step:
         """A phone with the site's app, to which the yard's reader connects."""
-        return Step("yard", what, lambda: self.site.press_fob(YARD, whose, **how), expect)
+        return Step("yard", what, lambda: self.site.press_fob(YARD, whose, **how), expect, False)
 
     def card(self, kind: str, what: str, expect: str, *, forged: bool = False) -> Step:
         """A card or a phone of Maya's at the club's reader."""
@@ -236,7 +241,7 @@ async def scenes(stage: Stage, *, bluetooth: bool) -> None:
     if bluetooth:
         await stage.play(
             "Over Bluetooth",
-            stage.app("Maya walks up from six metres with the app", "grant group", start=6.0),
+            stage.app("Maya walks up from five metres with the app", "grant group", start=5.0),
             stage.app("it signs for another door", "refused pkoc signature_invalid",
                       trick="other_door"),
             stage.app("nobody has asked for the door", "refused pkoc no_intent", trick="no_intent"),
