@@ -109,7 +109,8 @@ def test_nothing_in_the_demos_directory_is_for_others(
         return 0
 
     monkeypatch.setattr(stage_module, "demo", play)
-    monkeypatch.setattr(phones, "play", lambda beside: play(stay=False, run_dir=beside))
+    other = ("another one", lambda beside: play(stay=False, run_dir=beside))
+    monkeypatch.setattr(stage_module, "_SITES", {"other": other})
     monkeypatch.setattr(sys, "argv", ["demo"])
     assert stage_module.main() == 0
     assert modes == [0o600, 0o600]
