@@ -79,7 +79,7 @@ TAPS_A_SECOND_MAX = 20
 in) who is at the door's other reader.
 """
 TAP_AGE_MAX = timedelta(seconds=2)
-"""Nobody stands there any more: a door must not open late for somebody else."""
+"""Nobody may stand there any more: a door must not open late for somebody else. Leaving may."""
 POINTS_WAITING_MAX = 256
 """Debounced inputs change at most 33 times a second, and a pulse is confirmed within one."""
 
@@ -308,8 +308,9 @@ class DoorController:
                 self._readers[tap.device].waiting -= 1
             if tap is None:
                 pass  # only to see whether this lane gets on
-            elif self._clock.monotonic() - tap.at > TAP_AGE_MAX:
+            elif self._clock.monotonic() - tap.at > TAP_AGE_MAX and not self._leaves(tap.side):
                 self._ignore()
+                self._show(Indicate(tap.side, Signal.FAULT))  # whoever still waits taps again
             else:
                 await self._tapped(tap)
             self._tap_done.set()
@@ -342,6 +343,11 @@ class DoorController:
                 why=mode.why,
             )
             await self._take(ModeChanged(mode.mode, event), moment.mono)
+
+    def _leaves(self, side: Side) -> bool:
+        """Whether that is the way out, which is nobody's entitlement."""
+        door = self._in_force().records.tables.doors.get(self.door)
+        return side == "out" and door is not None and door.egress
 
     def _broken(self, tap: CardTapped) -> GlassBroken | None:
         """Whether a PIN is a break-glass code; if so, it is spent by this."""

@@ -418,7 +418,19 @@ def test_a_tap_that_waited_too_long_opens_nothing_and_is_counted() -> None:
             r.tap(age_s=TAP_AGE_MAX.total_seconds() + 0.1)
             await soon(1.5)
             assert not r.pulses
+            assert r.shown == [Signal.FAULT]
             assert r.paper.codes() == ["input_ignored"]
+
+    run(journey())
+
+
+def test_who_leaves_is_let_out_however_long_the_tap_has_waited() -> None:
+    async def journey() -> None:
+        async with rig() as r:
+            r.tap(age_s=TAP_AGE_MAX.total_seconds() + 0.1, side="out")
+            await soon(1.5)
+            assert len(r.pulses) == 1
+            assert r.paper.codes() == ["access", "unlocked"]
 
     run(journey())
 
