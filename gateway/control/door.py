@@ -29,6 +29,7 @@ from gateway.domain.door_state import (
     Cause,
     ContactSaid,
     Decided,
+    DecidePin,
     DoorFact,
     DoorRules,
     DoorState,
@@ -38,6 +39,8 @@ from gateway.domain.door_state import (
     LeftUnseen,
     ModeChanged,
     Moment,
+    PinFirst,
+    PinHeld,
     PulseStrike,
     Record,
     Released,
@@ -149,6 +152,8 @@ class CardTapped(msgspec.Struct, frozen=True):
     at: timedelta
     counter: int | None = None
     began: timedelta | None = None
+    waits: bool = True
+    """False for a PIN that has waited for a card already, or that another door decides too."""
 
     def __repr__(self) -> str:
         """Without the value: a credential is never printed."""
@@ -380,10 +385,43 @@ class DoorController:
         if glass is not None:
             await self._take(glass, tap.at)
             return
-        decided, changes = self._decide(tap)
+        held = door_state.pin_held(self.state, tap.side)
+        if held is not None and not self._asks_for(held, tap):
+            # Decided by itself, and counted, before what follows it: no guess is for nothing.
+            await self._decide_and_take(self._alone(held))
+            held = None
+        if self._waits_for_card(tap):
+            await self._take(PinFirst(tap.side, tap.device, tap.value), tap.at)
+        else:
+            await self._decide_and_take(tap, held)
+        self.look_at_mode()
+
+    async def _decide_and_take(self, tap: CardTapped, held: PinHeld | None = None) -> None:
+        decided, changes = self._decide(tap, held)
         self._memory.apply(changes)
         await self._take(decided, tap.at)
-        self.look_at_mode()
+
+    def _asks_for(self, held: PinHeld, tap: CardTapped) -> bool:
+        """Whether `tap` is a card that the PIN entered before it completes."""
+        if tap.kind == "pin" or tap.at >= held.until:
+            return False
+        decided, _ = self._decide(tap)
+        return decided.event.outcome == "challenge"
+
+    def _waits_for_card(self, tap: CardTapped) -> bool:
+        """Whether `tap` is a PIN that can only be refused as yet, and may be a card's."""
+        door = self._in_force().records.tables.doors.get(self.door)
+        if tap.kind != "pin" or not tap.waits or door is None or self._leaves(tap.side):
+            return False
+        if door.pin_alone or door.second_factor_schedule is None:
+            return False
+        if len(door_state.credentials_to_decide(self.state, tap.side, "pin", "", tap.at)) > 1:
+            return False  # its card waits already
+        return not pin_lockout.is_door_locked(self._memory, self.door, self._moment().mono)
+
+    def _alone(self, held: PinHeld) -> CardTapped:
+        now = self._clock.monotonic()
+        return CardTapped(held.device, held.side, "pin", held.value, now, waits=False)
 
     async def remote_unlock(self, event: events.RemoteUnlock, until: timedelta) -> RemoteOutcome:
         """Release the door once by a signed command's right, before `until`; what came of it.
@@ -416,11 +454,15 @@ class DoorController:
 
     # --- Deciding --------------------------------------------------------------------------------
 
-    def _decide(self, tap: CardTapped) -> tuple[Decided, Changes]:
-        """The decision on a tap, and what it changes of what is remembered. Changes nothing."""
+    def _decide(self, tap: CardTapped, held: PinHeld | None = None) -> tuple[Decided, Changes]:
+        """The decision on a tap, with the PIN entered before it, and what it changes of what is
+        remembered. Changes nothing.
+        """
         credentials = door_state.credentials_to_decide(
             self.state, tap.side, tap.kind, tap.value, tap.at
         )
+        if held is not None:
+            credentials = (*credentials, ("pin", held.value))
         force, moment, mode = self._in_force(), self._moment(), self.mode()
         trusted = TimeTrust(moment.trust).decides_as_trusted
         carried = self._carried(*credentials[0])
@@ -636,6 +678,10 @@ class DoorController:
                         return RemoteOutcome(None if ticket is None else ticket.seq, failed)
                 case Indicate():
                     self._show(effect)
+                case DecidePin():
+                    # In the taps' own lane, behind whoever waits there.
+                    self._readers[effect.held.device].waiting += 1
+                    self._taps.put_nowait(self._alone(effect.held))
                 case WakeAt():
                     self._wake(effect.at)
                 case RestStrike() if not wait:

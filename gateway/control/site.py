@@ -310,7 +310,8 @@ class SiteController:
             case CredentialPresented() if self._readers_live:
                 if fact.kind == "wiegand" and fact.device in self._points.boards:
                     self.card_lists.presented(fact.value)
-                for door, side in self._points.readers.get(fact.device, ()):
+                places = self._points.readers.get(fact.device, ())
+                for door, side in places:
                     tap = CardTapped(
                         fact.device,
                         side,
@@ -319,6 +320,7 @@ class SiteController:
                         fact.at,
                         fact.counter,
                         fact.began,
+                        waits=len(places) == 1,
                     )
                     self.doors[door].tap(tap)
             case CredentialPresented():

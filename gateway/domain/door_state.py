@@ -21,7 +21,8 @@ UNLOCK_DEFAULT = timedelta(seconds=5)
 HELD_OPEN_DEFAULT = timedelta(seconds=30)
 """`held_open_s`'s own default, likewise."""
 PIN_WAIT = timedelta(seconds=20)
-"""How long a card waits for its PIN; longer, and the next person would finish it."""
+"""How long a card waits for its PIN, or a PIN for its card; longer, and the next person would
+finish it."""
 OPENING_SLACK = timedelta(seconds=1)
 """A leaf pulled in the last instant of a release reports open after its contact's debounce."""
 
@@ -98,6 +99,19 @@ class PinWanted(msgspec.Struct, frozen=True):
         return f"PinWanted(side={self.side!r}, kind={self.kind!r}, until={self.until})"
 
 
+class PinHeld(msgspec.Struct, frozen=True):
+    """A PIN that was entered before its card."""
+
+    side: Side
+    device: str
+    value: str
+    until: timedelta
+
+    def __repr__(self) -> str:
+        """Without the value: a credential is never printed."""
+        return f"PinHeld(side={self.side!r}, device={self.device!r}, until={self.until})"
+
+
 class Release(msgspec.Struct, frozen=True):
     """The strike was told to release the door, by what right, and until when it may be opened."""
 
@@ -136,6 +150,8 @@ class DoorState(msgspec.Struct, frozen=True):
     alarms: frozenset[Alarm] = frozenset()
     pins_wanted: tuple[PinWanted, ...] = ()
     """At most one a side: whoever leaves doesn't end what somebody outside has begun."""
+    pins_held: tuple[PinHeld, ...] = ()
+    """At most one a side, likewise."""
     mode: Mode = "controlled"
     warn_at: timedelta | None = None
     renew_at: timedelta | None = None
@@ -168,6 +184,18 @@ class Decided(msgspec.Struct, frozen=True):
     """Events to be written down with it, before it."""
     asked: Request | None = None
     """What was denied, where the member is told from when on it would not be."""
+
+
+class PinFirst(msgspec.Struct, frozen=True):
+    """A PIN was entered where a card may follow that asks for it."""
+
+    side: Side
+    device: str
+    value: str
+
+    def __repr__(self) -> str:
+        """Without the value: a credential is never printed."""
+        return f"PinFirst(side={self.side!r}, device={self.device!r})"
 
 
 class GlassBroken(msgspec.Struct, frozen=True):
@@ -244,6 +272,7 @@ class TimeReached(msgspec.Struct, frozen=True):
 
 DoorFact = (
     Decided
+    | PinFirst
     | RexPressed
     | ContactSaid
     | StrikeSaid
@@ -316,13 +345,19 @@ class Indicate(msgspec.Struct, frozen=True):
     signal: Signal
 
 
+class DecidePin(msgspec.Struct, frozen=True):
+    """Decide a PIN that no card has come for."""
+
+    held: PinHeld
+
+
 class WakeAt(msgspec.Struct, frozen=True):
     """Send `TimeReached` when the monotonic clock reaches `at`."""
 
     at: timedelta
 
 
-Effect = Record | PulseStrike | RestStrike | Indicate | WakeAt | Settle | LeftUnseen
+Effect = Record | PulseStrike | RestStrike | Indicate | DecidePin | WakeAt | Settle | LeftUnseen
 
 
 class Moment(msgspec.Struct, frozen=True):
@@ -347,6 +382,11 @@ def _pin_wanted(state: DoorState, side: Side) -> PinWanted | None:
     return next((each for each in state.pins_wanted if each.side == side), None)
 
 
+def pin_held(state: DoorState, side: Side) -> PinHeld | None:
+    """The PIN that waits for a card on that side."""
+    return next((each for each in state.pins_held if each.side == side), None)
+
+
 def counter_to_decide(
     state: DoorState, side: Side, credentials: tuple[tuple[str, str], ...], counter: int | None
 ) -> int | None:
@@ -362,6 +402,13 @@ def step(
     match fact:
         case Decided():
             return _decided(rules, state, fact, now)
+        case PinFirst():
+            held = PinHeld(fact.side, fact.device, fact.value, now.mono + PIN_WAIT)
+            pins = (*_elsewhere(state, fact.side), held)
+            return _replace(state, pins_held=pins), [
+                Indicate(fact.side, Signal.PIN_WANTED),
+                WakeAt(held.until),
+            ]
         case RexPressed():
             event = events.RexPressed(at=now.wall, trust=now.trust, door=rules.door)
             duration = _pulse(state, rules.unlock, now)
@@ -418,6 +465,10 @@ def _replace(struct: S, **changes: object) -> S:
     return msgspec.structs.replace(struct, **changes)
 
 
+def _elsewhere(state: DoorState, side: Side) -> tuple[PinHeld, ...]:
+    return tuple(each for each in state.pins_held if each.side != side)
+
+
 def _decided(
     rules: DoorRules, state: DoorState, fact: Decided, now: Moment
 ) -> tuple[DoorState, list[Effect]]:
@@ -425,7 +476,7 @@ def _decided(
     side: Side = "out" if event.side == "out" else "in"
     records: list[Effect] = [*map(Record, fact.also), Record(event, fact.asked)]
     others = tuple(each for each in state.pins_wanted if each.side != side)
-    after = _replace(state, pins_wanted=others)
+    after = _replace(state, pins_wanted=others, pins_held=_elsewhere(state, side))
     if event.outcome == "grant":
         grant = state.grants + 1
         duration = _pulse(state, fact.unlock, now)
@@ -757,6 +808,11 @@ def _time_reached(
     waiting = tuple(each for each in state.pins_wanted if now.mono < each.until)
     if waiting != state.pins_wanted:
         state = _replace(state, pins_wanted=waiting)
+    alone = tuple(each for each in state.pins_held if now.mono >= each.until)
+    if alone:
+        held = tuple(each for each in state.pins_held if each not in alone)
+        state = _replace(state, pins_held=held)
+        effects += map(DecidePin, alone)
     if state.renew_at is not None and now.mono >= state.renew_at:
         state = _replace(state, renew_at=now.mono + HOLD_RENEW)
         effects += [

@@ -394,10 +394,43 @@ def test_a_pin_that_comes_after_the_wait_is_a_pin_alone() -> None:
             r.tap()
             await soon(25)
             r.tap(PIN, "pin")
-            await soon()
+            await soon(21)
             assert not r.pulses
             assert isinstance(r.paper.events[-1], events.AccessDecided)
             assert r.paper.events[-1].reason == "pin_not_accepted"
+
+    run(journey())
+
+
+def test_a_pin_before_its_card_opens_with_it() -> None:
+    async def journey() -> None:
+        async with rig(records(second_factor_schedule="24x7")) as r:
+            r.tap(PIN, "pin", device="keypad")
+            await soon(19)
+            assert (r.shown, r.paper.codes()) == ([Signal.PIN_WANTED], [])
+            r.tap()
+            await soon()
+            (event,) = [e for e in r.paper.events if isinstance(e, events.AccessDecided)]
+            assert (event.outcome, event.kinds) == ("grant", ("uid", "pin"))
+            assert r.shown == [Signal.PIN_WANTED, Signal.GRANTED]
+            await soon(25)
+            assert r.paper.codes() == ["access", "unlocked"]
+
+    run(journey())
+
+
+def test_a_pin_that_no_card_comes_for_is_a_pin_alone() -> None:
+    async def journey() -> None:
+        async with rig(records(second_factor_schedule="24x7")) as r:
+            r.tap(PIN, "pin")
+            await soon(20.1)
+            (event,) = [e for e in r.paper.events if isinstance(e, events.AccessDecided)]
+            assert (event.reason, event.kinds) == ("pin_not_accepted", ("pin",))
+            assert event.decide_ms < 10
+            assert r.shown == [Signal.PIN_WANTED, Signal.DENIED]
+            r.tap()
+            await soon()
+            assert r.shown[2:] == [Signal.PIN_WANTED], "the card waits for its own"
 
     run(journey())
 

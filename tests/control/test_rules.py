@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.control.door import CardTapped
 from gateway.domain import events
 from gateway.domain.door_state import Contact
 from gateway.domain.memory import PinRow
@@ -152,6 +153,69 @@ def test_a_lockout_outlives_a_restart_and_no_clock_step_shortens_it(
             assert await c.says(SAM_PIN) == "pin_locked_out"
             await asyncio.sleep(13)
             assert await c.says(SAM_PIN) == "group"
+
+    played(journey())
+
+
+async def enter(c: Club, pin: str, side: Any = "in", wait_s: float = 0.06) -> list[str]:
+    """Enter a PIN; the reasons that are told within `wait_s`."""
+    before = len(c.paper.events)
+    c.doors["front"].tap(CardTapped("keypad", side, "pin", pin, c.clock.monotonic()))
+    await asyncio.sleep(wait_s)
+    return [e.reason for e in c.paper.events[before:] if isinstance(e, events.AccessDecided)]
+
+
+def test_every_pin_before_its_card_is_counted_and_none_waits_during_a_lockout() -> None:
+    async def journey() -> None:
+        async with club(records(CARD_AND_PIN)) as c:
+            assert await enter(c, "0000") == []
+            for _ in range(4):
+                assert await enter(c, "0000") == ["unknown_credential"], "the one before"
+            assert await c.says(SAM) == "wrong_pin", "the fifth"
+            assert [e.holder for e in c.found(events.PinLockout)] == [None]
+            assert await enter(c, SAM_PIN) == ["pin_locked_out"]
+
+    played(journey())
+
+
+def test_a_pin_before_a_card_that_asks_for_none_is_decided_by_itself() -> None:
+    async def journey() -> None:
+        async with club(records(CARD_AND_PIN)) as c:
+            assert await enter(c, "0000") == []
+            assert await c.says("04FFFFFF") == "unknown_credential"
+            reasons = [(e.kinds, e.reason) for e in c.found(events.AccessDecided)]
+            assert reasons == [
+                (("pin",), "unknown_credential"),
+                (("uid",), "unknown_credential"),
+            ]
+            row = c.memory.get("pin/door/front")
+            assert isinstance(row, PinRow)
+            assert row.failures == 1
+
+    played(journey())
+
+
+def test_a_duress_pin_before_its_card_opens_and_is_told() -> None:
+    async def journey() -> None:
+        async with club(records(CARD_AND_PIN)) as c:
+            await enter(c, DURESS_PIN)
+            assert await c.says(SAM) == "group"
+            assert [e.outcome for e in c.found(events.Duress)] == ["grant"]
+            await enter(c, DURESS_PIN, wait_s=21)
+            assert [e.outcome for e in c.found(events.Duress)] == ["grant", "deny"]
+
+    played(journey())
+
+
+def test_no_pin_waits_on_the_way_out_nor_on_the_other_side_nor_where_none_is_asked_for() -> None:
+    async def journey() -> None:
+        async with club(records(CARD_AND_PIN)) as c:
+            assert await enter(c, SAM_PIN, "out") == ["egress"]
+            await enter(c, SAM_PIN)
+            assert await c.says(SAM, side="out") == "egress"
+            assert await c.says(SAM) == "group"
+        async with club() as c:
+            assert await enter(c, SAM_PIN) == ["pin_not_accepted"]
 
     played(journey())
 

@@ -18,6 +18,7 @@ from gateway.domain.door_state import (
     Contact,
     ContactSaid,
     Decided,
+    DecidePin,
     DoorFact,
     DoorRules,
     DoorState,
@@ -28,6 +29,8 @@ from gateway.domain.door_state import (
     ModeChanged,
     Moment,
     Pending,
+    PinFirst,
+    PinHeld,
     PinWanted,
     PulseStrike,
     Record,
@@ -44,6 +47,7 @@ from gateway.domain.door_state import (
     WakeAt,
     credentials_to_decide,
     may_be_open,
+    pin_held,
     step,
 )
 from gateway.domain.restrictions import Passage
@@ -97,6 +101,8 @@ def shape(effects: list[Effect]) -> list[str]:
                 words.append(f"pulse {effect.duration.total_seconds():g}{at_once}")
             case RestStrike():
                 words.append("rest")
+            case DecidePin():
+                words.append("decide pin")
             case LeftUnseen():
                 words.append("left")
             case Settle():
@@ -133,6 +139,7 @@ UNLOCKED_OPEN = msgspec.structs.replace(UNLOCKED, contact=Contact.OPEN)
 UNLOCKED_FOR_SAM = msgspec.structs.replace(UNLOCKED, release=Release("grant", 7, s(20), s(19)))
 WATCHED = ["wake 30", "wake 40"]
 BUZZ = ["show held_open", "show held_open"]
+PIN_HELD = DoorState(pins_held=(PinHeld("in", "keypad", "2468", s(20)),))
 WAITING = DoorState(pins_wanted=(PinWanted("in", *CARD, until=s(20)),))
 
 
@@ -199,12 +206,27 @@ WAITING = DoorState(pins_wanted=(PinWanted("in", *CARD, until=s(20)),))
         (CLOSED, Released("grant", 7, s(5), s(0.01)), 10, ["unlocked"]),
         (CLOSED, ReleaseFailed("grant", 7, "x", "in"), 10, ["unlock_failed", "show fault"]),
         (CLOSED, ReleaseFailed("rex", 7, "x"), 10, ["unlock_failed"]),
+        (CLOSED, PinFirst("in", "keypad", "2468"), 10, ["show pin_wanted", "wake 30"]),
+        (PIN_HELD, TimeReached(), 19.9, []),
+        (PIN_HELD, TimeReached(), 20, ["decide pin"]),
     ],
 )
 def test_a_door_answers_a_fact_with_these_effects_in_this_order(
     state: DoorState, fact: DoorFact, at: float, expected: list[str]
 ) -> None:
     assert shape(step(RULES, state, fact, moment(at))[1]) == expected
+
+
+def test_a_pin_waits_on_its_own_side_until_a_decision_or_its_time_and_is_never_shown() -> None:
+    state, _ = step(RULES, CLOSED, PinFirst("in", "keypad", "2468"), moment(10))
+    assert pin_held(state, "in") is not None
+    assert pin_held(state, "out") is None
+    assert "2468" not in f"{state}{PinFirst('in', 'keypad', '2468')}"
+    left, _ = step(RULES, state, decided("deny", side="out"), moment(11))
+    assert pin_held(left, "in") is not None
+    for over in (decided("deny"), decided("challenge")):
+        assert pin_held(step(RULES, state, over, moment(11))[0], "in") is None
+    assert pin_held(step(RULES, state, TimeReached(), moment(30))[0], "in") is None
 
 
 def test_an_opening_by_the_handle_is_no_forced_door_where_no_switch_reports_the_handle() -> None:
@@ -315,6 +337,7 @@ def test_neither_state_nor_fact_prints_a_credential() -> None:
 seqs = st.none() | st.integers(1, 9)
 facts: st.SearchStrategy[DoorFact] = st.one_of(
     st.builds(decided, st.sampled_from(["grant", "deny", "challenge"])),
+    st.just(PinFirst("in", "keypad", "2468")),
     st.builds(RexPressed),
     st.builds(ContactSaid, st.sampled_from(Contact)),
     st.builds(StrikeSaid, st.sampled_from(Strike)),
