@@ -21,11 +21,14 @@ class Recorded(NamedTuple):
 
     seq: int
     event: events.Event
+    erased: bool = False
+    """Its personal part was erased: who it was, and what was decided on, is not known any more."""
 
 
 class _Line(msgspec.Struct):
     seq: int
     event: msgspec.Raw
+    erased: str = ""
 
 
 def recorded(path: Path) -> Iterator[Recorded]:
@@ -38,9 +41,9 @@ def recorded(path: Path) -> Iterator[Recorded]:
         with path.open("rb") as file:
             is_database = file.read(len(_SQLITE_MAGIC)) == _SQLITE_MAGIC
         rows = _of_database(path) if is_database else _of_lines(path)
-        for seq, body in rows:
+        for seq, body, erased in rows:
             try:
-                yield Recorded(seq, events.decode(body))
+                yield Recorded(seq, events.decode(body), erased)
             except msgspec.DecodeError:
                 continue
     except sqlite3.Error as error:
@@ -61,17 +64,17 @@ def records_of(path: Path) -> ValidRecords:
         raise GatewayError(f"{path}: can't be read: {error.strerror}") from error
 
 
-def _of_database(path: Path) -> Iterator[tuple[int, bytes]]:
+def _of_database(path: Path) -> Iterator[tuple[int, bytes, bool]]:
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
     try:
-        rows = connection.execute("SELECT seq, body, personal FROM event ORDER BY seq")
-        for seq, body, personal in rows:
-            yield seq, events.join(body, (personal or b"")[SALT_BYTES:])
+        rows = connection.execute("SELECT seq, body, personal, erased FROM event ORDER BY seq")
+        for seq, body, personal, erased in rows:
+            yield seq, events.join(body, (personal or b"")[SALT_BYTES:]), erased is not None
     finally:
         connection.close()
 
 
-def _of_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _of_lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -80,4 +83,4 @@ def _of_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 found = msgspec.json.decode(line, type=_Line)
             except msgspec.DecodeError as error:
                 raise GatewayError(f"{path}: line {number} is no event: {error}") from error
-            yield found.seq, bytes(found.event)
+            yield found.seq, bytes(found.event), bool(found.erased)

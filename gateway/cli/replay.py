@@ -35,9 +35,12 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     named, rest = _revisions(options.records)
-    taps, unknown, differences = 0, 0, list[dict[str, object]]()
-    for seq, event in recorded(options.journal):
+    taps, unknown, erased, differences = 0, 0, 0, list[dict[str, object]]()
+    for seq, event, is_erased in recorded(options.journal):
         if not isinstance(event, events.AccessDecided):
+            continue
+        if is_erased:
+            erased += 1
             continue
         taps += 1
         revision = NOTHING if event.revision is None else named.get(event.revision, rest)
@@ -46,12 +49,21 @@ def _run(options: argparse.Namespace) -> int:
         elif (what := difference(event, revision)) is not None:
             differences.append({"seq": seq, "door": event.door, "at": event.at, "what": what})
     if options.json:
-        print_json({"taps": taps, "differences": differences, "unknown_revision": unknown})
+        print_json(
+            {
+                "taps": taps,
+                "differences": differences,
+                "unknown_revision": unknown,
+                "erased": erased,
+            }
+        )
     else:
         for each in differences:
             print(f"{each['seq']}: {each['door']}: {each['what']}")
         if unknown:
             print(f"{unknown} taps of revisions that no --records names", file=sys.stderr)
+        if erased:
+            print(f"{erased} taps of erased people can't be decided again", file=sys.stderr)
         print(f"{taps} taps decided again, {len(differences)} differences")
     return EXIT_NO if differences or unknown else EXIT_OK
 

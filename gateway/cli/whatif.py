@@ -96,8 +96,8 @@ def _print(taps: list[dict[str, object]], holders: list[dict[str, Any]] | None) 
 
 def _taps(told: list[Recorded], new: ValidRecords, since: datetime) -> Iterator[dict[str, object]]:
     revision = Revision(new)
-    for seq, event in told:
-        if not isinstance(event, events.AccessDecided) or event.at < since:
+    for seq, event, erased in told:
+        if not isinstance(event, events.AccessDecided) or event.at < since or erased:
             continue
         again = decided_again(event, revision)
         if again.outcome != event.outcome:

@@ -133,6 +133,25 @@ async def test_replay_reads_a_copy_of_the_journal_itself(
     assert json.loads(capsys.readouterr().out)["taps"] == len(taps(day))
 
 
+async def test_a_tap_of_somebody_erased_is_counted_and_no_difference(
+    day: Paper, kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    holder = next(event.holder for event in taps(day) if event.holder)
+    theirs = sum(event.holder == holder for event in taps(day))
+    async with Journal(tmp_path / "journal.db", StillClock()) as journal:
+        for event in day.events:
+            ticket = journal.append(event)
+        await ticket.committed
+        await journal.acknowledge(journal.stream, ticket.seq)
+        await journal.erase(holder)
+    options = ["--records", f"r1={kept}", "--json"]
+    assert main(["replay", str(tmp_path / "journal.db"), *options]) == 0
+    told = json.loads(capsys.readouterr().out)
+    # A tap of somebody else depended on where they were, too.
+    assert told["erased"] >= theirs > 0
+    assert told["taps"] + told["erased"] == len(taps(day))
+
+
 def test_other_records_differ_and_an_unnamed_revision_is_no_proof(
     journal: Path, tmp_path: Path, kept: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
