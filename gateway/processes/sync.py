@@ -208,6 +208,15 @@ class Sync:
         await self._cache.raise_root(after.version, resets=resets_revision(before, after))
         await asyncio.to_thread(self._roots.take, data)
         log.info("the key set is replaced", version=after.version)
+        # What a key that is no longer named has begun must not be waited for: it may never end, and
+        # an honest revision below it would be taken for one that comes late.
+        coming = await asyncio.to_thread(self._cache.incoming.document)
+        if self._coming is None or coming is None:
+            return
+        try:
+            await asyncio.to_thread(self._check, coming)
+        except BreaksRule:
+            await self._forget_coming()
 
     def problems(self) -> list[str]:
         """What somebody should look at, a line each."""
@@ -366,14 +375,17 @@ class Sync:
             if self._told.cards is not None:
                 await self._told.cards(await asyncio.to_thread(self._records, signed.manifest))
         finally:
-            async with self._store:
-                self._coming = None
-                self._missing.clear()
-                await asyncio.to_thread(self._cache.incoming.clear)
+            await self._forget_coming()
         self._drifted = None
         self._told.applied(applied)
         self.report()
         return applied
+
+    async def _forget_coming(self) -> None:
+        async with self._store:
+            self._coming = None
+            self._missing.clear()
+            await asyncio.to_thread(self._cache.incoming.clear)
 
     def _records(self, manifest: Manifest) -> bytes:
         incoming, changes = self._cache.incoming, Changes(manifest)

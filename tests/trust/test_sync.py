@@ -350,6 +350,25 @@ async def test_a_root_that_may_not_succeed_is_told(state: Path, key_file: Path) 
         assert "has expired" in box.sync.problems()[0]
 
 
+async def test_what_a_stolen_key_has_begun_goes_with_the_key(state: Path, key_file: Path) -> None:
+    """Its revision is the highest there is, and its chunks never come."""
+    async with running(state, key_file) as box:
+        await box.send(snapshot(FIRST, about(1)))
+        await until(lambda: box.number == 1)
+        box.sync.document(document_of(snapshot(MANY, about(2**53 - 1, made=NOON_S))))
+        await until(lambda: box.need()["chunks"])
+        honest = {**ROLE_KEYS, "bundle": ("bundle-8",)}
+        box.sync.document(root_document(2, roles=honest))
+        await until(lambda: box.need()["root"] == 2)
+        await until(lambda: not box.need()["chunks"])
+        made = snapshot(SECOND, about(2))
+        box.sync.document(document_of(made, "bundle-8"))
+        await until(lambda: box.need()["chunks"])
+        for chunk in made.chunks:
+            await box.sync.chunk(chunk)
+        await until(lambda: box.number == 2)
+
+
 async def test_a_root_older_than_the_floor_lets_nothing_in(state: Path, key_file: Path) -> None:
     async with running(state, key_file) as box:
         box.sync.document(root_document(2))
