@@ -42,6 +42,16 @@ def _reason(text: str) -> str:
     return text
 
 
+def bounded(text: str, of: str, least: int, most: int) -> int:
+    """The number that `text` is. Raises argparse.ArgumentTypeError, which says the bounds."""
+    number = int(text) if text.isdecimal() and len(text) <= len(str(most)) else None
+    if number is None or not least <= number <= most:
+        raise argparse.ArgumentTypeError(
+            f"{text[:20]!r} is no number of {of} from {least} to {most}"
+        )
+    return number
+
+
 def add_process_options(parser: argparse.ArgumentParser) -> None:
     """Add what the long-lived processes share."""
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning"))

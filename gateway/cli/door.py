@@ -6,11 +6,19 @@ from datetime import timedelta
 from typing import Literal
 
 from gateway.cli import EXIT_OK, Command
-from gateway.cli.common import add_config, add_json, add_reason, load_config, print_json, socket_of
+from gateway.cli.common import (
+    add_config,
+    add_json,
+    add_reason,
+    bounded,
+    load_config,
+    print_json,
+    socket_of,
+)
 from gateway.cli.duration import duration
 from gateway.errors import OrderRefused
 from gateway.ipc.client import connect
-from gateway.ipc.messages import HAND_S_MAX, Obeyed, Order, Preview
+from gateway.ipc.messages import HAND_S_MAX, PREVIEW_DAYS_MAX, Obeyed, Order, Preview
 
 _DESCRIPTION = """\
 Order something by hand, at a door, a zone or the whole site. Every order is journaled with who gave
@@ -60,7 +68,11 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         add_reason(ordered)
     preview = action("preview", "when its schedule unlocks a door", "preview lounge --days 14")
     preview.add_argument("door", metavar="DOOR")
-    preview.add_argument("--days", type=int, default=7, metavar="N")
+    preview.add_argument("--days", type=_days, default=7, metavar="N", help="1 to 366 (7)")
+
+
+def _days(text: str) -> int:
+    return bounded(text, "days", 1, PREVIEW_DAYS_MAX)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.cli import EXIT_OK, Command, journal_proof
-from gateway.cli.common import add_config, add_json, add_reason, load_config, socket_of
+from gateway.cli.common import add_config, add_json, add_reason, bounded, load_config, socket_of
 from gateway.cli.journal_file import records_of
 from gateway.domain import events
 from gateway.domain.explanation import explain
@@ -31,6 +31,8 @@ example:
 _WAIT_S = 30.0
 _BATCH = 500
 _SEQ_MAX = 2**63 - 1
+_LINES_MAX = 100_000
+"""They are kept in memory until the last is known; `journal export` is for more."""
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +44,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    tail.add_argument("-n", "--lines", type=int, default=20, metavar="N", help="how many (20)")
+    tail.add_argument(
+        "-n", "--lines", type=_line_count, default=20, metavar="N", help="how many (20)"
+    )
     tail.add_argument("-f", "--follow", action="store_true", help="go on as events come")
     tail.add_argument(
         "--code", action="append", type=_code, metavar="CODE", help="only these; repeatable"
@@ -99,6 +103,10 @@ def _seq(text: str) -> int:
     return int(text)
 
 
+def _line_count(text: str) -> int:
+    return bounded(text, "lines", 0, _LINES_MAX)
+
+
 def _code(text: str) -> str:
     if text not in events.CODES:
         near = difflib.get_close_matches(text, events.CODES, n=1)
@@ -122,8 +130,8 @@ async def _tail(socket: Path, options: argparse.Namespace) -> None:
     async with connect(socket, role="journal") as core:
         last = (await core.status()).last_seq
         # Filtered, the last ones may lie anywhere; without filters they are where they are.
-        after = 0 if wanted.filters else max(0, last - max(0, options.lines))
-        kept: deque[str] = deque(maxlen=max(0, options.lines))
+        after = 0 if wanted.filters else max(0, last - options.lines)
+        kept: deque[str] = deque(maxlen=options.lines)
         while after < last:
             before = after
             after, lines = await _lines(core, after, wanted)
@@ -149,7 +157,7 @@ async def _lines(
             line = {"stream": batch.stream, "seq": seq, "event": msgspec.Raw(body)}
             found.append(msgspec.json.encode(line).decode())
         else:
-            found.append(wanted.coloured(body, _line(seq, body)))
+            found.append(wanted.coloured(body, line_of(seq, body)))
     return after, found
 
 
@@ -239,7 +247,8 @@ def _told(event: events.AccessDecided, options: argparse.Namespace) -> str:
     return worded(found, options.language)
 
 
-def _line(seq: int, body: bytes) -> str:
+def line_of(seq: int, body: bytes) -> str:
+    """An event in one line, for people."""
     members = msgspec.json.decode(body, type=dict[str, object])
     at, code = str(members.pop("at"))[:19].replace("T", " "), members.pop("code")
     event = events.decode(body)
@@ -250,6 +259,8 @@ def _line(seq: int, body: bytes) -> str:
             f"{seq:>7} {at} {event.outcome:<9} {event.door:<14} {who:<14} "
             f"{'+'.join(event.kinds)}: {event.reason}{via}"
         )
+    if isinstance(event, events.Checkpoint):
+        return f"{seq:>7} {at} {code:<9} {'-':<14} checkpoint signed"
     members.pop("trust", None)
     door = str(members.pop("door", None) or members.pop("device", "-"))
     rest = " ".join(f"{name}={value}" for name, value in members.items() if value is not None)

@@ -13,6 +13,7 @@ from gateway.domain import events
 from gateway.domain.antipassback import place_key
 from gateway.domain.break_glass import window_key
 from gateway.domain.door_mode import Scope, evacuation_key, hand_key, lockdown_key
+from gateway.domain.entitlements import holding_of
 from gateway.domain.memory import Changes, Ordered, Place, Remembered
 from gateway.domain.occupancy import count_key
 from gateway.domain.pin_lockout import holder_key
@@ -101,7 +102,8 @@ class Orders:
         role's hours are over; how many values.
 
         Raises:
-            OrderRefused: not exactly one is named.
+            OrderRefused: not exactly one is named, or it is in no record and nothing is remembered
+                of it.
             StorageError: it can't be recorded; nothing is forgotten.
         """
         if sum(each is not None for each in (holder, zone, role)) != 1:
@@ -121,6 +123,9 @@ class Orders:
         changes: dict[str, Remembered | None] = {
             key: None for key in keys if self._memory.get(key) is not None
         }
+        if not changes:
+            # What has left the records may still be remembered.
+            self._check_known(holder, zone)
         event = events.Forgiven(
             at=self._clock.now(),
             trust=int(self._clock.trust()),
@@ -136,9 +141,8 @@ class Orders:
     def _check(self, scope: Scope, name: str, mode: OrderedMode, seconds: int | None) -> None:
         if scope == "door" and name not in self._doors.door_ids:
             raise OrderRefused(f"no door {name!r}; there are: {', '.join(self._doors.door_ids)}")
-        zones = self._in_force().records.tables.zones
-        if scope == "zone" and name not in zones:
-            raise OrderRefused(f"no zone {name!r}; there are: {', '.join(sorted(zones))}")
+        if scope == "zone":
+            self._check_zone(name)
         if scope == "site" and name:
             raise OrderRefused(f"the whole site has no id, not {name!r}")
         by_hand = mode in ("controlled", "unlocked", "blocked")
@@ -148,6 +152,17 @@ class Orders:
             raise OrderRefused(f"how long is it to be {mode}? A mode set by hand expires")
         if not by_hand and seconds is not None:
             raise OrderRefused(f"{mode} has no end of its own: it is ended by release")
+
+    def _check_zone(self, zone: str) -> None:
+        zones = self._in_force().records.tables.zones
+        if zone not in zones:
+            raise OrderRefused(f"no zone {zone!r}; there are: {', '.join(sorted(zones))}")
+
+    def _check_known(self, holder: str | None, zone: str | None) -> None:
+        if zone is not None:
+            self._check_zone(zone)
+        if holder is not None and holding_of(self._in_force().records, holder) is None:
+            raise OrderRefused(f"no holder {holder!r} in the records in force")
 
     def _changes(
         self,

@@ -138,6 +138,9 @@ Id = Annotated[str, msgspec.Meta(max_length=256)]
 HAND_S_MAX = 24 * 3600
 """The longest that a mode set by hand lasts: whoever wants more says so again tomorrow."""
 
+PREVIEW_DAYS_MAX = 366
+"""A year: the core looks through it while taps wait."""
+
 
 class Order(_Message, frozen=True, tag="order"):
     """Set or end a mode by hand; answered by `Obeyed`.
@@ -197,7 +200,7 @@ class PreviewWanted(_Message, frozen=True, tag="preview_wanted"):
     """When a door's schedule unlocks and locks it, from now on; answered by `Preview`."""
 
     door: Id
-    days: Annotated[int, msgspec.Meta(ge=1, le=366)] = 7
+    days: Annotated[int, msgspec.Meta(ge=1, le=PREVIEW_DAYS_MAX)] = 7
 
 
 class ImportBegin(_Message, frozen=True, tag="import_begin"):

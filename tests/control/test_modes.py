@@ -368,6 +368,11 @@ def test_who_is_forgiven_may_come_in_again_and_enter_their_pin() -> None:
             ]
             with pytest.raises(OrderRefused):
                 await c.orders.forgive(None, None, by="uid 0", why="what?")
+            with pytest.raises(OrderRefused, match="no zone 'nope'; there are: club, out, vault"):
+                await c.orders.forgive(None, "nope", by="uid 0", why="mistyped")
+            with pytest.raises(OrderRefused, match="no holder 'nope'"):
+                await c.orders.forgive("nope", by="uid 0", why="mistyped")
+            assert await c.orders.forgive("maya", by="uid 0", why="to be sure") == 0
 
     played(journey())
 
