@@ -5,11 +5,7 @@ stays here. So a D-Bus library that hangs, or a radio's parser that is taken ove
 """
 
 import asyncio
-import contextlib
-import os
 import re
-import signal
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +14,7 @@ from typing import Annotated, Final, Literal, cast
 import msgspec
 
 from gateway.config.devices import DeviceSettings
+from gateway.drivers.worker_process import WorkerLines, worker_process
 from gateway.errors import DeviceUnavailable
 
 WORKER: Final = Path(__file__).with_name("ble_worker.py")
@@ -27,7 +24,6 @@ START_S_MAX: Final = 10.0
 Raspberry Pi, and an adapter that was off takes another to come up."""
 SILENCE_S_MAX: Final = 3.0
 """The worker says something every 0.4 s; silent for so long it hangs and is killed."""
-KILL_S_MAX: Final = 1.0
 LINE_BYTES_MAX: Final = 2048
 """An attribute has 512 bytes at most (Core specification, volume 3, part F, 3.2.9)."""
 UNSENT_BYTES_MAX: Final = 65_536
@@ -134,8 +130,7 @@ class BleLines:
     """The worker's bytes in, what it says out."""
 
     def __init__(self, device_id: str) -> None:
-        self._device_id = device_id
-        self._rest = b""
+        self._lines = WorkerLines(device_id, LINE_BYTES_MAX)
 
     def receive(self, data: bytes) -> list[Said]:
         """Take what the worker wrote; return what its complete lines say.
@@ -143,15 +138,12 @@ class BleLines:
         Raises:
             DeviceUnavailable: it wrote something else.
         """
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > LINE_BYTES_MAX:
-            raise self._junk(self._rest)
-        return [self._read(line) for line in lines]
+        return [self._read(line) for line in self._lines.receive(data)]
 
     def _read(self, line: bytes) -> Said:
         message = _MESSAGE.fullmatch(line)
         if message is None:
-            raise self._junk(line)
+            raise self._lines.junk(line)
         if message["alive"]:
             return Alive()
         if message["online"]:
@@ -167,12 +159,6 @@ class BleLines:
         if message["gone"]:
             return Gone(message["gone"].decode(), message["gone_why"].decode())
         return Ended(message["ended"].decode())
-
-    def _junk(self, line: bytes) -> DeviceUnavailable:
-        # Not the bytes themselves: part of them may be a credential.
-        return DeviceUnavailable(
-            f"{self._device_id}: its worker wrote a line of {len(line)} bytes that means nothing"
-        )
 
 
 def _monotonic(nanoseconds: bytes) -> timedelta:
@@ -209,39 +195,28 @@ class BleLink:
             DeviceUnavailable: it ended, fell silent or wrote what means nothing; the text says why.
         """
         lines = BleLines(self._device_id)
-        worker = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-I",
-            str(WORKER),
-            *self._arguments,
-            str(os.getpid()),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
+        async with worker_process(WORKER, *self._arguments) as worker:
             self._orders = worker.stdin
             said = cast("asyncio.StreamReader", worker.stdout)
             limit_s = START_S_MAX
-            while True:
-                try:
-                    async with asyncio.timeout(limit_s):
-                        data = await said.read(4096)
-                except TimeoutError:
-                    raise DeviceUnavailable(
-                        f"{self._device_id}: its worker is silent since {limit_s:g} s"
-                    ) from None
-                if not data:
-                    raise DeviceUnavailable(f"{self._device_id}: its worker ended")
-                for message in lines.receive(data):
-                    if isinstance(message, Ended):
-                        raise DeviceUnavailable(f"{self._device_id}: {message.why}")
-                    limit_s = SILENCE_S_MAX
-                    take(message)
-        finally:
-            self._orders = None
-            await _kill(worker)
+            try:
+                while True:
+                    try:
+                        async with asyncio.timeout(limit_s):
+                            data = await said.read(4096)
+                    except TimeoutError:
+                        raise DeviceUnavailable(
+                            f"{self._device_id}: its worker is silent since {limit_s:g} s"
+                        ) from None
+                    if not data:
+                        raise DeviceUnavailable(f"{self._device_id}: its worker ended")
+                    for message in lines.receive(data):
+                        if isinstance(message, Ended):
+                            raise DeviceUnavailable(f"{self._device_id}: {message.why}")
+                        limit_s = SILENCE_S_MAX
+                        take(message)
+            finally:
+                self._orders = None
 
     def connect(self, peer: str) -> None:
         """Have a peer connected (central only); `Connected` or `Gone` follows."""
@@ -260,13 +235,3 @@ class BleLink:
             return
         if self._orders.transport.get_write_buffer_size() <= UNSENT_BYTES_MAX:
             self._orders.write(line.encode())
-
-
-async def _kill(worker: asyncio.subprocess.Process) -> None:
-    if worker.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(worker.pid, signal.SIGKILL)
-    cast("asyncio.StreamWriter", worker.stdin).close()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(KILL_S_MAX):
-            await worker.wait()

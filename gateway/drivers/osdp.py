@@ -24,8 +24,6 @@ import asyncio
 import contextlib
 import itertools
 import os
-import signal as signals
-import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -62,6 +60,7 @@ from gateway.drivers.base import FactSink, Signal
 from gateway.drivers.osdp_keys import KeyStore
 from gateway.drivers.osdp_worker import PORT, TIMER_COUNT_MAX
 from gateway.drivers.pin_entry import PinEntry, inter_digit_timeout_faults
+from gateway.drivers.worker_process import WorkerLines, worker_process
 from gateway.errors import (
     DeviceError,
     DeviceMisconfigured,
@@ -83,7 +82,6 @@ START_S_MAX: Final = 4.0
 """Eight exchanges at 9600 baud take half a second; readers that must be waited for share a line."""
 SILENCE_S_MAX: Final = 2.0
 """The line's process says something every 0.4 s; silent for so long it hangs and is killed."""
-KILL_S_MAX: Final = 1.0
 LINE_BYTES_MAX: Final = 4096
 CALL_S_MAX: Final = 2.0
 
@@ -305,8 +303,7 @@ class WorkerProtocol:
     """The bytes of a line's process in, what they say out."""
 
     def __init__(self, port: str) -> None:
-        self._port = port
-        self._rest = b""
+        self._lines = WorkerLines(port, LINE_BYTES_MAX)
 
     def receive(self, data: bytes) -> Iterator[_Message]:
         """Take what it wrote; yield what its complete lines say.
@@ -314,22 +311,12 @@ class WorkerProtocol:
         Raises:
             DeviceUnavailable: it wrote something else.
         """
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in (*lines, self._rest):
-            if len(line) > LINE_BYTES_MAX:
-                raise self._junk(line)
-        for line in lines:
+        for line in self._lines.receive(data):
             try:
                 message = _DECODER.decode(line)
             except msgspec.MsgspecError:
-                raise self._junk(line) from None
+                raise self._lines.junk(line) from None
             yield message
-
-    def _junk(self, line: bytes) -> DeviceUnavailable:
-        # Not the bytes themselves: part of them may be a PIN or a card.
-        return DeviceUnavailable(
-            f"{self._port}: its process wrote a line of {len(line)} bytes that means nothing"
-        )
 
 
 # --- One reader, sans I/O -------------------------------------------------------------------------
@@ -571,28 +558,18 @@ class _Line:
         """Why the process ended; None if it must start again for another set of readers."""
         if not os.path.exists(self._port):  # noqa: ASYNC240, PTH110  # no I/O to wait for in /dev
             return "is not there"
-        worker = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-I",
-            str(WORKER),
-            str(os.getpid()),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        self._worker = worker
-        listening = asyncio.create_task(self._listen(worker, members))
-        changed = asyncio.create_task(self._changed.wait())
-        try:
-            await asyncio.wait((listening, changed), return_when=asyncio.FIRST_COMPLETED)
-            return listening.result() if listening.done() else None
-        finally:
-            self._worker = None
-            for task in (listening, changed):
-                task.cancel()
-            await asyncio.wait((listening, changed))
-            await _kill(worker)
+        async with worker_process(WORKER) as worker:
+            self._worker = worker
+            listening = asyncio.create_task(self._listen(worker, members))
+            changed = asyncio.create_task(self._changed.wait())
+            try:
+                await asyncio.wait((listening, changed), return_when=asyncio.FIRST_COMPLETED)
+                return listening.result() if listening.done() else None
+            finally:
+                self._worker = None
+                for task in (listening, changed):
+                    task.cancel()
+                await asyncio.wait((listening, changed))
 
     async def _listen(self, worker: asyncio.subprocess.Process, members: list[_Member]) -> str:
         setup = {
@@ -656,16 +633,6 @@ class _Line:
         call = self._calls.get(number)
         if call is not None and not call.done():
             call.set_result(ok)
-
-
-async def _kill(worker: asyncio.subprocess.Process) -> None:
-    if worker.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(worker.pid, signals.SIGKILL)
-    cast("asyncio.StreamWriter", worker.stdin).close()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(KILL_S_MAX):
-            await worker.wait()
 
 
 # --- The driver -----------------------------------------------------------------------------------

@@ -16,12 +16,9 @@ which is killed when it falls silent. It alone has the keys of the cards, from i
 """
 
 import asyncio
-import contextlib
 import json
 import os
 import re
-import signal
-import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -46,6 +43,7 @@ from gateway.drivers.card_settings import (
 )
 from gateway.drivers.cards import GrantProof
 from gateway.drivers.grant_judge import GrantJudge
+from gateway.drivers.worker_process import WorkerLines, worker_process
 from gateway.errors import DeviceUnavailable
 
 log = structlog.get_logger()
@@ -58,9 +56,6 @@ adapter on a Raspberry Pi, and again after the line's speed was set back."""
 
 SILENCE_S_MAX: Final = 3.0
 """The worker says something every 0.5 s; silent for so long it hangs and is killed."""
-
-KILL_S_MAX: Final = 1.0
-"""A process that the kernel doesn't let die (a stuck driver) is left behind after this."""
 
 LINE_BYTES_MAX: Final = 2560
 """The longest line a worker may say: a grant of 1,024 bytes in hex digits, and its proof."""
@@ -161,7 +156,7 @@ class Pn532Protocol:
     def __init__(self, device_id: str) -> None:
         self.device_id = device_id
         self.online = False
-        self._rest = b""
+        self._lines = WorkerLines(device_id, LINE_BYTES_MAX)
 
     def receive(self, data: bytes) -> list[Said]:
         """Take what the worker wrote; return what its complete lines say.
@@ -169,23 +164,20 @@ class Pn532Protocol:
         Raises:
             DeviceUnavailable: it wrote something else.
         """
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > LINE_BYTES_MAX:
-            raise self._junk(self._rest)
-        said = (self._read(line) for line in lines)
+        said = (self._read(line) for line in self._lines.receive(data))
         return [message for message in said if message is not None]
 
     def _read(self, line: bytes) -> Said | None:
         message = _MESSAGE.fullmatch(line)
         if message is None:
-            raise self._junk(line)
+            raise self._lines.junk(line)
         if message["ended"]:
             return WorkerEnded(message["ended"].decode())
         if message["online"] and not self.online:
             self.online = True
             return DeviceOnline(self.device_id, _monotonic(message["online_ns"]))
         if (not self.online and not message["heartbeat"]) or message["online"]:
-            raise self._junk(line)
+            raise self._lines.junk(line)
         if message["uid"]:
             at = _monotonic(message["uid_ns"])
             return CredentialPresented(self.device_id, "uid", message["uid"].decode(), at)
@@ -206,12 +198,6 @@ class Pn532Protocol:
         if message["refused"]:
             return UidRefused(int(message["refused"]))
         return None
-
-    def _junk(self, line: bytes) -> DeviceUnavailable:
-        # Not the bytes themselves: part of them may be a UID.
-        return DeviceUnavailable(
-            f"{self.device_id}: its worker wrote a line of {len(line)} bytes that means nothing"
-        )
 
 
 def _monotonic(nanoseconds: bytes) -> timedelta:
@@ -235,18 +221,7 @@ class Pn532:
             raise DeviceUnavailable(f"{self.device_id}: {self._port} is not there")
         protocol = Pn532Protocol(self.device_id)
         told = json.dumps(self._settings.told(), separators=(",", ":")).encode()
-        worker = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-I",
-            str(WORKER),
-            self._port,
-            str(os.getpid()),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,  # so that nfcpy's `stty` dies with it
-        )
-        try:
+        async with worker_process(WORKER, self._port) as worker:
             cast("asyncio.StreamWriter", worker.stdin).write(told + b"\n")
             lines = cast("asyncio.StreamReader", worker.stdout)
             while True:
@@ -262,8 +237,6 @@ class Pn532:
                     raise DeviceUnavailable(f"{self.device_id}: its worker on {self._port} ended")
                 for message in protocol.receive(data):
                     self._take(message, emit)
-        finally:
-            await _kill(worker)
 
     def _take(self, message: Said, emit: FactSink) -> None:
         match message:
@@ -280,16 +253,6 @@ class Pn532:
 
 _PROVES: Final = {"aliro": "pkoc", "grant": PROVEN}
 """What a technology proves, where it is called otherwise."""
-
-
-async def _kill(worker: asyncio.subprocess.Process) -> None:
-    if worker.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(worker.pid, signal.SIGKILL)
-    cast("asyncio.StreamWriter", worker.stdin).close()
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(KILL_S_MAX):
-            await worker.wait()
 
 
 DRIVER = DriverSpec(
