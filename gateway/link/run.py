@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter, deque
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -116,6 +117,7 @@ class _Link:
         self._ack_to_relay = asyncio.Event()
         self._suspect_ack: Ack | None = None
         self._state_to_tell = asyncio.Event()
+        self._health_due = asyncio.Event()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -283,6 +285,7 @@ class _Link:
 
     async def _tell_health(self, core: CoreClient) -> None:
         while True:
+            self._health_due.clear()
             status = await core.status()
             if self._session is not None:
                 health = {
@@ -297,7 +300,9 @@ class _Link:
                     ),
                 }
                 self._session.publish(self._topics.health, _encode(health), qos=0)
-            await asyncio.sleep(self._pace.health_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._pace.health_s):
+                    await self._health_due.wait()
 
     # --- The broker -------------------------------------------------------------------------------
 
@@ -343,6 +348,7 @@ class _Link:
                     group.create_task(self._tell_states(session))
                     group.create_task(self._watch_patience())
                     self._session = session
+                    self._health_due.set()  # whoever watches need not wait a minute for it
                     self._session_to_tell.set()
                     self._publish_outbox()
                     self._uplink.connected(session.window)

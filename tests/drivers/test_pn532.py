@@ -27,7 +27,13 @@ from hypothesis import strategies as st
 from gateway.clock import Clock
 from gateway.domain.facts import CredentialPresented, DeviceOnline
 from gateway.drivers import pn532
-from gateway.drivers.pn532 import Pn532Protocol, Pn532Settings, UidRefused, WorkerEnded
+from gateway.drivers.pn532 import (
+    LINE_BYTES_MAX,
+    Pn532Protocol,
+    Pn532Settings,
+    UidRefused,
+    WorkerEnded,
+)
 from gateway.drivers.pn532_worker import (
     ABSENT_NS,
     ABSENT_SENSES,
@@ -364,7 +370,7 @@ def test_what_the_worker_says_comes_out_the_same_however_it_is_split(
         b"hello\n",
         b"\xff\xfe\n",
         b"U 04A1B2C3 1\r\n",
-        b"x" * 300,
+        b"x" * (LINE_BYTES_MAX + 1),
     ],
 )
 def test_junk_from_the_worker_ends_it_without_showing_what_it_was(junk: bytes) -> None:
