@@ -185,9 +185,9 @@ class Commands:
 
     def _refuse(self, command: Command | None, reason: str, arrived: timedelta) -> None:
         self._refused(reason)
-        log.warning("command refused", reason=reason, act=command.act if command else None)
-        # Whoever floods a gateway with what it refuses gets no flood of answers.
+        # Whoever floods a gateway with what it refuses gets no flood of answers, nor a full disk.
         if self._answered.take(arrived):
+            log.warning("command refused", reason=reason, act=command.act if command else None)
             self._tell(command, arrived, reason=reason)
 
     async def _carry_out(self, command: Command, arrived: timedelta) -> None:

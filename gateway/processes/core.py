@@ -80,6 +80,7 @@ from gateway.processes.standing import Standing
 from gateway.processes.sync import Sync, Told
 from gateway.statedir import StateDir
 from gateway.trust import NotAdmitted, Source, admit
+from gateway.trust.beacon import Beacon
 from gateway.trust.bundle import MAGIC, Revision
 from gateway.trust.root import Roots
 from gateway.trust.rules import BreaksRule
@@ -228,6 +229,7 @@ class Core:
             self._outbox,
             in_force=self._signed_in_force,
             refresh=self._refresh,
+            wanted=self._wanted,
         )
 
     def _made_sync(self, roots: Roots, downlink: Downlink) -> Sync:
@@ -259,6 +261,11 @@ class Core:
     def _refresh(self) -> None:
         if self._sync is not None:
             self._sync.refresh()
+
+    def _wanted(self, beacon: Beacon) -> None:
+        if self._sync is not None:
+            answers = beacon.nonce is not None
+            self._sync.wanted(beacon.revision, beacon.digest, answers=answers)
 
     async def _work(self) -> None:
         """Everything at once, until asked to stop."""
@@ -490,7 +497,6 @@ class Core:
     async def deliver(self, deliver: Deliver) -> Delivered:
         """See `CoreApi.deliver`."""
         if self._downlink is not None and self._sync is not None:
-            before = self._downlink.freshness.latest
             if deliver.retained and deliver.topic in ("sync/manifest", "sync/chunk"):
                 self._downlink.refuse("bundle", "retained")
             elif deliver.topic == "sync/manifest":
@@ -499,10 +505,6 @@ class Core:
                 await self._chunk(deliver.sealed)
             else:
                 await self._downlink.take(deliver)
-            beacon = self._downlink.freshness.latest
-            if beacon is not None and beacon is not before:
-                answers = beacon.nonce is not None
-                self._sync.wanted(beacon.revision, beacon.digest, answers=answers)
         return Delivered(stream=self._journal.stream, acknowledged=self._journal.acknowledged)
 
     async def _chunk(self, data: bytes) -> None:

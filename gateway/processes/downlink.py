@@ -24,7 +24,7 @@ from gateway.errors import ConfigError, Fault, StorageError
 from gateway.ipc.messages import Deliver, Outgoing
 from gateway.ipc.outbox import Outbox
 from gateway.journal import Journal
-from gateway.trust.beacon import NONCE_BYTES, Freshness, Whose, open_ack
+from gateway.trust.beacon import NONCE_BYTES, Beacon, Freshness, Whose, open_ack
 from gateway.trust.commands import Result, seal_result
 from gateway.trust.grants import verify
 from gateway.trust.root import ROOT_BYTES_MAX, KeySet, Now, Roots, first_root
@@ -58,7 +58,10 @@ class Parts(NamedTuple):
 
 
 class Downlink:
-    """At a site with [trust]. `in_force` gives the signed revision in force and its digest."""
+    """At a site with [trust]. `in_force` gives the signed revision in force and its digest;
+    `wanted` hears of each beacon that is taken, whatever its instant: one far ahead must not be the
+    last word.
+    """
 
     def __init__(
         self,
@@ -69,6 +72,7 @@ class Downlink:
         *,
         in_force: Callable[[], tuple[int, bytes] | None],
         refresh: Callable[[], None],
+        wanted: Callable[[Beacon], None],
     ) -> None:
         config, trust = parts.config, parts.config.trust
         assert trust is not None  # noqa: S101 - who makes one has looked
@@ -78,6 +82,7 @@ class Downlink:
         self._outbox = outbox
         self._in_force = in_force
         self._refresh = refresh
+        self._wanted = wanted
         whose = Whose(config.site.id, config.site.gateway)
         self._whose = whose
         self._freeze_after = timedelta(minutes=trust.freeze_after_min)
@@ -158,10 +163,13 @@ class Downlink:
         if heard.time is not None:
             self._vouch(*heard.time)
         self.look()
-        if heard.as_of is not None:
-            await self._parts.cache.vouch(heard.as_of)
-        if heard.asks or heard.beacon.root > keys.version:
-            self._refresh()
+        try:
+            if heard.as_of is not None:
+                await self._parts.cache.vouch(heard.as_of)
+        finally:  # a disk that takes nothing is no reason to ask and to report nothing
+            if heard.asks or heard.beacon.root > keys.version:
+                self._refresh()
+            self._wanted(heard.beacon)
 
     def _keys(self) -> KeySet | None:
         return believed(self._roots, self._parts.cache)

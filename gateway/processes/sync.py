@@ -48,11 +48,15 @@ ASK_AGAIN = timedelta(seconds=10)
 """How long nothing of what was asked for may come before it is asked for again."""
 LOOK_S = 1.0
 PARITY_EVERY = timedelta(minutes=1)
+ANSWER_EVERY = timedelta(seconds=1)
+"""Reports that answer beacons: anybody can send one again, and a nonce is asked for with each."""
 AUDIT_EVERY = timedelta(hours=1)
 """How often the digest is worked out anew: it reads every record, beside the doors' work."""
 DOCUMENTS_AT_ONCE = 10
 DOCUMENT_EVERY = timedelta(seconds=1)
 """Documents that are looked at, then one each second: reading a hostile one takes 20 ms."""
+DROPPED_TOLD_EVERY = timedelta(seconds=1)
+"""How often the log tells of those that are not looked at: a flood must not fill the disk."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -111,6 +115,9 @@ class Sync:
         self._told_buckets = False
         self._drifted: tuple[bytes, bytes] | None = None
         self._wanted: Revision | None = None
+        self._answer_next = clock.monotonic()
+        self._dropped = 0
+        self._drop_told_next = clock.monotonic()
 
     @property
     def in_force(self) -> Revision | None:
@@ -149,7 +156,7 @@ class Sync:
             self._documents.append(data)
             self._news.set()
         else:
-            log.warning("too many documents: one is dropped", bytes=len(data))
+            self._drop()
 
     async def chunk(self, data: bytes) -> None:
         """A chunk, from anybody: kept if it is one that is missing.
@@ -240,10 +247,15 @@ class Sync:
 
     def wanted(self, revision: int, digest: bytes, *, answers: bool) -> None:
         """What the last beacon wants in force. A report answers it, unless it `answers` one itself:
-        then only where there is more to say.
+        then only where there is more to say. One that is said again and again gets no flood of
+        reports.
         """
         self._wanted = Revision(revision, digest)
-        if not answers or (self._buckets_to_tell() is not None and not self._told_buckets):
+        now = self._clock.monotonic()
+        if self._buckets_to_tell() is not None and not self._told_buckets:
+            self.report()
+        elif not answers and now >= self._answer_next:
+            self._answer_next = now + ANSWER_EVERY
             self.report()
 
     async def _document(self, data: bytes) -> None:
@@ -310,6 +322,14 @@ class Sync:
         else:
             log.error("refused", why=str(broken))
             self._told.refused(broken)
+
+    def _drop(self) -> None:
+        self._dropped += 1
+        now = self._clock.monotonic()
+        if now >= self._drop_told_next:
+            self._drop_told_next = now + DROPPED_TOLD_EVERY
+            log.warning("too many documents: some are dropped", count=self._dropped)
+            self._dropped = 0
 
     def _may_look(self) -> bool:
         now = self._clock.monotonic()

@@ -99,8 +99,6 @@ class Freshness:
         self._heard_at = now
         self._session_since: timedelta | None = None
         self._missing = False
-        self.latest: Beacon | None = None
-        """The newest by its own time."""
 
     def sent(self, nonce: bytes, now: timedelta) -> None:
         """This nonce goes out in a report."""
@@ -141,8 +139,6 @@ class Freshness:
         if beacon.nonce is not None:
             self._nonces.pop(beacon.nonce, None)
         self._heard_at = now
-        if self.latest is None or beacon.now_ms > self.latest.now_ms:
-            self.latest = beacon
         same = in_force == (beacon.revision, beacon.digest)
         return Heard(beacon, beacon.now if same else None, time, asks=not same)
 

@@ -54,6 +54,8 @@ class Signing:
         self.acknowledged: list[tuple[str, int]] = []
         self.ahead: list[int] = []
         self.asked = 0
+        self.wanted: list[int] = []
+        """The revision that each beacon named."""
         self.in_force: tuple[int, bytes] | None = (7, DIGEST)
         self.roots = Roots(keys(), Path("/nowhere"))
         self.outbox = Outbox()
@@ -81,6 +83,7 @@ class Signing:
             self.outbox,
             in_force=lambda: self.in_force,
             refresh=self._refresh,
+            wanted=lambda beacon: self.wanted.append(beacon.revision),
         )
 
     # --- The site ---

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.clock import TimeTrust
 from gateway.domain import events
+from gateway.errors import StorageError
 from tests.processes.signed import Signing, signing
 from tests.virtual import START, run
 
@@ -30,9 +31,38 @@ def test_a_beacon_vouches_for_the_records_and_its_instant_only_rises() -> None:
             await s.sends(first, "beacon")  # a replay: true then, and no news now
             assert s.vouched[0] - START < SECOND
             assert 60 * SECOND < s.vouched[1] - s.vouched[0] < 61 * SECOND
-            assert s.downlink.freshness.latest is not None
-            assert s.downlink.freshness.latest.now == s.vouched[1]
             assert s.asked == 0
+
+    run(journey())
+
+
+def test_after_one_far_ahead_the_next_still_says_what_is_wanted() -> None:
+    """By a stolen key, at a gateway whose clock can't tell."""
+
+    async def journey() -> None:
+        async with signing() as s:
+            s.club.clock.trusted = False
+            ahead = START + 300 * 24 * 60 * 60 * SECOND
+            now_ms, expires = int(ahead.timestamp() * 1000), int(ahead.timestamp()) + 60
+            await s.sends(s.beacon(now_ms=now_ms, expires=expires, revision=8), "beacon")
+            await s.sends(s.beacon(digest=bytes(32)), "beacon")
+            await s.sends(s.beacon(revision=6), "beacon")  # refused: it says nothing
+            assert (s.wanted, s.asked) == ([8, 7], 2)
+
+    run(journey())
+
+
+def test_a_disk_that_takes_nothing_does_not_keep_a_beacon_from_being_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def full(_as_of: Any) -> None:
+        raise StorageError("no space left on device")
+
+    async def journey() -> None:
+        async with signing() as s:
+            monkeypatch.setattr(s, "vouch", full)
+            await s.sends(s.beacon(root=2), "beacon")
+            assert (s.wanted, s.asked) == ([7], 1)
 
     run(journey())
 

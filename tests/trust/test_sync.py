@@ -12,12 +12,13 @@ from typing import Any
 import cbor2
 import msgspec
 import pytest
+import structlog
 
 from gateway.cache import Applied
 from gateway.clock import TimeTrust
 from gateway.config.site import SiteTable
 from gateway.errors import RecordsRefused
-from gateway.processes.sync import DOCUMENTS_AT_ONCE, Sync, Told
+from gateway.processes.sync import ANSWER_EVERY, DOCUMENTS_AT_ONCE, Sync, Told
 from gateway.statedir import StateDir
 from gateway.trust.cose import verify1
 from gateway.trust.making import Made, delta, digest_of, repair, snapshot
@@ -252,9 +253,11 @@ async def test_a_hostile_link_changes_nothing_but_counts(state: Path, key_file: 
 
 async def test_a_flood_of_documents_is_not_looked_at(state: Path, key_file: Path) -> None:
     async with running(state, key_file) as box:
-        for _ in range(1000):
-            box.sync.document(b"junk")
-        await until(lambda: len(box.refused) == DOCUMENTS_AT_ONCE)
+        with structlog.testing.capture_logs() as logged:
+            for _ in range(1000):
+                box.sync.document(b"junk")
+            await until(lambda: len(box.refused) == DOCUMENTS_AT_ONCE)
+        assert len(logged) == DOCUMENTS_AT_ONCE + 1, "nor does it fill the log"
         box.sync.document(b"junk")
         box.clock.mono += timedelta(seconds=1)
         box.sync.document(b"junk")
@@ -429,6 +432,12 @@ async def test_drift_is_reported_bucket_by_bucket_and_repaired(state: Path, key_
         assert len(box.said) == said  # or the two would never stop
         box.sync.wanted(1, good.digest(), answers=False)
         assert len(box.said) == said + 1
+        for _ in range(100):  # the same beacon, again and again
+            box.sync.wanted(1, good.digest(), answers=False)
+        assert len(box.said) == said + 1
+        box.clock.mono += ANSWER_EVERY
+        box.sync.wanted(1, good.digest(), answers=False)
+        assert len(box.said) == said + 2
         theirs = box.parity()["buckets"]
         differ = [n for n in range(256) if theirs[32 * n : 32 * n + 32] != good.buckets()[n]]
         await box.send(repair(FIRST, about(1), differ))
