@@ -30,6 +30,10 @@ BUNDLE_LIFE_S = 30 * 86_400
 BEACON_LIFE_S = 3600
 COMMAND_LIFE_S = {"unlock": 30, "release": 30, "evacuation": 30, "mode": 30}
 COMMAND_LIFE_S_ELSE = 600
+REPORT_APART_S_MAX = 60
+"""How far a report's time may be from ours: clocks that both know the time, and the way here."""
+TRUST_MIN = 2
+"""Of a report: T2, from which on its gateway knows the time."""
 
 UP = ("event", "status", "health", "door/+/state", "parity", "sync/need", "cmd/result")
 
@@ -41,12 +45,15 @@ class GatewayState:
     key: Ed25519PublicKey | None = None
     """Its own key, as the installer has registered it; None: its reports are believed unread."""
     parity: list[dict[str, Any]] = field(default_factory=list)
+    """Each newer than the one before."""
     needs: list[dict[str, Any]] = field(default_factory=list)
     results: dict[bytes, dict[str, Any]] = field(default_factory=dict)
     """By `cti`."""
     repairs: int = 0
     forged: int = 0
     """Reports that its key has not signed."""
+    stale: int = 0
+    """Reports that may be replays, or are of a time that the gateway itself doesn't trust."""
 
 
 @dataclass
@@ -81,6 +88,7 @@ class Cloud:
         self._reached: dict[str, int] = {}
         self._connected = threading.Event()
         self._chunks: dict[str, bytes] = {}
+        self._roots: dict[int, bytes] = {}
         self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=self.name, clean_session=False
         )
@@ -146,6 +154,7 @@ class Cloud:
         """Replace the key set."""
         document = keyring.root(also=self.keyring)
         self.keyring = keyring
+        self._roots[keyring.version] = document
         for gateway in self.gateways:
             self.publish(gateway, "sync/manifest", document)
 
@@ -252,7 +261,10 @@ class Cloud:
             if sha256 in self._chunks:
                 self.publish(gateway, "sync/chunk", self._chunks[sha256])
         if need["root"] < self.keyring.version:
-            return  # rotate() has said it; a real one keeps every root
+            # It asks again under that one; nothing else is taken before.
+            if (successor := self._roots.get(need["root"] + 1)) is not None:
+                self.publish(gateway, "sync/manifest", successor)
+            return
         revision = self.book.current
         if need["chunks"] or revision is None or need["revision"] == revision.number:
             return
@@ -265,10 +277,15 @@ class Cloud:
     def _take_parity(
         self, gateway: str, state: GatewayState, report: dict[str, Any] | None
     ) -> None:
-        if report is None:
+        if report is None or (report["site"], report["gateway"]) != (self.book.site, gateway):
+            return
+        # Whatever its age: a gateway whose clock is wrong learns the time by it, and of a replay
+        # the nonce is used up.
+        self._beacon(gateway, report["nonce"])
+        if not self._is_news(state, report):
+            state.stale += 1
             return
         state.parity.append(report)
-        self._beacon(gateway, report["nonce"])
         revision = self.book.current
         theirs = report.get("buckets")
         if revision is None or theirs is None or report["revision"] != revision.number:
@@ -278,6 +295,15 @@ class Cloud:
         if differ and self.answers:
             state.repairs += 1
             self.send(records.repair(revision, differ, self.about()), gateway)
+
+    @staticmethod
+    def _is_news(state: GatewayState, report: dict[str, Any]) -> bool:
+        at_ms, now_ms = report["at_ms"], time.time_ns() // 1_000_000
+        return (
+            report["trust"] >= TRUST_MIN
+            and abs(at_ms - now_ms) <= REPORT_APART_S_MAX * 1000
+            and (not state.parity or at_ms > state.parity[-1]["at_ms"])
+        )
 
     def _beacon(self, gateway: str, nonce: bytes | None) -> None:
         revision = self.book.current
