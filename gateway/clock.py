@@ -148,6 +148,12 @@ class SystemClock:
         self._vouched = _Vouched(earliest, latest, self._monotonic())
         return wall - min(max(wall, earliest), latest)
 
+    def set_right(self, earliest: datetime) -> None:
+        """Let the high-water mark be as early as it may be now, where it was carried ahead by a
+        stolen key; a `vouch` goes with it.
+        """
+        self._floor = earliest
+
     @property
     def floor(self) -> datetime | None:
         """Before which it can't be."""

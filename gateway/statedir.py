@@ -141,8 +141,13 @@ class StateDir:
         Raises:
             StorageError: it couldn't be written. It holds for this process all the same.
         """
-        if self._floor is not None and to <= self._floor:
-            return
+        if self._floor is None or to > self._floor:
+            self.set_floor(to)
+
+    def set_floor(self, to: datetime) -> None:
+        """As `raise_floor`, but to a lower one as well: where the time was carried ahead by a
+        stolen key.
+        """
         self._floor = to
         write_atomically(self._floor_file, _floor_line((to - _EPOCH) // timedelta(milliseconds=1)))
 

@@ -59,6 +59,9 @@ def test_the_floor_never_falls(tmp_path: Path) -> None:
         state.raise_floor(NOON + timedelta(milliseconds=1))
     with StateDir(tmp_path) as state:
         assert state.floor == NOON + timedelta(milliseconds=1)
+        state.set_floor(NOON)  # but where new keys prove that it was carried ahead
+    with StateDir(tmp_path) as state:
+        assert state.floor == NOON
 
 
 def test_a_damaged_floor_is_no_floor_and_no_error(tmp_path: Path) -> None:

@@ -272,12 +272,27 @@ class Cache:
             codes_per_pin=outcome.codes_per_pin,
         )
 
-    async def raise_root(self, version: int, *, resets: bool) -> None:
+    async def raise_root(self, version: int, *, resets: bool, retimes: bool = False) -> None:
         """Remember durably that this root is in force (`Floor.rooted`). Raises StorageError."""
         async with self._change:
-            floor = self._floor.rooted(version, resets=resets)
+            floor = self._floor.rooted(version, resets=resets, retimes=retimes)
             if floor != self._floor:
                 await _to_the_end(self._write_floor(floor))
+
+    @property
+    def untimed_root(self) -> int | None:
+        """The root whose first beacon that proves the time may set it back (`Floor.untimed`)."""
+        return self._floor.retimed if self._floor.untimed else None
+
+    async def retimed(self, now: datetime) -> None:
+        """It has: nothing is vouched for beyond `now`. Raises StorageError: it may again."""
+        async with self._change:
+            pointer, now = self._pointer, now.astimezone(UTC)
+            if pointer is not None and pointer.as_of > now:
+                lower = msgspec.structs.replace(pointer, as_of=now)
+                await _to_the_end(self._write_pointer(lower))
+            floor = msgspec.structs.replace(self._floor, untimed=False)
+            await _to_the_end(self._write_floor(floor))
 
     async def audit(self) -> Audited:
         """Work out the digest anew from what is on the disk. Raises StorageError."""

@@ -27,6 +27,10 @@ class Floor(msgspec.Struct, frozen=True):
     """Hex; of `revision`."""
     waiting: bool = False
     """The epoch has no bundle yet: `revision` is the last one of the epoch before, still good."""
+    retimed: int = 0
+    """The root that last replaced all keys of the role `freshness`."""
+    untimed: bool = False
+    """No beacon under `retimed` has proved the time yet: the first that does may set it back."""
 
     def allows(self, epoch: int, revision: int) -> bool:
         """Whether a set may be in force at a start."""
@@ -44,11 +48,13 @@ class Floor(msgspec.Struct, frozen=True):
             self, epoch=epoch, revision=revision, digest=digest, waiting=False
         )
 
-    def rooted(self, version: int, *, resets: bool) -> "Floor":
+    def rooted(self, version: int, *, resets: bool, retimes: bool = False) -> "Floor":
         """The floor once this root is in force."""
         floor = msgspec.structs.replace(self, root=max(self.root, version))
         if resets and version > self.epoch:
             floor = msgspec.structs.replace(floor, epoch=version, waiting=True)
+        if retimes and version > self.retimed:
+            floor = msgspec.structs.replace(floor, retimed=version, untimed=True)
         return floor
 
 

@@ -11,6 +11,10 @@ from gateway.domain.memory import Changes, Place, Remembered, Spent, restore, st
 
 log = structlog.get_logger()
 
+SPENT_MAX = 20_000
+"""Used up and ended, but kept, as the time may be set back: a hundred a day for half a year. To
+look through them takes milliseconds a minute."""
+
 
 class SiteMemory:
     """Implements `gateway.domain.memory.Memory`.
@@ -73,12 +77,21 @@ class SiteMemory:
         self.apply(old)
         return len(old)
 
-    def forget_spent(self, floor: datetime) -> int:
-        """Forget what was used up and ends before the floor of time; how many."""
-        over: Changes = {
-            key: None
+    def forget_spent(self, floor: datetime, sure: datetime) -> int:
+        """Forget what was used up and ends before the floor of time and before `sure`, to which
+        the floor may be set back; of more than `SPENT_MAX` the first to end need not end before
+        that. Returns how many.
+        """
+        ended = sorted(
+            (value.expires, key)
             for key, value in self.items("")
             if isinstance(value, Spent) and value.expires < floor
+        )
+        surplus = len(ended) - SPENT_MAX
+        over: Changes = {
+            key: None
+            for number, (expires, key) in enumerate(ended)
+            if expires < sure or number < surplus
         }
         self.apply(over)
         return len(over)

@@ -8,7 +8,7 @@ import random
 import signal
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,7 @@ class Core:
         self._sync: Sync | None = None
         self._acks_refused = 0
         self._ack_refused_next = timedelta(0)
+        self._floor_turn = asyncio.Lock()
 
     async def run(self) -> None:
         """Open everything, decide until SIGTERM or SIGINT, close in order.
@@ -221,6 +222,7 @@ class Core:
             self._orders,
             self._record,
             self.report_ack,
+            self._set_floor,
         )
         return Downlink(
             parts,
@@ -395,6 +397,14 @@ class Core:
             return
         if self._config.trust is not None and not self._clock.authenticated:
             return  # what a time daemon says can be forged, and there is better
+        async with self._floor_turn:
+            await self._raise_floor()
+
+    async def _set_floor(self, to: datetime) -> None:
+        async with self._floor_turn:
+            await asyncio.to_thread(self._state.set_floor, to)
+
+    async def _raise_floor(self) -> None:
         now, floor = self._clock.now(), self._state.floor
         if floor is not None and now - floor > FLOOR_STEP_MAX:
             log.error(
@@ -409,7 +419,7 @@ class Core:
         except StorageError as error:
             log.error("floor of time not kept", why=str(error))
         else:
-            self._memory.forget_spent(now)
+            self._memory.forget_spent(now, self._downlink.sure() if self._downlink else now)
 
     def _scheduler(self) -> AsyncIOScheduler:
         """What has a wall-clock time; a decision never waits for it."""

@@ -55,6 +55,8 @@ class Parts(NamedTuple):
     record: Callable[[events.Event], None]
     report_ack: Callable[[str, int], Awaitable[int]]
     """Told of an acknowledgement beyond the last event."""
+    set_floor: Callable[[datetime], Awaitable[None]]
+    """Keeps a floor of time that may be lower than before. Raises StorageError."""
 
 
 class Downlink:
@@ -160,16 +162,35 @@ class Downlink:
         mono = self._parts.clock.monotonic()
         keys, in_force = self._must_believe(), self._in_force()
         heard = self.freshness.take(sealed, keys, in_force, self._now(), mono)
+        sets_right = heard.time is not None and self._may_set_right(keys, heard.time[0])
         if heard.time is not None:
+            if sets_right:
+                self._parts.clock.set_right(heard.time[0])
             self._vouch(*heard.time)
         self.look()
         try:
+            if heard.time is not None and sets_right:
+                # In this order: until all is on disk the next one may do it again.
+                await self._parts.set_floor(heard.time[0])
+                await self._parts.cache.retimed(heard.time[1])
+                log.warning("new keys have set the time", floor=heard.time[0].isoformat())
             if heard.as_of is not None:
                 await self._parts.cache.vouch(heard.as_of)
         finally:  # a disk that takes nothing is no reason to ask and to report nothing
             if heard.asks or heard.beacon.root > keys.version:
                 self._refresh()
             self._wanted(heard.beacon)
+
+    def _may_set_right(self, keys: KeySet, earliest: datetime) -> bool:
+        """Whether this is the first proof of time since all keys for it were replaced. A root is
+        remembered before it is in force: until then its predecessor's keys still speak.
+        """
+        root = self._parts.cache.untimed_root
+        return root is not None and keys.version >= root and earliest >= made(keys)
+
+    def sure(self) -> datetime:
+        """It is later than this, whatever a stolen `freshness` key said."""
+        return made(self._roots.current)
 
     def _keys(self) -> KeySet | None:
         return believed(self._roots, self._parts.cache)
@@ -219,6 +240,11 @@ class Downlink:
 
     def _stamp(self) -> dict[str, Any]:
         return {"at": self._parts.clock.now(), "trust": int(self._parts.clock.trust())}
+
+
+def made(keys: KeySet) -> datetime:
+    """The instant of a key set, before which it can't be."""
+    return _EPOCH + timedelta(seconds=keys.made)
 
 
 def audience(config: SiteConfig) -> str:

@@ -35,6 +35,7 @@ from gateway.trust.root import (
     next_root,
     opened_document,
     resets_revision,
+    resets_time,
 )
 from gateway.trust.rules import BreaksRule, Rule
 
@@ -133,6 +134,8 @@ class Sync:
         await self._cache.raise_root(self._roots.current.version, resets=False)
         for version in self._roots.resets:
             await self._cache.raise_root(version, resets=True)
+        for version in self._roots.retimes:
+            await self._cache.raise_root(version, resets=False, retimes=True)
         document = await asyncio.to_thread(self._cache.incoming.document)
         if document is None:
             return
@@ -212,7 +215,11 @@ class Sync:
         before = self._roots.current
         after = next_root(before, data)
         # The floor first: were it the other way round, a power cut in between would lose a reset.
-        await self._cache.raise_root(after.version, resets=resets_revision(before, after))
+        await self._cache.raise_root(
+            after.version,
+            resets=resets_revision(before, after),
+            retimes=resets_time(before, after),
+        )
         await asyncio.to_thread(self._roots.take, data)
         log.info("the key set is replaced", version=after.version)
         # What a key that is no longer named has begun must not be waited for: it may never end, and

@@ -232,6 +232,14 @@ def resets_revision(before: KeySet, after: KeySet) -> bool:
     return set(before.roles["bundle"].keys).isdisjoint(after.roles["bundle"].keys)
 
 
+def resets_time(before: KeySet, after: KeySet) -> bool:
+    """Whether `after` is the recovery from a stolen `freshness` key that carried the time ahead.
+
+    None of the former keys may be left: it would carry it ahead again.
+    """
+    return set(before.roles["freshness"].keys).isdisjoint(after.roles["freshness"].keys)
+
+
 class Roots:
     """The key set in force. Its successors are kept as they came, and believed at every start for
     the same reason as on the first day: the chain of signatures from the installation's root.
@@ -242,6 +250,8 @@ class Roots:
         self.current = first
         self.resets: list[int] = []
         """Versions, of those followed by `open`, that began to count revisions anew."""
+        self.retimes: list[int] = []
+        """Versions, of those, after which the time could be set back."""
 
     def open(self) -> str | None:
         """Follow the chain from the first root to the last that is kept.
@@ -265,6 +275,8 @@ class Roots:
                 before, self.current = self.current, next_root(self.current, data)
                 if resets_revision(before, self.current):
                     self.resets.append(self.current.version)
+                if resets_time(before, self.current):
+                    self.retimes.append(self.current.version)
             except OSError as error:
                 return f"{path}: can't be read: {error.strerror}"
             except BreaksRule as broken:

@@ -4,6 +4,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -404,6 +405,24 @@ async def test_after_a_stolen_key_raised_the_revision_a_root_resets_it(
     assert again.held.highest == again.held.in_force == cache.held.in_force
     await again.raise_root(3, resets=True)
     assert again.held.highest is not None
+
+
+async def test_new_keys_set_the_age_of_the_records_right_once(state: Path, key_file: Path) -> None:
+    cache = await opened(state, key_file)
+    await take(cache, snapshot(FIRST, about(1)))
+    await cache.vouch(NOON + timedelta(days=300))
+    await cache.raise_root(2, resets=False)
+    assert cache.untimed_root is None
+    await cache.raise_root(3, resets=False, retimes=True)
+    cache = await opened(state, key_file, NO_CHILD)
+    assert cache.untimed_root == 3
+    assert cache.as_of == NOON + timedelta(days=300)
+    await cache.retimed(NOON)
+    cache = await opened(state, key_file, NO_CHILD)
+    await cache.raise_root(3, resets=False, retimes=True)  # as every start does
+    assert (cache.untimed_root, cache.as_of, cache.root_floor) == (None, NOON, 3)
+    await cache.retimed(NOON + timedelta(days=1))
+    assert cache.as_of == NOON, "it is no beacon that vouches"
 
 
 def test_a_floor_never_falls() -> None:

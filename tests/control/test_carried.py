@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.control import memory
 from gateway.control.door import CardTapped, InForce
 from gateway.domain import events
 from gateway.domain.carried_grant import CarriedGrant, Presented
@@ -16,7 +17,7 @@ from gateway.domain.signal import Signal
 from tests.cli.test_replay import lines
 from tests.control.site import DURESS_PIN, SAM, SAM_PIN, Club, club, record_rows, records
 from tests.control.test_door import Paper
-from tests.virtual import START, run
+from tests.virtual import START, VirtualClock, run
 
 HOUR = timedelta(hours=1)
 ADA = "DG1:ADA"
@@ -69,9 +70,27 @@ def test_a_single_use_opens_once_over_restarts_and_a_counted_one_so_often() -> N
             assert [await shows(c, 1) for _ in range(2)] == ["carried", "uses_exhausted"]
             assert [await shows(c, 2) for _ in range(9)] == ["carried"] * 9
             # The floor of time keeps them out from then on.
-            assert c.memory.forget_spent(START + 9 * HOUR) == 0
-            assert c.memory.forget_spent(START + 9 * HOUR + timedelta(seconds=1)) == 2
+            assert c.memory.forget_spent(START + 9 * HOUR, START + 10 * HOUR) == 0
+            over = START + 9 * HOUR + timedelta(seconds=1)
+            # A floor that may be set back does not count.
+            assert c.memory.forget_spent(over + 300 * 24 * HOUR, START + 9 * HOUR) == 0
+            assert c.memory.forget_spent(over, over) == 2
             assert c.memory.get(f"grant/{'aa' * 8}") is None
+
+    run(journey())
+
+
+def test_of_too_many_that_have_ended_the_first_to_end_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "SPENT_MAX", 2)
+    ends = {f"grant/{n}": Spent(count=1, expires=START + n * HOUR) for n in (3, 1, 4, 2, 9)}
+
+    async def journey() -> None:
+        kept = memory.SiteMemory(dict, boot="b", clock=VirtualClock())
+        kept.apply(ends)
+        assert kept.forget_spent(START + 5 * HOUR, START) == 2
+        assert [kept.get(key) is None for key in ends] == [False, True, False, True, False]
 
     run(journey())
 

@@ -61,6 +61,9 @@ class Signing:
         self.outbox = Outbox()
         self.unlocking: Any = None
         self.root_floor = 1
+        self.untimed_root: int | None = None
+        self.floors: list[datetime] = []
+        self.retimings: list[datetime] = []
         parts: Any = SimpleNamespace(
             config=SimpleNamespace(
                 site=SimpleNamespace(id="LON", gateway="gw-1"), trust=TrustTable(root="/root")
@@ -75,6 +78,7 @@ class Signing:
             orders=c.orders,
             record=paper.append,
             report_ack=self._report_ack,
+            set_floor=self._set_floor,
         )
         self.downlink = Downlink(
             Parts(*(getattr(parts, name) for name in Parts._fields)),
@@ -109,6 +113,13 @@ class Signing:
 
     async def vouch(self, as_of: datetime) -> None:
         self.vouched.append(as_of)
+
+    async def _set_floor(self, to: datetime) -> None:
+        self.floors.append(to)
+
+    async def retimed(self, now: datetime) -> None:
+        self.retimings.append(now)
+        self.untimed_root = None
 
     def _refresh(self) -> None:
         self.asked += 1
@@ -157,7 +168,7 @@ class Signing:
             found.append(Result(**payload))
         return found
 
-    def beacon(self, **changed: Any) -> bytes:
+    def beacon(self, by: str = "freshness-1", **changed: Any) -> bytes:
         payload = {
             "site": "LON",
             "gateway": "gw-1",
@@ -168,7 +179,7 @@ class Signing:
             "nonce": None,
             "root": 1,
         }
-        return message(payload | changed, "freshness-1", BEACON_CONTEXT)
+        return message(payload | changed, by, BEACON_CONTEXT)
 
     def ack(self, **changed: Any) -> bytes:
         payload = {"site": "LON", "gateway": "gw-1", "stream": "s-1", "seq": 5,

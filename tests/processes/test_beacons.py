@@ -9,11 +9,13 @@ import pytest
 from gateway.clock import TimeTrust
 from gateway.domain import events
 from gateway.errors import StorageError
-from tests.processes.signed import Signing, signing
+from tests.processes.signed import Signing, keys, signing
+from tests.trust.keyring import ROLE_KEYS
 from tests.virtual import START, run
 
 SECOND = timedelta(seconds=1)
 YEAR = timedelta(days=365)
+AHEAD = timedelta(days=300)
 
 
 def seen(s: Signing) -> list[str]:
@@ -42,7 +44,7 @@ def test_after_one_far_ahead_the_next_still_says_what_is_wanted() -> None:
     async def journey() -> None:
         async with signing() as s:
             s.club.clock.trusted = False
-            ahead = START + 300 * 24 * 60 * 60 * SECOND
+            ahead = START + AHEAD
             now_ms, expires = int(ahead.timestamp() * 1000), int(ahead.timestamp()) + 60
             await s.sends(s.beacon(now_ms=now_ms, expires=expires, revision=8), "beacon")
             await s.sends(s.beacon(digest=bytes(32)), "beacon")
@@ -226,6 +228,65 @@ def test_only_a_nonce_of_ours_that_is_answered_at_once_and_once_proves_the_time(
             expired = s.beacon(nonce=s.downlink.nonce(), expires=int(s.now().timestamp()) - 1)
             await s.sends(expired, "beacon")
             assert seen(s) == ["expired"]
+
+    run(journey())
+
+
+def test_after_a_stolen_key_carried_the_time_ahead_new_keys_set_it_right_once() -> None:
+    async def journey() -> None:
+        async with signing() as s:
+            s.club.clock.trusted = False
+
+            async def answers(by: str, off: timedelta = timedelta()) -> None:
+                at = s.now() + off
+                seconds, nonce = int(at.timestamp()), s.downlink.nonce()
+                await s.sends(
+                    s.beacon(by, nonce=nonce, now_ms=seconds * 1000, expires=seconds + 60),
+                    "beacon",
+                )
+                await asyncio.sleep(2)
+
+            def ahead() -> timedelta:
+                return s.clock.now() - s.now()
+
+            await answers("freshness-1", AHEAD)
+            s.clock.raise_floor(s.clock.now())
+            await answers("freshness-1")
+            assert (ahead() > AHEAD - 10 * SECOND, s.clock.trust()) == (True, TimeTrust.T1)
+            # The successor is remembered, and not in force yet: the old keys get no second chance.
+            s.untimed_root = 2
+            await answers("freshness-1")
+            assert (ahead() > AHEAD - 10 * SECOND, s.floors) == (True, [])
+            roles = {**ROLE_KEYS, "freshness": ("freshness-2",)}
+            s.roots.current = keys(version=2, roles=roles)
+            await answers("freshness-1")
+            assert seen(s) == ["unknown_key"]
+            await answers("freshness-2", -timedelta(days=2))  # before the root was made
+            assert (ahead() > AHEAD - 10 * SECOND, s.floors) == (True, [])
+            await answers("freshness-2")
+            assert (abs(ahead()) < 3 * SECOND, s.clock.trust()) == (True, TimeTrust.T2)
+            assert (len(s.floors), len(s.retimings)) == (1, 1)
+            assert abs(s.floors[0] - s.now()) < 4 * SECOND
+            assert s.downlink.sure() == START - timedelta(days=1), "what is spent is kept to here"
+            await answers("freshness-2", -timedelta(hours=1))
+            assert (s.clock.now() >= s.floors[0], len(s.floors)) == (True, 1), "it was once"
+
+    run(journey())
+
+
+def test_what_could_not_be_kept_may_set_the_time_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def full(_to: Any) -> None:
+        raise StorageError("no space left on device")
+
+    async def journey() -> None:
+        async with signing() as s:
+            s.untimed_root = 1
+            with monkeypatch.context() as disk:
+                disk.setattr(s.downlink, "_parts", s.downlink._parts._replace(set_floor=full))
+                await s.sends(s.beacon(nonce=s.downlink.nonce()), "beacon")
+            assert (s.retimings, s.wanted) == ([], [7])
+            await s.sends(s.beacon(nonce=s.downlink.nonce()), "beacon")
+            assert (len(s.retimings), len(s.floors)) == (1, 1)
 
     run(journey())
 

@@ -55,8 +55,8 @@ def test_a_command_acts_once_over_restarts_and_until_its_end() -> None:
             await asyncio.sleep(20)
             assert (await s.orders(again=sealed)).reason == "expired"
             # Forgotten only once the floor of time keeps it out.
-            assert s.club.memory.forget_spent(s.now() - 5 * SECOND) == 0
-            assert s.club.memory.forget_spent(s.now() + SECOND) == 1
+            assert s.club.memory.forget_spent(s.now() - 5 * SECOND, s.now()) == 0
+            assert s.club.memory.forget_spent(s.now() + SECOND, s.now() + SECOND) == 1
 
     run(journey())
 

@@ -447,3 +447,18 @@ async def test_drift_is_reported_bucket_by_bucket_and_repaired(state: Path, key_
         assert await box.sync.audit()
         assert box.cache.current is not None
         assert box.cache.current.find("uid", CARD) is not None
+
+
+async def test_only_a_root_with_other_freshness_keys_lets_the_time_be_set(
+    state: Path, key_file: Path
+) -> None:
+    async with running(state, key_file) as box:
+        box.sync.document(root_document(2))
+        await until(lambda: box.cache.root_floor == 2)
+        seen = [box.cache.untimed_root]
+        box.sync.document(root_document(3, roles={**ROLE_KEYS, "freshness": ("freshness-2",)}))
+        await until(lambda: box.roots.current.version == 3)
+        assert [*seen, box.cache.untimed_root] == [None, 3]
+    (state / "floor-revision").unlink()
+    async with running(state, key_file) as box:  # the chain of roots knows it as well
+        assert box.cache.untimed_root == 3
