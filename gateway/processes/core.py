@@ -431,7 +431,13 @@ class Core:
         if self._downlink is not None:
             every = BEACONS_LOOKED_AT_EVERY.total_seconds()
             scheduler.add_job(self._downlink.look, "interval", seconds=every)
-        scheduler.add_job(self._keep_timers, "interval", seconds=TIMERS_EVERY.total_seconds())
+        # At once as well: what a reboot has counted anew must not be again at the next start.
+        scheduler.add_job(
+            self._keep_timers,
+            "interval",
+            seconds=TIMERS_EVERY.total_seconds(),
+            next_run_time=self._clock.now(),
+        )
         scheduler.add_job(
             self._retire, "cron", hour=RETENTION_AT_HOUR, coalesce=True, misfire_grace_time=3600
         )

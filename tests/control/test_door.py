@@ -84,16 +84,20 @@ class Paper:
         if self.full:
             raise StorageError("no room")
         self.events.append(event)
-        for key, value in state.items():
-            if value is None:
-                self.state.pop(key, None)
-            else:
-                self.state[key] = value
+        self.keep(state)
         ticket = Ticket(len(self.events))
         if self.disk_s is not None:
             loop = asyncio.get_running_loop()
             loop.call_later(self.disk_s, ticket.committed.set_result, None)
         return ticket
+
+    def keep(self, state: Mapping[str, bytes | None]) -> None:
+        """State that no event brings along."""
+        for key, value in state.items():
+            if value is None:
+                self.state.pop(key, None)
+            else:
+                self.state[key] = value
 
     def codes(self) -> list[str]:
         return [str(event.__struct_config__.tag) for event in self.events]

@@ -55,6 +55,9 @@ class Doors(RuleBasedStateMachine):
     def begin(self) -> None:
         self.around = club(self.force, paper=self.paper, boot=f"boot-{self.boots}")
         self.club: Club = self.play(self.around.__aenter__())
+        # As the core does when it starts, and then each minute.
+        self.seen(lambda: self.club.memory.apply(self.club.memory.running()))
+        self.paper.keep(self.club.memory.take_unwritten())
         self.wait()
 
     def play(self, what: Any) -> Any:
