@@ -246,11 +246,19 @@ class Rig:
     # --- Processes -------------------------------------------------------------------------------
 
     async def start(
-        self, part: str, *, more: Sequence[str] = (), env: dict[str, str] | None = None
+        self,
+        part: str,
+        *,
+        more: Sequence[str] = (),
+        env: dict[str, str] | None = None,
+        measured: bool = True,
     ) -> Daemon:
-        """`door-gateway PART` on this site."""
+        """`door-gateway PART` on this site. Not `measured` where the test times its start: without
+        coverage, which takes a second of it.
+        """
         log = self.directory / f"{part}-{len(self._daemons)}.log"
-        process = await spawn(*GATEWAY, part, "--config", str(self.config), *more, log=log, env=env)
+        command = (*GATEWAY, part, "--config", str(self.config), *more)
+        process = await spawn(*command, log=log, env=env, measured=measured)
         daemon = Daemon(process, log)
         self._daemons.append(daemon)
         return daemon
@@ -490,7 +498,7 @@ async def spawn(
 ) -> asyncio.subprocess.Process:
     """Start a process whose output goes to `log`.
 
-    Not `measured`: without coverage, for another user, who may not write its file.
+    Not `measured`: without coverage; for another user, too, who may not write its file.
     """
     base = _environment()
     if not measured:
