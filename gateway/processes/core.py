@@ -288,6 +288,8 @@ class Core:
                 if self._sync is not None:
                     group.create_task(self._sync.run(), name="sync")
                 await server.listening.wait()
+                # What a reboot has counted anew must not be again at the next start.
+                group.create_task(self._keep_timers(), name="timers")
                 revision = self._in_force().revision
                 log.info("deciding", doors=len(self._config.doors), revision=revision)
                 notify("READY=1", f"STATUS=deciding on revision {revision}")
@@ -431,13 +433,7 @@ class Core:
         if self._downlink is not None:
             every = BEACONS_LOOKED_AT_EVERY.total_seconds()
             scheduler.add_job(self._downlink.look, "interval", seconds=every)
-        # At once as well: what a reboot has counted anew must not be again at the next start.
-        scheduler.add_job(
-            self._keep_timers,
-            "interval",
-            seconds=TIMERS_EVERY.total_seconds(),
-            next_run_time=self._clock.now(),
-        )
+        scheduler.add_job(self._keep_timers, "interval", seconds=TIMERS_EVERY.total_seconds())
         scheduler.add_job(
             self._retire, "cron", hour=RETENTION_AT_HOUR, coalesce=True, misfire_grace_time=3600
         )
