@@ -440,9 +440,9 @@ class SiteController:
             log.warning("supervised input", door=door, point=name, fault=fault)
             at, trust = self._clock.now(), int(self._clock.trust())
             if fault is None:
-                self._record(events.InputRestored(at=at, trust=trust, door=door, point=name))
+                self.record(events.InputRestored(at=at, trust=trust, door=door, point=name))
                 return
-            self._record(events.InputFault(at=at, trust=trust, door=door, point=name, what=fault))
+            self.record(events.InputFault(at=at, trust=trust, door=door, point=name, what=fault))
             if name == "contact":
                 change = PointChanged(ContactSaid(Contact.UNKNOWN), self._clock.monotonic())
                 self.doors[door].point(change)
@@ -452,7 +452,7 @@ class SiteController:
     def _unexpected(self, fact: UnexpectedOutput) -> None:
         door = self._points.strikes.get((fact.device, fact.output))
         log.error("output forced off", device=fact.device, output=fact.output, door=door)
-        self._record(
+        self.record(
             events.OutputForcedOff(
                 at=self._clock.now(),
                 trust=int(self._clock.trust()),
@@ -465,7 +465,7 @@ class SiteController:
     def _admitted(self, fact: AdmittedElsewhere) -> None:
         found = self._in_force().records.find(fact.kind, fact.value)
         log.warning("admitted by controller", device=fact.device)
-        self._record(
+        self.record(
             events.AdmittedByController(
                 **self._stamp(),
                 device=fact.device,
@@ -493,7 +493,7 @@ class SiteController:
     ) -> None:
         log.warning("tamper", device=device, input=number, doors=doors, active=active)
         what = events.Tamper if active else events.TamperRestored
-        self._record(what(**self._stamp(), device=device, doors=doors, input=number))
+        self.record(what(**self._stamp(), device=device, doors=doors, input=number))
         for door in doors:
             self._on_change(door)
 
@@ -504,7 +504,7 @@ class SiteController:
         device.power_failed = fact.failed
         log.warning("power", device=fact.device, failed=fact.failed)
         what = events.PowerFailed if fact.failed else events.PowerRestored
-        self._record(what(**self._stamp(), device=fact.device))
+        self.record(what(**self._stamp(), device=fact.device))
 
     def _install_window(self, fact: InstallWindowOpened | InstallWindowClosed) -> None:
         if isinstance(fact, InstallWindowClosed):
@@ -512,12 +512,12 @@ class SiteController:
             closed = events.InstallWindowClosed(
                 **self._stamp(), device=fact.device, key_set=fact.key_set
             )
-            self._record(closed)
+            self.record(closed)
             return
         seconds = round(fact.lasts.total_seconds())
         log.warning("install window open", device=fact.device, seconds=seconds)
         opened = events.InstallWindowOpened(**self._stamp(), device=fact.device, seconds=seconds)
-        self._record(opened)
+        self.record(opened)
 
     def _stamp(self) -> dict[str, Any]:
         return {"at": self._clock.now(), "trust": int(self._clock.trust())}
@@ -539,7 +539,7 @@ class SiteController:
             return
         device.online, device.why = True, None
         log.info("online", device=name)
-        self._record(
+        self.record(
             events.DeviceUp(at=self._clock.now(), trust=int(self._clock.trust()), device=name)
         )
         if all(self.devices[board].online for board in self._points.boards):
@@ -552,7 +552,7 @@ class SiteController:
         if was is False:
             return  # said already: one line down, one line back
         log.warning("offline", device=fact.device, why=fact.why)
-        self._record(
+        self.record(
             events.DeviceDown(
                 at=self._clock.now(),
                 trust=int(self._clock.trust()),
@@ -584,7 +584,8 @@ class SiteController:
         for door in self._points.doors_of(device):
             self._on_change(door)
 
-    def _record(self, event: events.Event) -> None:
+    def record(self, event: events.Event) -> None:
+        """Record what no door waits for, with what is to be remembered by then."""
         state = self.memory.take_unwritten()
         try:
             self._journal.append(event, state)

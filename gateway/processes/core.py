@@ -190,7 +190,7 @@ class Core:
                     Detector(self._memory, self._share_a_zone),
                     site_now=self._standing.site,
                     timezone=lambda: self._in_force().records.tables.site.timezone,
-                    record=self._record,
+                    record=self._site.record,
                     memory=self._memory,
                     clock=self._clock,
                 )
@@ -220,7 +220,7 @@ class Core:
             self._memory,
             self._site,
             self._orders,
-            self._record,
+            self._site.record,
             self.report_ack,
             self._set_floor,
         )
@@ -329,15 +329,6 @@ class Core:
         zones = [{doors[each].from_zone, doors[each].to_zone} for each in (one, other)]
         return not zones[0].isdisjoint(zones[1])
 
-    def _record(self, event: events.Event) -> None:
-        """Record what no door waits for, with what is to be remembered by then."""
-        state = self._memory.take_unwritten()
-        try:
-            self._journal.append(event, state)
-        except StorageError as error:
-            self._memory.give_back(state)
-            log.error("event not kept", why=str(error))
-
     def _doors_in_no_record(self) -> list[str]:
         doors = self._in_force().records.tables.doors
         return [
@@ -427,7 +418,7 @@ class Core:
         """What has a wall-clock time; a decision never waits for it."""
         scheduler = self._jobs
         scheduler.add_job(self._keep_floor, "interval", seconds=FLOOR_EVERY.total_seconds())
-        daily = DailySummaries(self._journal, self._in_force, self._clock, self._record)
+        daily = DailySummaries(self._journal, self._in_force, self._clock, self._site.record)
         scheduler.add_job(daily.look, "cron", minute=SUMMARY_AT_MINUTE, misfire_grace_time=600)
         scheduler.add_job(self._checkpoint, "interval", seconds=CHECKPOINT_EVERY.total_seconds())
         if self._downlink is not None:
