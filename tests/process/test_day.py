@@ -119,6 +119,7 @@ async def test_the_commands_answer_with_the_live_core(day: Day, tmp_path: Path) 
     rig, _, _ = day
     config = ("--config", str(rig.config))
     await rig.ready()
+    await rig.entered("00000000")  # so that there is a tap to tell of, whichever test comes first
     status = await rig.cli("status", *config)
     assert status.status == 0, status
     assert "front-reader" in status.out
