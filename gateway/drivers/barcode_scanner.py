@@ -119,6 +119,7 @@ class ScannerProtocol:
         self._buffer = bytearray()
         self._overlong = False
         self._heard = timedelta()
+        self._began = timedelta()
         self._last: tuple[str, timedelta] | None = None
         self._taken: list[timedelta] = []
         self.refused = 0
@@ -136,6 +137,8 @@ class ScannerProtocol:
         facts: list[CredentialPresented | CredentialRefused] = []
         # In pieces, so that a megabyte at once takes no more memory than a megabyte in bytes.
         for at in range(0, len(data), LINE_BYTES_MAX):
+            if not (self._buffer or self._overlong):
+                self._began = now
             self._buffer += data[at : at + LINE_BYTES_MAX]
             facts += self._ended(now)
             room = LINE_BYTES_MAX + len(self._prefix) + len(self._suffix)
@@ -178,11 +181,12 @@ class ScannerProtocol:
                 self.refused += line != self._no_read or overlong
             elif self._is_new(code, now):
                 facts.append(self._fact(code, now))
+            self._began = now
         return facts
 
     def _fact(self, code: str, now: timedelta) -> CredentialPresented | CredentialRefused:
         if self._template is None or not code.startswith(self._template.head):
-            return CredentialPresented(self.device_id, "qr", code, now)
+            return CredentialPresented(self.device_id, "qr", code, now, began=self._began)
         message = self._template.message(code)
         if message is None or self._sun_keys is None:
             return CredentialRefused(self.device_id, "sun", "malformed", now)
@@ -190,7 +194,7 @@ class ScannerProtocol:
             kind, value, counter = proven(message, self._sun_keys)
         except ProofRefused as refused:
             return CredentialRefused(self.device_id, refused.kind, refused.why, now)
-        return CredentialPresented(self.device_id, kind, value, now, counter)
+        return CredentialPresented(self.device_id, kind, value, now, counter, self._began)
 
     def _code(self, line: bytes) -> str | None:
         if line == self._no_read or not line.startswith(self._prefix):

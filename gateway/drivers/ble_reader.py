@@ -106,6 +106,7 @@ class _Phone(msgspec.Struct):
     """A phone that is there."""
 
     conversation: PkocConversation
+    began: timedelta
     until: timedelta
     """When it is hung up on."""
     answered: bool = False
@@ -185,7 +186,7 @@ class BleReader:
             site_key=self._site_key,
             plain=self._settings.flows == "any",
         )
-        self._phones[peer] = _Phone(conversation, at + NONCE_AGE_MAX)
+        self._phones[peer] = _Phone(conversation, at, at + NONCE_AGE_MAX)
         self._link.send(peer, conversation.hello())
 
     def _hear(self, peer: str, data: bytes, at: timedelta, emit: FactSink) -> None:
@@ -199,7 +200,8 @@ class BleReader:
                 self._attempts.succeeded(peer)
                 phone.until = at + ANSWER_WAIT_MAX
                 self._waiting.append((peer, at))
-                emit(CredentialPresented(self.device_id, "pkoc", key.hex().upper(), at))
+                value = key.hex().upper()
+                emit(CredentialPresented(self.device_id, "pkoc", value, at, began=phone.began))
             case Refused(why=why, answer=answer):
                 self._waiting.append((peer, at))
                 emit(CredentialRefused(self.device_id, "pkoc", why, at))

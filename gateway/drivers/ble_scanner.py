@@ -111,6 +111,7 @@ class _Peer(msgspec.Struct):
 class _Visit(msgspec.Struct):
     """Somebody who is connected, or about to be."""
 
+    began: timedelta
     until: timedelta
     challenge: Challenge | None = None
     answered: bool = False
@@ -185,7 +186,7 @@ class BleScanner:
             return  # it goes on advertising
         peer.press = told.press if told else None
         peer.again = at + AGAIN_AFTER
-        self._visits[name] = _Visit(at + CONNECT_MAX)
+        self._visits[name] = _Visit(at, at + CONNECT_MAX)
         self._link.connect(name)
 
     def _is_ours(self, door: bytes) -> bool:
@@ -203,7 +204,7 @@ class BleScanner:
                 kind, value = (
                     (PROVEN, proven_value(key, grant)) if grant else ("pkoc", key.hex().upper())
                 )
-                emit(CredentialPresented(self.device_id, kind, value, at))
+                emit(CredentialPresented(self.device_id, kind, value, at, began=visit.began))
             case Disbelieved(why=why):
                 self._waiting.append((peer, at))
                 emit(CredentialRefused(self.device_id, "pkoc", why, at))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import structlog
 
@@ -82,20 +82,25 @@ class WiegandReader:
         """The lengths of the enabled formats."""
         return frozenset(each.length for each in self._formats)
 
-    def frame(self, bits: str, at: timedelta) -> list[CredentialPresented]:
-        """Take a whole frame whose last bit came at `at`; return what was presented with it."""
+    def frame(
+        self, bits: str, at: timedelta, began: timedelta | None = None
+    ) -> list[CredentialPresented]:
+        """Take a whole frame, from its first bit to its last; return what was presented with it."""
         key = key_of(bits, self._keypad)
         if key is not None:
             return self.pin.receive([key], at)
         if len(bits) in self.lengths:
             cards = decode(bits, self._formats)
             if cards:
-                return [CredentialPresented(self.device_id, "wiegand", cards[0].value, at)]
+                return [self._card(cards[0].value, at, began)]
         elif RAW_BITS_MIN <= len(bits) <= BITS_MAX:
             log.info("card of no enabled format", device=self.device_id, bits=len(bits))
-            return [CredentialPresented(self.device_id, "wiegand", raw_value(bits), at)]
+            return [self._card(raw_value(bits), at, began)]
         self.refused += 1
         return []
+
+    def _card(self, value: str, at: timedelta, began: timedelta | None) -> CredentialPresented:
+        return CredentialPresented(self.device_id, "wiegand", value, at, began=began)
 
     def spoilt(self, frames: int = 1) -> None:
         """Frames were lost or garbled on the way here."""
@@ -131,6 +136,14 @@ SETTLE_NS_MIN: Final = 500_000
 """A frame of an enabled length is whole when twice its longest pause has passed without a bit."""
 
 
+class Frame(NamedTuple):
+    """The bits between two silences, and when the first and the last of them came."""
+
+    bits: str
+    began_ns: int
+    at_ns: int
+
+
 class EdgeProtocol:
     """Edges in, whole frames out. Time is that of the edges; `expire` is told the clock's."""
 
@@ -139,6 +152,7 @@ class EdgeProtocol:
         self._longest = max(self._lengths)
         self._at_once = at_once
         self._bits: list[str] = []
+        self._began_ns = 0
         self._last: Edge | None = None
         self._number: int | None = None
         self._pause_ns = 0
@@ -153,8 +167,8 @@ class EdgeProtocol:
             return None
         return self._last.at_ns + self._silence_ns()
 
-    def edge(self, edge: Edge) -> list[tuple[str, int]]:
-        """Take one edge; return the frames that it ends, each with the time of its last bit."""
+    def edge(self, edge: Edge) -> list[Frame]:
+        """Take one edge; return the frames that it ends."""
         frames = self.expire(edge.at_ns)
         missing = self._number is not None and edge.number != self._number + 1
         self._number = edge.number
@@ -166,6 +180,8 @@ class EdgeProtocol:
             pause_ns = edge.at_ns - last.at_ns
             self._spoilt |= pause_ns < EDGE_NS_MIN
             self._pause_ns = max(self._pause_ns, pause_ns)
+        if not self._bits:
+            self._began_ns = edge.at_ns
         self._bits.append(str(edge.bit))
         if len(self._bits) > BITS_MAX:
             self._spoilt = True
@@ -174,7 +190,7 @@ class EdgeProtocol:
             frames.append(self._end())
         return frames
 
-    def expire(self, now_ns: int) -> list[tuple[str, int]]:
+    def expire(self, now_ns: int) -> list[Frame]:
         """Return the frame that silence has ended by `now_ns`, if any."""
         due_ns = self.due_ns
         if due_ns is None or now_ns < due_ns:
@@ -196,7 +212,8 @@ class EdgeProtocol:
             return GAP_NS
         return min(GAP_NS, max(SETTLE_NS_MIN, SETTLE_SHARE * self._pause_ns))
 
-    def _end(self) -> tuple[str, int]:
-        frame = "".join(self._bits), 0 if self._last is None else self._last.at_ns
+    def _end(self) -> Frame:
+        last_ns = self._began_ns if self._last is None else self._last.at_ns
+        frame = Frame("".join(self._bits), self._began_ns, last_ns)
         self.forget()
         return frame

@@ -50,7 +50,14 @@ from gateway.drivers.gpio_lines import (
     line_faults,
 )
 from gateway.drivers.pin_entry import inter_digit_timeout_faults
-from gateway.drivers.wiegand import Edge, EdgeProtocol, Keypad, WiegandReader, format_faults
+from gateway.drivers.wiegand import (
+    Edge,
+    EdgeProtocol,
+    Frame,
+    Keypad,
+    WiegandReader,
+    format_faults,
+)
 from gateway.errors import DeviceUnavailable
 
 
@@ -213,13 +220,14 @@ class _Reading:
         self._edges.forget()
         self._reader.pin.forget()
 
-    def _frames(self, frames: list[tuple[str, int]]) -> None:
+    def _frames(self, frames: list[Frame]) -> None:
         if self._edges.lost:
             self._reader.spoilt(self._edges.lost)
             self._edges.lost = 0
-        for bits, at_ns in frames:
-            at = timedelta(microseconds=at_ns / 1000)
-            for fact in self._reader.frame(bits, min(at, self._clock.monotonic())):
+        for frame in frames:
+            at = min(timedelta(microseconds=frame.at_ns / 1000), self._clock.monotonic())
+            lasted = timedelta(microseconds=(frame.at_ns - frame.began_ns) / 1000)
+            for fact in self._reader.frame(frame.bits, at, at - lasted):
                 self._emit(fact)
         if self._reader.pin.take_refused():
             # It can't be a PIN, so nobody above hears of it: the person is told from here.

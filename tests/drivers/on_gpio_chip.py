@@ -16,7 +16,7 @@ import pytest
 
 from gateway.clock import Clock
 from gateway.domain.card_format import encode
-from gateway.domain.facts import InputChanged, OutputReported
+from gateway.domain.facts import CredentialPresented, InputChanged, OutputReported
 from gateway.domain.signal import Signal
 from gateway.errors import DeviceMisconfigured, DeviceUnavailable
 from hwsim.gpio.host import ChipProcess, running_chip
@@ -73,6 +73,10 @@ class TestAWiegandReaderOnGpio(DriverContract):
         await chip_of(site).card(D0, D1, CARD)
         await run.until(lambda _facts: len(run.values) > before)
         assert run.values[before:] == ["H10301:123:4567"]
+        card = run.facts[-1]
+        assert isinstance(card, CredentialPresented)
+        assert card.began is not None
+        assert card.at - card.began == 25 * 2 * MS
 
     async def test_a_card_is_told_two_bit_pauses_after_its_last_bit(
         self, site: Site, clock: Clock

@@ -99,11 +99,15 @@ def test_a_code_comes_out_as_it_was_however_the_bytes_are_split(
     assert [got for piece in any_split(data, cuts) for got in codes(protocol, piece)] == [code]
 
 
-def test_a_code_is_a_qr_credential_at_the_time_of_its_end() -> None:
+def test_a_code_is_a_qr_credential_at_the_time_of_its_end_and_knows_that_of_its_beginning() -> None:
     protocol = scanner()
     protocol.receive(b"12345678", SECOND)
-    assert protocol.receive(b"9\r", SECOND + 10 * MS) == [
-        CredentialPresented("scanner", "qr", "123456789", SECOND + 10 * MS)
+    end = SECOND + 10 * MS
+    assert protocol.receive(b"9\r23456", end) == [
+        CredentialPresented("scanner", "qr", "123456789", end, began=SECOND)
+    ]
+    assert protocol.receive(b"789\r", end + 5 * MS) == [
+        CredentialPresented("scanner", "qr", "23456789", end + 5 * MS, began=end)
     ]
 
 

@@ -76,6 +76,8 @@ class TestContract(DriverContract):
         assert run.values[-1] == await site.phone_key("alice")
         assert isinstance(run.facts[-1], CredentialPresented)
         assert run.facts[-1].kind == "pkoc"
+        assert run.facts[-1].began is not None
+        assert run.facts[-1].began < run.facts[-1].at
 
 
 async def tap(site: Site, run: Supervised, driver: Any, name: str = "alice") -> str:

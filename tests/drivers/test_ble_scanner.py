@@ -69,6 +69,8 @@ class TestContract(DriverContract):
         assert run.values[-1] == await site.phone_key("alice")
         assert isinstance(run.facts[-1], CredentialPresented)
         assert run.facts[-1].kind == "pkoc"
+        assert run.facts[-1].began is not None
+        assert run.facts[-1].began < run.facts[-1].at
 
 
 # --- The proof ------------------------------------------------------------------------------------

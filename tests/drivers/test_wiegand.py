@@ -129,7 +129,7 @@ def edges(bits: str, start_ns: int = 0, apart_ns: int = 2_000_000, first: int = 
 def frames(protocol: EdgeProtocol, train: list[Edge]) -> list[str]:
     got = [frame for edge in train for frame in protocol.edge(edge)]
     got += protocol.expire(train[-1].at_ns + GAP_NS)
-    return [bits for bits, _ in got]
+    return [frame.bits for frame in got]
 
 
 @given(
@@ -152,7 +152,7 @@ def test_a_frame_of_an_enabled_length_ends_after_two_pauses_and_another_after_25
         assert protocol.edge(edge) == []
     last_ns = 25 * 2_000_000
     assert protocol.due_ns == last_ns + 4_000_000
-    assert protocol.expire(last_ns + 4_000_000) == [(CARD, last_ns)]
+    assert protocol.expire(last_ns + 4_000_000) == [(CARD, 0, last_ns)]
     for edge in edges(CARD[:20], 10**9, first=27):
         protocol.edge(edge)
     assert protocol.due_ns == 10**9 + 19 * 2_000_000 + GAP_NS
@@ -166,7 +166,7 @@ def test_told_so_a_frame_is_taken_with_its_last_bit() -> None:
     protocol = EdgeProtocol({26, 34}, at_once=True)
     *before, last = edges(encode("H10306", 1, 2))
     assert [protocol.edge(edge) for edge in before] == [[]] * 33
-    assert protocol.edge(last) == [(encode("H10306", 1, 2), last.at_ns)]
+    assert protocol.edge(last) == [(encode("H10306", 1, 2), before[0].at_ns, last.at_ns)]
 
 
 @given(st.integers(1, 24), st.integers(1, 5))
@@ -208,10 +208,10 @@ def test_half_frames_and_noise_give_no_false_card() -> None:
         now_ns += 200_000_000
         for edge in train:
             number += 1
-            for bits, _ in protocol.edge(Edge(edge.bit, now_ns + edge.at_ns, number)):
+            for bits, *_ in protocol.edge(Edge(edge.bit, now_ns + edge.at_ns, number)):
                 sent += 1
                 false += f"H10301:{value[0]}:{value[1]}" not in [v for _, v in read(cards, bits)]
-        for bits, _ in protocol.expire(now_ns + 100_000_000):
+        for bits, *_ in protocol.expire(now_ns + 100_000_000):
             got = [v for _, v in read(cards, bits) if v.startswith("H10301")]
             sent += len(got)
             false += got not in ([], [f"H10301:{value[0]}:{value[1]}"])
