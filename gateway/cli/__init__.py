@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from gateway import __version__
+from gateway.cli.output import visible_lines
 from gateway.errors import GatewayError
 
 EXIT_OK = 0
@@ -97,7 +98,7 @@ def _run(arguments: list[str]) -> int:
     try:
         return run(options)
     except GatewayError as error:
-        print(error, file=sys.stderr)
+        print(visible_lines(str(error)), file=sys.stderr)
         return EXIT_COULD_NOT
 
 

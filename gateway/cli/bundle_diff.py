@@ -8,6 +8,7 @@ from pathlib import Path
 from gateway.cli import EXIT_NO, EXIT_OK, Command
 from gateway.cli.common import add_json, print_json
 from gateway.cli.duration import duration
+from gateway.cli.output import say
 from gateway.cli.records_file import add_at, asked_at, parsed_records
 from gateway.domain.impact import impact
 from gateway.domain.record_diff import concerned, record_changes
@@ -62,13 +63,13 @@ def _run(options: argparse.Namespace) -> int:
         return EXIT_NO if changed else EXIT_OK
     for each in changed:
         members = f": {', '.join(each.members)}" if each.members else ""
-        print(f"{each.change} {each.type} {each.id}{members}")
+        say(f"{each.change} {each.type} {each.id}{members}")
     for line in _of_people(found):
-        print(line)
+        say(line)
     for reason in reasons:
-        print(f"needs a second signature: {reason}")
+        say(f"needs a second signature: {reason}")
     if not changed:
-        print("nothing changes")
+        say("nothing changes")
     return EXIT_NO if changed else EXIT_OK
 
 

@@ -9,6 +9,7 @@ import msgspec
 from gateway.cli import EXIT_OK, Command
 from gateway.cli.bundle_verify import counted
 from gateway.cli.common import add_json, print_json
+from gateway.cli.output import say
 from gateway.cli.signed_files import read_bounded
 from gateway.domain.instants import format_instant
 from gateway.trust.bundle import DOCUMENT_BYTES_MAX, RAW_BYTES_MAX, manifest_in, unframed
@@ -60,13 +61,8 @@ def _run(options: argparse.Namespace) -> int:
         shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
         if isinstance(value, dict):
             shown = ", ".join(f"{count} {what}" for what, count in value.items())
-        print(f"{name.replace('_', ' ')}: {'-' if shown is None else _visible(str(shown))}")
+        say(f"{name.replace('_', ' ')}: {'-' if shown is None else shown}")
     return EXIT_OK
-
-
-def _visible(text: str) -> str:
-    """What anybody may have written there does nothing to a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _instant(seconds: int) -> str:

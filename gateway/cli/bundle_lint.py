@@ -5,6 +5,7 @@ from pathlib import Path
 
 from gateway.cli import EXIT_NO, EXIT_OK, Command
 from gateway.cli.common import add_json, print_json
+from gateway.cli.output import say
 from gateway.cli.records_file import add_at, asked_at, parsed_records
 from gateway.domain.lint.finding import Finding
 from gateway.domain.lint.rules import lint
@@ -42,23 +43,24 @@ def _run(options: argparse.Namespace) -> int:
         print_json({"findings": findings})
     else:
         for each in findings:
-            print(_told(each))
+            for line in _told(each):
+                say(line)
         if not findings:
-            print("nothing found")
+            say("nothing found")
     gravest = {each.severity for each in findings}
     if "alarm" in gravest:
         return EXIT_ALARM
     return EXIT_NO if "warning" in gravest else EXIT_OK
 
 
-def _told(each: Finding) -> str:
+def _told(each: Finding) -> tuple[str, ...]:
     who = ", ".join(each.who)
     if each.count > len(each.who):
         who += f" and {each.count - len(each.who)} more"
     return (
-        f"{each.severity}: {each.rule}: {who}: {each.what}\n"
-        f"    why: {each.why}\n"
-        f"    do:  {each.todo}"
+        f"{each.severity}: {each.rule}: {who}: {each.what}",
+        f"    why: {each.why}",
+        f"    do:  {each.todo}",
     )
 
 

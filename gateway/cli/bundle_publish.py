@@ -5,6 +5,7 @@ from pathlib import Path
 
 from gateway.cli import EXIT_OK, Command
 from gateway.cli.broker import add_broker, broker_session
+from gateway.cli.output import say
 from gateway.cli.signed_files import read_bounded
 from gateway.errors import GatewayError
 from gateway.link.topics import level
@@ -53,7 +54,7 @@ def _run(options: argparse.Namespace) -> int:
             broker.publish(f"{prefix}/sync/manifest", document)
             for chunk in chunks:
                 broker.publish(f"{prefix}/sync/chunk", chunk)
-            print(f"sent to {gateway}: {what}")
+            say(f"sent to {gateway}: {what}")
     return EXIT_OK
 
 

@@ -9,6 +9,7 @@ from typing import get_args
 from gateway.cli import EXIT_OK, Command
 from gateway.cli.common import add_json, print_json
 from gateway.cli.duration import duration
+from gateway.cli.output import say
 from gateway.cli.signed_files import add_output, now_s, read_bounded, write_new
 from gateway.errors import GatewayError
 from gateway.trust.cose import Document, encode, sign_document, signers
@@ -20,6 +21,7 @@ from gateway.trust.root import (
     key_set_in,
     opened_document,
     resets_revision,
+    resets_time,
 )
 
 _DESCRIPTION = """\
@@ -158,6 +160,7 @@ def _tell(options: argparse.Namespace, document: Document, before: KeySet | None
     if before is not None:
         lacking = max(lacking, _lacking(document, before))
     resets = before is not None and resets_revision(before, found)
+    retimes = before is not None and resets_time(before, found)
     if options.json:
         print_json(
             {
@@ -171,15 +174,18 @@ def _tell(options: argparse.Namespace, document: Document, before: KeySet | None
                 },
                 "signatures_lacking": lacking,
                 "resets_revision": resets,
+                "resets_time": retimes,
             }
         )
         return EXIT_OK
-    print(f"root {found.version} of {found.site}")
+    say(f"root {found.version} of {found.site}")
     for role, each in found.roles.items():
-        print(f"  {role}: {each.threshold} of {', '.join(kid.hex() for kid in each.keys)}")
+        say(f"  {role}: {each.threshold} of {', '.join(kid.hex() for kid in each.keys)}")
     if resets:
-        print("all bundle keys are replaced: the next bundle may have any revision")
-    print(f"lacks {lacking} signatures" if lacking else "has all signatures")
+        say("all bundle keys are replaced: the next bundle may have any revision")
+    if retimes:
+        say("all freshness keys are replaced: the next proof of time may set the time back")
+    say(f"lacks {lacking} signatures" if lacking else "has all signatures")
     return EXIT_OK
 
 

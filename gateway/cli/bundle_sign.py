@@ -5,6 +5,8 @@ import secrets
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
+
 from gateway.cli import EXIT_OK, Command
 from gateway.cli.duration import duration
 from gateway.cli.records_file import parsed_records
@@ -16,6 +18,8 @@ from gateway.trust.bundle import (
     DOCUMENT_BYTES_MAX,
     MAGIC,
     RAW_BYTES_MAX,
+    Base,
+    Manifest,
     framed,
     manifest_in,
     unframed,
@@ -26,6 +30,7 @@ from gateway.trust.making import (
     About,
     Key,
     Made,
+    amended,
     canonical_records,
     delta,
     records_of,
@@ -36,7 +41,8 @@ from gateway.trust.root import opened_document
 
 _DESCRIPTION = """\
 Make a bundle of a file of records (JSON Lines) and sign it with keys of the role `bundle`; with
---base a delta of the bundle or records before it. Of a file that is a bundle already, add another
+--base a delta to the bundle before it: a snapshot, or given one after the other a snapshot and the
+deltas since. Of a file that is a bundle already, add another
 signature, as the impact guard asks for: by somebody else, who has looked at it.
 
 The digest key is 32 random bytes that stay the same for a site; the file is made if it is not
@@ -62,7 +68,13 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", type=int, metavar="N")
     parser.add_argument("--digest-key", type=Path, metavar="FILE")
     parser.add_argument("--lasts", type=duration, default=timedelta(days=30), help="default: 30d")
-    parser.add_argument("--base", type=Path, metavar="FILE", help="the bundle before it")
+    parser.add_argument(
+        "--base",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="the bundle before it; if that is a delta, first the snapshot and deltas before that",
+    )
     add_output(parser)
 
 
@@ -107,15 +119,41 @@ def _made(options: argparse.Namespace, data: bytes) -> bytes:
 
 
 def _delta(options: argparse.Namespace, records: dict[Key, bytes], about: About) -> Made:
-    document, *chunks = unframed(read_bounded(options.base, RAW_BYTES_MAX))
-    before = manifest_in(opened_document(document, DOCUMENT_BYTES_MAX).payload)
-    if before.kind != "snapshot":
-        raise GatewayError(f"{options.base}: is a {before.kind}: only a snapshot has all records")
+    before, was = _base(options.base)
     if before.digest_key != about.digest_key:
-        raise GatewayError(f"{options.base}: was made with another digest key")
+        raise GatewayError(f"{options.base[-1]}: was made with another digest key")
     if about.revision <= before.revision:
-        raise GatewayError(f"{options.base}: is revision {before.revision}: give a higher one")
-    return delta(records_of(before, chunks), records, about, before.revision)
+        raise GatewayError(f"{options.base[-1]}: is revision {before.revision}: give a higher one")
+    return delta(was, records, about, before.revision)
+
+
+def _base(files: list[Path]) -> tuple[Manifest, dict[Key, bytes]]:
+    """The last manifest and the records that a snapshot and the deltas upon it lead to."""
+    before: Manifest | None = None
+    records: dict[Key, bytes] = {}
+    for file in files:
+        document, *chunks = unframed(read_bounded(file, RAW_BYTES_MAX))
+        manifest = manifest_in(opened_document(document, DOCUMENT_BYTES_MAX).payload)
+        if len(chunks) != len(manifest.chunks):
+            raise GatewayError(f"{file}: has {len(chunks)} of {len(manifest.chunks)} chunks")
+        if manifest.kind == "snapshot":
+            records = records_of(manifest, chunks)
+        elif before is None or manifest.base != Base(before.revision, before.digest):
+            raise GatewayError(
+                f"{file}: is {_described(manifest)}: give --base for the snapshot that it goes back"
+                " to and for every delta since, in their order"
+            )
+        else:
+            records = amended(records, manifest, chunks)
+        before = manifest
+    assert before is not None  # noqa: S101 - one is given
+    return before, records
+
+
+def _described(manifest: Manifest) -> str:
+    base = manifest.base
+    upon = "" if isinstance(base, msgspec.UnsetType) else f" upon revision {base.revision}"
+    return f"a {manifest.kind}, revision {manifest.revision}{upon}"
 
 
 def _canonical(data: bytes) -> dict[Key, bytes]:

@@ -8,6 +8,7 @@ import msgspec
 
 from gateway.cli import EXIT_NO, EXIT_OK, Command
 from gateway.cli.common import add_json, print_json
+from gateway.cli.output import say
 from gateway.cli.records_file import add_at, asked_at
 from gateway.cli.signed_files import read_bounded
 from gateway.domain.record_faults import parse_records
@@ -65,12 +66,12 @@ def _run(options: argparse.Namespace) -> int:
         if options.json:
             print_json({"ok": False, "rule": str(rule), "why": str(broken)})
         else:
-            print(broken if isinstance(broken, BreaksRule) else f"{rule}: {broken}")
+            say(broken if isinstance(broken, BreaksRule) else f"{rule}: {broken}")
         return EXIT_NO
     if options.json:
         print_json({"ok": True, "revision": manifest.revision, "kind": manifest.kind})
     else:
-        print(f"good: {manifest.kind}, revision {manifest.revision} of {manifest.site}")
+        say(f"good: {manifest.kind}, revision {manifest.revision} of {manifest.site}")
     return EXIT_OK
 
 

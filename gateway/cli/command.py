@@ -13,6 +13,7 @@ from gateway.cli import EXIT_NO, EXIT_OK, Command
 from gateway.cli.broker import add_broker, broker_session
 from gateway.cli.common import add_json, print_json
 from gateway.cli.duration import duration
+from gateway.cli.output import say
 from gateway.cli.signed_files import write_new
 from gateway.clock import SystemClock
 from gateway.errors import GatewayError
@@ -105,11 +106,11 @@ def _run(options: argparse.Namespace) -> int:
         print_json(told)
     else:
         why = "" if result.reason is None else f": {result.reason}"
-        print(f"{result.outcome}{why}, after {result.took_ms} ms (event {result.seq or '-'})")
+        say(f"{result.outcome}{why}, after {result.took_ms} ms (event {result.seq or '-'})")
         for line in result.lines or ():
-            print(line)
+            say(line)
         if options.gateway_key is None:
-            print("(its signature was not checked: no --gateway-key)")
+            say("(its signature was not checked: no --gateway-key)")
     return EXIT_OK if result.outcome == "done" else EXIT_NO
 
 

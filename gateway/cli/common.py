@@ -2,12 +2,12 @@
 
 import argparse
 import signal
-import sys
 from pathlib import Path
 
 import msgspec
 
 from gateway import logs
+from gateway.cli.output import say
 from gateway.config.site import SiteConfig, load
 from gateway.drivers import REGISTRY
 from gateway.lifeline import end_with, no_core_dump
@@ -79,4 +79,4 @@ def socket_of(config: SiteConfig) -> Path:
 
 def print_json(value: object) -> None:
     """Print any of our values as one JSON object on one line."""
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    say(msgspec.json.encode(value).decode())

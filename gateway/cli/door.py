@@ -16,6 +16,7 @@ from gateway.cli.common import (
     socket_of,
 )
 from gateway.cli.duration import duration
+from gateway.cli.output import say
 from gateway.errors import OrderRefused
 from gateway.ipc.client import connect
 from gateway.ipc.messages import HAND_S_MAX, PREVIEW_DAYS_MAX, Obeyed, Order, Preview
@@ -83,7 +84,7 @@ def _run(options: argparse.Namespace) -> int:
         print_json(obeyed)
     else:
         for door, mode in sorted(obeyed.modes.items()):
-            print(f"{door:<20} {mode}")
+            say(f"{door:<20} {mode}")
     return EXIT_OK
 
 
@@ -126,10 +127,10 @@ def _preview(options: argparse.Namespace) -> int:
     if options.json:
         print_json(preview)
         return EXIT_OK
-    print(f"{preview.door}: {preview.mode} now")
+    say(f"{preview.door}: {preview.mode} now")
     first = " once somebody was let in" if preview.after_first else ""
     for at, opens in preview.changes:
-        print(f"  {at:%Y-%m-%d %H:%M} UTC  {'unlocks' + first if opens else 'locks'}")
+        say(f"  {at:%Y-%m-%d %H:%M} UTC  {'unlocks' + first if opens else 'locks'}")
     return EXIT_OK
 
 

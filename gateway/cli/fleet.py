@@ -10,7 +10,7 @@ import msgspec
 
 from gateway.cli import EXIT_COULD_NOT, EXIT_NO, EXIT_OK, Command
 from gateway.cli.broker import add_broker, following
-from gateway.cli.common import add_json
+from gateway.cli.common import add_json, print_json
 from gateway.clock import SystemClock
 from gateway.fleet.model import TOPICS, Fleet
 
@@ -55,7 +55,7 @@ def _print(options: argparse.Namespace, clock: SystemClock) -> int:
     rows = fleet.sorted(now)
     for each in rows:
         row = {"verdict": each.verdict(now), **msgspec.to_builtins(each)}
-        sys.stdout.write(msgspec.json.encode(row).decode() + "\n")
+        print_json(row)
     return EXIT_OK if all(each.verdict(now) == "well" for each in rows) else EXIT_NO
 
 

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gateway.cli import EXIT_NO, EXIT_OK, Command
 from gateway.cli.common import add_json, print_json
 from gateway.cli.duration import duration
+from gateway.cli.output import say
 from gateway.clock import SystemClock
 from gateway.domain.carried_grant import CarriedGrant, Medium
 from gateway.domain.instants import format_instant, parse_instant
@@ -108,7 +109,7 @@ def _issue(options: argparse.Namespace) -> int:
         if options.json:
             print_json({"id": grant.id, "message": message})
         else:
-            print(message)
+            say(message)
         return EXIT_OK
     text = signed_text(claims, key)
     code = drawn(text, medium)
@@ -124,8 +125,8 @@ def _issue(options: argparse.Namespace) -> int:
     if options.json:
         print_json(told)
     else:
-        print(text)
-        print(f"{grant.id}: {len(text)} characters, QR {told['qr']}, {told['modules']} modules")
+        say(text)
+        say(f"{grant.id}: {len(text)} characters, QR {told['qr']}, {told['modules']} modules")
     return EXIT_OK
 
 
@@ -167,7 +168,7 @@ def _write(path: Path, code: "segno.QRCode") -> None:
 def _read(options: argparse.Namespace) -> int:
     claims = read_unverified(options.text)
     if claims is None:
-        print("no carried grant")
+        say("no carried grant")
         return EXIT_NO
     grant = claims.grant
     told = {
@@ -186,8 +187,8 @@ def _read(options: argparse.Namespace) -> int:
         print_json(told)
     else:
         for name, value in told.items():
-            print(f"{name}: {' '.join(value) if isinstance(value, tuple) else value}")
-        print("(its signature was not checked)")
+            say(f"{name}: {' '.join(value) if isinstance(value, tuple) else value}")
+        say("(its signature was not checked)")
     return EXIT_OK
 
 

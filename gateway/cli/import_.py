@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gateway.cli import EXIT_COULD_NOT, EXIT_OK, Command
 from gateway.cli.common import add_config, add_json, load_config, print_json, socket_of
+from gateway.cli.output import say, visible, visible_lines
 from gateway.config.site import SiteConfig
 from gateway.errors import GatewayError, IpcError, NotAllowed, RecordsRefused
 from gateway.ipc.client import connect
@@ -42,7 +43,7 @@ def _run(options: argparse.Namespace) -> int:
     except RecordsRefused as refused:
         if options.json:
             print_json({"ok": False, "faults": [fault._asdict() for fault in refused.faults]})
-        print(refused, file=sys.stderr)
+        print(visible_lines(str(refused)), file=sys.stderr)
         return EXIT_COULD_NOT
     if options.json:
         print_json(
@@ -55,9 +56,9 @@ def _run(options: argparse.Namespace) -> int:
         )
         return EXIT_OK
     for warning in done.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(visible(f"warning: {warning}"), file=sys.stderr)
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(done.counts.items()))
-    print(f"revision {done.revision} is in force: {counts}")
+    say(f"revision {done.revision} is in force: {counts}")
     return EXIT_OK
 
 

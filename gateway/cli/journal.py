@@ -14,6 +14,7 @@ import msgspec
 from gateway.cli import EXIT_OK, Command, journal_proof
 from gateway.cli.common import add_config, add_json, add_reason, bounded, load_config, socket_of
 from gateway.cli.journal_file import records_of
+from gateway.cli.output import say, visible, visible_lines
 from gateway.domain import events
 from gateway.domain.explanation import explain
 from gateway.domain.member_text import LANGUAGES, told, worded
@@ -155,9 +156,9 @@ async def _lines(
             continue
         if wanted.as_json:
             line = {"stream": batch.stream, "seq": seq, "event": msgspec.Raw(body)}
-            found.append(msgspec.json.encode(line).decode())
+            found.append(visible(msgspec.json.encode(line).decode()))
         else:
-            found.append(wanted.coloured(body, line_of(seq, body)))
+            found.append(wanted.coloured(body, visible(line_of(seq, body))))
     return after, found
 
 
@@ -216,9 +217,9 @@ def _strings(value: object) -> list[object]:
 def _show(options: argparse.Namespace) -> int:
     body = asyncio.run(_one(socket_of(load_config(options)), options.seq))
     event = events.decode(body)
-    sys.stdout.write(msgspec.json.format(body, indent=2).decode() + "\n")
+    print(visible_lines(msgspec.json.format(body, indent=2).decode()))
     if isinstance(event, events.AccessDecided):
-        print(_told(event, options))
+        say(_told(event, options))
     return EXIT_OK
 
 

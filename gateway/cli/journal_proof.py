@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from gateway.cli import EXIT_NO, EXIT_OK
 from gateway.cli.common import load_config, print_json, socket_of
+from gateway.cli.output import say
 from gateway.domain import events
 from gateway.errors import GatewayError, IpcError
 from gateway.ipc.client import CoreClient, connect
@@ -53,7 +54,7 @@ def export(options: argparse.Namespace) -> int:
         except BaseException:
             target.unlink()
             raise
-    print(f"{target}: {count:,} events")
+    say(f"{target}: {count:,} events")
     return EXIT_OK
 
 
@@ -75,7 +76,7 @@ def check(options: argparse.Namespace) -> int:
         if options.json:
             print_json({"sound": False, "seq": wrong.seq, "how": wrong.how, "why": str(wrong)})
         else:
-            print(wrong)
+            say(wrong)
         return EXIT_NO
     if options.checkpoints and not known:
         raise GatewayError(
@@ -86,7 +87,7 @@ def check(options: argparse.Namespace) -> int:
         print_json({"sound": True, **found._asdict(), "kept_elsewhere": len(known)})
     else:
         erased = f", {found.erased:,} of them with erased parts" if found.erased else ""
-        print(
+        say(
             f"sound: events {found.first:,} to {found.last:,} of stream {found.stream}{erased}; "
             f"{found.checkpoints:,} checkpoints and the seal are by this key"
             + (f"; {len(known):,} kept elsewhere agree" if known else "")
@@ -100,11 +101,11 @@ def erase(options: argparse.Namespace) -> int:
     if options.json:
         print_json(erased)
         return EXIT_OK
-    print(f"erased in {erased.events:,} events")
+    say(f"erased in {erased.events:,} events")
     if erased.kept:
-        print(f"{erased.kept:,} events have not reached the cloud yet: erase again when they have")
+        say(f"{erased.kept:,} events have not reached the cloud yet: erase again when they have")
     for name in erased.set_aside:
-        print(f"{name}: a damaged journal set aside: may tell of the holder, delete it by hand")
+        say(f"{name}: a damaged journal set aside: may tell of the holder, delete it by hand")
     return EXIT_OK
 
 

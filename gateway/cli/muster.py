@@ -5,6 +5,7 @@ import asyncio
 
 from gateway.cli import EXIT_OK, Command
 from gateway.cli.common import add_config, add_json, load_config, print_json, socket_of
+from gateway.cli.output import say
 from gateway.ipc.client import connect
 from gateway.ipc.messages import Muster
 
@@ -32,10 +33,10 @@ def _run(options: argparse.Namespace) -> int:
     for zone in muster.zones:
         counted = "" if zone.counted is None else f", {zone.counted} counted"
         unseen = f", {zone.left_unseen} left unseen" if zone.left_unseen else ""
-        print(f"{zone.zone}: {len(zone.people)} known{counted}{unseen}")
+        say(f"{zone.zone}: {len(zone.people)} known{counted}{unseen}")
         for person in zone.people:
             sure = " " if person.seen else "?"
-            print(f"  {sure} {person.holder:<24} {person.at:%Y-%m-%d %H:%M} UTC  by {person.door}")
+            say(f"  {sure} {person.holder:<24} {person.at:%Y-%m-%d %H:%M} UTC  by {person.door}")
     return EXIT_OK
 
 

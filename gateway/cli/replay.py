@@ -7,6 +7,7 @@ from pathlib import Path
 from gateway.cli import EXIT_NO, EXIT_OK, Command
 from gateway.cli.common import add_json, print_json
 from gateway.cli.journal_file import recorded, records_of
+from gateway.cli.output import say
 from gateway.domain import events
 from gateway.domain.replay import NOTHING, Revision, difference
 from gateway.errors import GatewayError
@@ -59,12 +60,12 @@ def _run(options: argparse.Namespace) -> int:
         )
     else:
         for each in differences:
-            print(f"{each['seq']}: {each['door']}: {each['what']}")
+            say(f"{each['seq']}: {each['door']}: {each['what']}")
         if unknown:
             print(f"{unknown} taps of revisions that no --records names", file=sys.stderr)
         if erased:
             print(f"{erased} taps of erased people can't be decided again", file=sys.stderr)
-        print(f"{taps} taps decided again, {len(differences)} differences")
+        say(f"{taps} taps decided again, {len(differences)} differences")
     return EXIT_NO if differences or unknown else EXIT_OK
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gateway.cli import EXIT_NO, EXIT_OK, Command
 from gateway.cli.common import add_config, add_json, load_config, print_json, socket_of
+from gateway.cli.output import say
 from gateway.ipc.client import connect
 from gateway.ipc.messages import DoorStateReport, Status
 
@@ -43,26 +44,26 @@ async def _ask(socket: Path) -> Status:
 
 def _print(status: Status) -> None:
     force = f"{status.revision} as of {status.as_of:%Y-%m-%d %H:%M:%S} UTC" if status.as_of else "-"
-    print(f"{status.site} {status.gateway}, door-gateway {status.version}")
-    print(f"  entitlements  {force}")
-    print(f"  time          {status.at:%Y-%m-%d %H:%M:%S} UTC, trust T{status.trust}")
+    say(f"{status.site} {status.gateway}, door-gateway {status.version}")
+    say(f"  entitlements  {force}")
+    say(f"  time          {status.at:%Y-%m-%d %H:%M:%S} UTC, trust T{status.trust}")
     journal = "writing" if status.journal.healthy else f"NOT WRITING: {status.journal.why}"
-    print(f"  journal       {journal}; {status.last_seq} events, {status.backlog} to be delivered")
+    say(f"  journal       {journal}; {status.last_seq} events, {status.backlog} to be delivered")
     if status.public_key is not None:
-        print(f"  public key    {status.public_key}")
+        say(f"  public key    {status.public_key}")
     for problem in status.problems:
-        print(f"  PROBLEM       {problem}")
-    print("doors")
+        say(f"  PROBLEM       {problem}")
+    say("doors")
     for name, door in sorted(status.doors.items()):
-        print(f"  {name:<20} {described(door)}")
-    print("devices")
+        say(f"  {name:<20} {described(door)}")
+    say("devices")
     for name, device in sorted(status.devices.items()):
         more = "  TAMPER" if device.tampered else ""
         more += "  SUPPLY FAILED" if device.power_failed else ""
         more += (
             f"  battery {device.battery_percent} %" if device.battery_percent is not None else ""
         )
-        print(f"  {name:<20} {'online' if device.online else f'OFFLINE: {device.why}'}{more}")
+        say(f"  {name:<20} {'online' if device.online else f'OFFLINE: {device.why}'}{more}")
 
 
 def described(door: DoorStateReport) -> str:

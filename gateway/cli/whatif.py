@@ -14,6 +14,7 @@ from gateway.cli import EXIT_NO, EXIT_OK, Command
 from gateway.cli.common import add_config, add_json, load_config, print_json, socket_of
 from gateway.cli.duration import duration
 from gateway.cli.journal_file import Recorded, recorded, records_of
+from gateway.cli.output import say
 from gateway.domain import events
 from gateway.domain.entitlements import ValidRecords
 from gateway.domain.replay import Revision, decided_again
@@ -78,20 +79,20 @@ def _run(options: argparse.Namespace) -> int:
 
 def _print(taps: list[dict[str, object]], holders: list[dict[str, Any]] | None) -> None:
     for tap in taps:
-        print(
+        say(
             f"{tap['at']:%Y-%m-%d %H:%M} {tap['door']}: {tap['holder'] or '-'} was "
             f"{tap['was']}, would be {tap['would_be']}"
         )
     for each in holders or ():
         verb = "gains" if each["gains"] else "loses"
-        print(
+        say(
             f"{each['holder']} {verb} {each['door']} "
             f"from {each['start']:%Y-%m-%d %H:%M} to {each['end']:%Y-%m-%d %H:%M} UTC"
         )
     if holders is None:
-        print("holders are not compared: name with --was the records that were in force")
+        say("holders are not compared: name with --was the records that were in force")
     if not taps and not holders:
-        print("nothing changes")
+        say("nothing changes")
 
 
 def _taps(told: list[Recorded], new: ValidRecords, since: datetime) -> Iterator[dict[str, object]]:

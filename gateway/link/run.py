@@ -5,6 +5,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Iterable
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -44,6 +45,9 @@ SEALED_ACKS_MAX = 8
 """Acknowledgements are cumulative: of many that wait the newest are enough."""
 OUTBOX_MAX = 64
 """The core's messages while there is no session; the oldest gives way."""
+IGNORED_TOLD_EVERY = timedelta(minutes=10)
+"""How often the log tells of acknowledgements that count for nothing, by what is wrong with them:
+anybody on the broker can send them, and a flood must not fill the disk."""
 
 TICK_S = 0.25
 """How often a silent cloud or a stuck broker is looked for."""
@@ -106,6 +110,9 @@ class _Link:
         self._doors: dict[str, DoorStateReport] = {}
         self._doors_stale: dict[str, None] = {}
         self._acks = Counter[str]()
+        self._acks_ignored = Counter[str]()
+        """Since they were last told of."""
+        self._acks_ignored_next: dict[str, timedelta] = {}
         self._dropped = Counter[str]()
         self._sealed_acks: deque[Deliver] = deque(maxlen=SEALED_ACKS_MAX)
         self._inbox: asyncio.Queue[Deliver] = asyncio.Queue(INBOX_MAX)
@@ -392,7 +399,7 @@ class _Link:
             ack = open_ack(payload)
         except LinkError as malformed:
             self._acks["malformed"] += 1
-            _log.warning("ack_ignored", why=str(malformed))
+            self._tell_ignored("malformed", what=str(malformed))
             return
         verdict = self._uplink.acked(ack, self._clock.monotonic())
         self._acks[verdict] += 1
@@ -402,10 +409,18 @@ class _Link:
         elif verdict is Verdict.EARLY:
             self._may_send.set()
         elif verdict is not Verdict.OLD:
-            _log.warning("ack_ignored", why=verdict.value, stream=ack.stream, seq=ack.seq)
+            self._tell_ignored(verdict.value, stream=ack.stream, seq=ack.seq)
             if verdict is Verdict.AHEAD:
                 self._suspect_ack = ack
                 self._ack_to_relay.set()
+
+    def _tell_ignored(self, why: str, **last: object) -> None:
+        self._acks_ignored[why] += 1
+        now = self._clock.monotonic()
+        if now < self._acks_ignored_next.get(why, now):
+            return
+        self._acks_ignored_next[why] = now + IGNORED_TOLD_EVERY
+        _log.warning("ack_ignored", why=why, count=self._acks_ignored.pop(why), **last)
 
     async def _tell_states(self, session: Session) -> None:
         """Status and the states of doors, retained: the latest of each, one at a time."""

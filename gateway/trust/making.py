@@ -1,6 +1,6 @@
 """Makes bundles: what a source of truth does, and `door-gateway bundle sign` in its place."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -19,6 +19,7 @@ from gateway.trust.bundle import (
 )
 from gateway.trust.cose import Sign1, encode, parse_document, sign_document
 from gateway.trust.keys import kid_of
+from gateway.trust.rules import BreaksRule, Rule
 
 Key = tuple[str, str]
 """Type and id."""
@@ -68,6 +69,27 @@ def records_of(manifest: Manifest, chunks: Sequence[bytes]) -> dict[Key, bytes]:
     }
 
 
+def amended(was: Records, manifest: Manifest, chunks: Sequence[bytes]) -> dict[Key, bytes]:
+    """The set that a delta makes of `was`.
+
+    Raises:
+        BreaksRule: `chunk`, or `digest`: it doesn't lead to the one that it names.
+    """
+    changes = Changes(manifest)
+    put: dict[Key, bytes] = {}
+    gone: set[Key] = set()
+    for chunk, data in zip(manifest.chunks, chunks, strict=True):
+        for change in changes.read(chunk, data):
+            if change.line:
+                put[change.type, change.id] = change.line
+            else:
+                gone.add((change.type, change.id))
+    found = {**_without(was, gone), **put}
+    if digest_of(found, manifest.digest_key).digest() != manifest.digest:
+        raise BreaksRule(Rule.DIGEST, f"revision {manifest.revision} is not made of these records")
+    return found
+
+
 def snapshot(records: Records, about: About) -> Made:
     """A bundle with all of a set."""
     return _made(records, about, "snapshot", list(pack(records)))
@@ -76,8 +98,7 @@ def snapshot(records: Records, about: About) -> Made:
 def delta(was: Records, records: Records, about: About, revision: int) -> Made:
     """A bundle that makes of the set `was`, which is that `revision`, the other."""
     gone = was.keys() - records.keys()
-    cascaded = {key: _members(each) for key, each in was.items()}
-    left = canonical_records(apply_delta(cascaded, {}, gone).values()) if gone else was
+    left = _without(was, gone)
     put = {key: each for key, each in records.items() if left.get(key) != each}
     base = Base(revision, digest_of(was, about.digest_key).digest())
     return _made(records, about, "delta", list(pack(put, gone)), base=base)
@@ -100,6 +121,14 @@ def signed(made: Made, keys: Iterable[Ed25519PrivateKey]) -> bytes:
         )
         beside = parse_document(document, bytes_max=DOCUMENT_BYTES_MAX).signatures
     return document
+
+
+def _without(was: Records, gone: Collection[Key]) -> Records:
+    """What deletions leave, with what they take along (docs/spec/entitlements.md)."""
+    if not gone:
+        return was
+    members = {key: _members(each) for key, each in was.items()}
+    return canonical_records(apply_delta(members, {}, gone).values())
 
 
 def _members(record: bytes) -> dict[str, object]:

@@ -69,6 +69,27 @@ def test_lint_in_json_has_every_member_of_a_finding(
     assert "and 10 more: " in capsys.readouterr().out
 
 
+def test_what_a_stranger_wrote_does_nothing_to_a_terminal(
+    write: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "eve\x1b[2J\x9b1m\u202e\nnothing changes"
+    there = write("site", person(name, "member", MEMBERS, STAFF), card(1, name, "uid", "04AABBCC"))
+    bad = write("bad", person(name, "member", "nobody"))
+    shown = r"eve\u001b[2J\u009b1m\u202e\nnothing changes"
+    for command, code in (
+        (["lint", there], 1),
+        (["lint", there, "--json"], 1),
+        (["diff", write("old"), there], 1),
+        (["diff", write("old"), there, "--json"], 1),
+        (["lint", bad], 2),
+    ):
+        assert main(["bundle", *command, *AT]) == code
+        said = "".join(capsys.readouterr())
+        assert shown in said.replace(r"\x1b", r"\u001b").replace(r"\x9b", r"\u009b")
+        assert all(each.isprintable() or each in "\t\n" for each in said)
+        assert "\nnothing changes" not in said
+
+
 def test_records_with_faults_or_none_at_all_exit_two(
     write: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

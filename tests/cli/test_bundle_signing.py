@@ -12,8 +12,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from demo.brokers import any_broker
 from gateway.cli import main
 from gateway.domain.instants import format_instant
-from gateway.trust.bundle import unframed
-from gateway.trust.root import first_root, next_root
+from gateway.trust.bundle import DOCUMENT_BYTES_MAX, framed, manifest_in, unframed
+from gateway.trust.root import first_root, next_root, opened_document
 from tests.cache.conftest import CARD, records
 from tests.link.rig import until
 
@@ -82,11 +82,23 @@ def test_a_rotation_needs_both_and_says_what_it_resets(
     rotate = ["bundle", "root", "rotate", "root.cbor", "-o", "2.cbor", "--key", "ada.pem"]
     rotate += ["--role", "root=ada.pub,dee.pub", "--role", "bundle=b3.pub"]
     assert main(rotate) == 0
-    assert "all bundle keys are replaced" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "all bundle keys are replaced" in said
+    assert "set the time back" not in said
     before = ("--before", "root.cbor", "--json")
     for person, lacking in (("dee", 1), ("ben", 0)):
         assert main(["bundle", "root", "sign", "2.cbor", "--key", f"{person}.pem", *before]) == 0
         assert json.loads(capsys.readouterr().out)["signatures_lacking"] == lacking
+    show = ["bundle", "root", "show", "3.cbor", "--before", "root.cbor"]
+    assert main([*rotate[:4], "-o", "3.cbor", *rotate[6:8], "--role", "freshness=b3.pub"]) == 0
+    capsys.readouterr()
+    assert main(show) == 0
+    said = capsys.readouterr().out
+    assert "the next proof of time may set the time back" in said
+    assert "all bundle keys" not in said
+    assert main([*show, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["resets_revision"], told["resets_time"]) == (False, True)
     first = first_root((at / "root.cbor").read_bytes(), "LON")
     assert next_root(first, (at / "2.cbor").read_bytes()).version == 2
 
@@ -139,7 +151,7 @@ def test_a_bundle_is_made_verified_and_looked_into(
     assert len((at / "lon.digest").read_bytes()) == 32
     assert sign("--gateway", "\x1b[2J\u202egw\n", out="2.bundle") == 0
     assert main(["bundle", "inspect", "2.bundle"]) == 0  # what a stranger made, on a terminal
-    assert "gateways: gw-1, \\x1b[2J\\u202egw\\n\n" in capsys.readouterr().out
+    assert "gateways: gw-1, \\u001b[2J\\u202egw\\n\n" in capsys.readouterr().out
 
 
 def test_a_delta_is_made_of_two_and_another_signature_is_added(
@@ -157,13 +169,42 @@ def test_a_delta_is_made_of_two_and_another_signature_is_added(
     assert (told["kind"], told["base"], told["lines"]) == ("delta", 1, {"holder": 3})
     assert len(told["signed_by"]) == 2
     assert verify("3.bundle") == 0
-    assert sign("--base", "2.bundle", of="next.jsonl", out="4.bundle", revision=4) == 2
-    assert "is a delta" in capsys.readouterr().err
     other = ["--base", "1.bundle", "--digest-key", "other.digest"]
     assert sign(*other, of="next.jsonl", out="4.bundle", revision=4) == 2
     assert "another digest key" in capsys.readouterr().err
     assert sign("--base", "1.bundle", of="next.jsonl", out="4.bundle", revision=1) == 2
     assert "give a higher one" in capsys.readouterr().err
+
+
+def test_a_delta_is_made_of_a_snapshot_and_the_deltas_since(
+    at: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new_root()
+    was = records().splitlines(keepends=True)
+    (at / "2.jsonl").write_bytes(records(status="suspended"))
+    # A holder goes, and takes along what nobody names.
+    (at / "3.jsonl").write_bytes(b"".join(line for line in was if b'"h2"' not in line))
+    assert sign() == 0
+    assert sign("--base", "1.bundle", of="2.jsonl", out="2.bundle", revision=2) == 0
+    chain = ["--base", "1.bundle", "--base", "2.bundle"]
+    assert sign(*chain, of="3.jsonl", out="3.bundle", revision=3) == 0
+    chain += ["--base", "3.bundle"]
+    assert sign(*chain, of="records.jsonl", out="4.bundle", revision=4) == 0
+    capsys.readouterr()
+    for name in ("3.bundle", "4.bundle"):
+        assert verify(name) == 0
+    document, *_ = unframed((at / "4.bundle").read_bytes())
+    manifest = manifest_in(opened_document(document, DOCUMENT_BYTES_MAX).payload)
+    first, *_ = unframed((at / "1.bundle").read_bytes())
+    assert manifest.digest == manifest_in(opened_document(first, DOCUMENT_BYTES_MAX).payload).digest
+    capsys.readouterr()
+    for base in (["2.bundle"], ["1.bundle", "3.bundle"], ["1.bundle", "2.bundle", "2.bundle"]):
+        given = [word for name in base for word in ("--base", name)]
+        assert sign(*given, of="3.jsonl", out="5.bundle", revision=5) == 2
+        assert "give --base for the snapshot that it goes back to" in capsys.readouterr().err
+    (at / "bare.bundle").write_bytes(b"".join(framed([first])))
+    assert sign("--base", "bare.bundle", of="3.jsonl", out="5.bundle", revision=5) == 2
+    assert "has 0 of 1 chunks" in capsys.readouterr().err
 
 
 def test_verify_exits_1_with_the_rule_that_it_breaks(
