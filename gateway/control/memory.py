@@ -31,6 +31,8 @@ class SiteMemory:
         self._clock = clock
         self._values: dict[str, Remembered] = {}
         self._unwritten: dict[str, bytes | None] = {}
+        self._running: set[str] = set()
+        """Keys of what had time left when it was last written."""
         self._loaded = False
 
     def get(self, key: str) -> Remembered | None:
@@ -51,10 +53,13 @@ class SiteMemory:
         self.get("")
         now = self._clock.monotonic()
         for key, value in changes.items():
+            self._running.discard(key)
             if value is None:
                 self._values.pop(key, None)
                 self._unwritten[key] = None
             else:
+                if _ends(value) > now:
+                    self._running.add(key)
                 self._values[key] = value
                 self._unwritten[key] = store(value, self._boot, now)
 
@@ -97,13 +102,11 @@ class SiteMemory:
         return len(over)
 
     def running(self) -> Changes:
-        """What has time left: written again now and then, so that little is counted anew."""
-        now = self._clock.monotonic()
-        return {
-            key: value
-            for key, value in self._values.items()
-            if (until := getattr(value, "until", None)) is not None and until > now
-        }
+        """What has time left, or had when it was last written: written again now and then, so that
+        little is counted anew, and nothing that has ended.
+        """
+        self.get("")
+        return {key: self._values[key] for key in self._running}
 
     def _load(self) -> None:
         stored = self._stored()
@@ -115,9 +118,18 @@ class SiteMemory:
             if key in self._unwritten:
                 continue
             try:
-                self._values[key] = restore(raw, self._boot, now)
+                self._values[key] = value = restore(raw, self._boot, now)
             except (msgspec.DecodeError, OverflowError) as error:
                 log.error("not remembered any more", key=key, why=str(error))
+                continue
+            if _ends(value) > timedelta.min:
+                self._running.add(key)
+
+
+def _ends(value: Remembered) -> timedelta:
+    """When its time is over, by the monotonic clock; long ago where it has none."""
+    until: timedelta | None = getattr(value, "until", None)
+    return timedelta.min if until is None else until
 
 
 class Overlaid:

@@ -98,8 +98,9 @@ class Club:
         wiring: dict[str, Any],
         break_glass: tuple[Role, ...],
         verify_grant: Callable[[str], Presented],
+        clock: VirtualClock | None,
     ) -> None:
-        self.clock = VirtualClock()
+        self.clock = clock or VirtualClock()
         self.paper = paper
         self.tick_s = MODES_EVERY.total_seconds()
         self.force = InForce(in_force, "r1", None)
@@ -233,10 +234,12 @@ async def club(
     boot: str = "boot-1",
     break_glass: tuple[Role, ...] = (),
     verify_grant: Callable[[str], Presented] = lambda _text: "grant_unknown_key",
+    clock: VirtualClock | None = None,
     **wiring: Any,
 ) -> AsyncIterator[Club]:
     """The site, running; give it an earlier one's `paper` to begin where that one ended."""
-    made = Club(paper or Paper(), boot, in_force or records(), wiring, break_glass, verify_grant)
+    rows = in_force or records()
+    made = Club(paper or Paper(), boot, rows, wiring, break_glass, verify_grant, clock)
     tasks = [asyncio.create_task(door.run()) for door in made.doors.values()]
     tasks.append(asyncio.create_task(made.ticking()))
     await asyncio.sleep(0)

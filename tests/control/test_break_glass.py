@@ -108,6 +108,24 @@ def test_a_roles_hours_end_and_an_operator_renews_them() -> None:
     run(journey())
 
 
+@pytest.mark.parametrize("after_s", [3540, 3610])
+def test_a_roles_hours_that_are_over_do_not_begin_again_with_a_reboot(after_s: int) -> None:
+    async def journey() -> None:
+        async with club(break_glass=(PAIR,)) as c:
+            await enter(c, code(ONE, 0))
+            assert await enter(c, code(OTHER, 0)) == "opened"
+            for wait_s in (after_s, 60, 60):
+                await asyncio.sleep(wait_s)
+                c.memory.apply(c.memory.running())  # as the core does each minute
+                c.paper.keep(c.memory.take_unwritten())
+            assert not c.memory.running()
+            paper = c.paper
+        async with club(break_glass=(PAIR,), paper=paper, boot="boot-2") as c:
+            assert await enter(c, code(ONE, 1)) == "over"
+
+    run(journey())
+
+
 def test_guessing_at_codes_is_locked_out_like_guessing_at_pins() -> None:
     async def journey() -> None:
         async with club(records(PIN_DOOR), break_glass=(WARDEN,)) as c:
