@@ -75,7 +75,8 @@ from gateway.cache.source import (
 from gateway.domain.canonical import PERSONAL, SetDigest, bucket_of
 from gateway.domain.delta import apply_delta
 from gateway.domain.entitlements import Holding, ValidRecords, compile_records
-from gateway.domain.impact import Standing, impact, standing
+from gateway.domain.impact import Impact, Standing, impact, standing
+from gateway.domain.impact_window import Recent, reasons, with_change
 from gateway.domain.pin_odds import odds_of, pin_lengths, pin_warnings
 from gateway.domain.record_faults import parse_records
 from gateway.errors import GatewayError, RecordsRefused, StorageError
@@ -240,14 +241,17 @@ def _replace(
     ordered = sorted(lines.values())
     _check_digest(manifest, digest_of(ordered), len(ordered))
     unsealed = unseal(ordered, coming.fresh)
-    if manifest.kind != "repair" and current:
-        _check_impact_of_all(order, was, unsealed.records)
+    if manifest.kind == "repair":
+        recent = order.recent
+    else:
+        recent = _check_impact_of_all(order, was, unsealed.records) if current else ()
     seal = _seal(order, manifest, key)
     sums = _sums(unsealed.records, order.at)
     sealed = SealedSet(seal, ordered)
     write_bundle(place.bundles, sealed)
     write_source(place.source, sealed, sums)
-    return _compiled(place, seal, sums, unsealed, manifest.kind)
+    compiled = _compiled(place, seal, sums, unsealed, manifest.kind)
+    return msgspec.structs.replace(compiled, recent=recent)
 
 
 def _in_force(place: Place, key: CredentialKey, current: str) -> SealedSet | None:
@@ -311,21 +315,23 @@ def _check_digest(manifest: Manifest, digest: bytes, count: int) -> None:
         )
 
 
-def _check_impact_of_all(order: BundleOrder, was: SealedSet | None, new: ValidRecords) -> None:
+def _check_impact_of_all(order: BundleOrder, was: SealedSet | None, new: ValidRecords) -> Recent:
     if order.signatures > 1:
-        return
+        return ()
     if was is None:
         raise BreaksRule(
             Rule.IMPACT,
             "the records in force can't be read to compare with: it needs a second signature",
         )
-    before = unseal(was.lines).records
-    _check_impact(impact(before, new, order.at).needs_second_signature(order.limits))
+    return _check_impact(order, impact(unseal(was.lines).records, new, order.at))
 
 
-def _check_impact(reasons: tuple[str, ...]) -> None:
-    if reasons:
-        raise BreaksRule(Rule.IMPACT, f"{'; '.join(reasons)}: it needs a second signature")
+def _check_impact(order: BundleOrder, change: Impact) -> Recent:
+    """What is recent with it. Raises BreaksRule."""
+    found = reasons(change, order.recent, order.limits)
+    if found:
+        raise BreaksRule(Rule.IMPACT, f"{'; '.join(found)}: it needs a second signature")
+    return with_change(order.recent, change, order.at)
 
 
 # --- A delta that is about people: only what it touches is read, checked and compiled -------------
@@ -360,7 +366,7 @@ def _amend(
             _check_digest(manifest, digest.digest(), count)
             before, after = unseal(near.before), unseal(near.after(), coming.fresh)
             _check_nothing_is_missing(place, key, order, near, before.records)
-            _check_impact_of_part(order, sums, before.records, after.records)
+            recent = _check_impact_of_part(order, sums, before.records, after.records)
             sums = _carried_on(sums, before.records, after.records, order.at)
             seal = _seal(order, manifest, key)
             kept = write_delta(place.bundles, seal, current, near.gone, near.put.values())
@@ -383,7 +389,8 @@ def _amend(
         )
     except StorageError as error:
         raise _Whole from error
-    return _outcome(path, checksum, seal, sums, after, manifest.kind)
+    made = _outcome(path, checksum, seal, sums, after, manifest.kind)
+    return msgspec.structs.replace(made, recent=recent)
 
 
 class _Near:
@@ -462,9 +469,9 @@ def _holders(line: Line) -> list[str]:
 
 def _check_impact_of_part(
     order: BundleOrder, sums: Sums, was: ValidRecords, new: ValidRecords
-) -> None:
+) -> Recent:
     if order.signatures > 1:
-        return
+        return ()
     part = impact(was, new, order.at)
     whole = part._replace(
         first=False,
@@ -472,7 +479,7 @@ def _check_impact_of_part(
         grants_after=sums.grants - part.taken + part.given,
         hours_before=sums.hours,
     )
-    _check_impact(whole.needs_second_signature(order.limits))
+    return _check_impact(order, whole)
 
 
 def _carried_on(sums: Sums, was: ValidRecords, new: ValidRecords, at: datetime) -> Sums:

@@ -31,6 +31,7 @@ from gateway.cache.outcome import (
 )
 from gateway.cache.sealed import remove_old_bundles
 from gateway.domain.impact import LIMITS, Limits
+from gateway.domain.impact_window import Recent, still_recent
 from gateway.domain.record_faults import LintWarning
 from gateway.errors import RecordsRefused, StorageError
 from gateway.statedir import write_atomically
@@ -87,6 +88,9 @@ class _Pointer(msgspec.Struct, frozen=True):
     digest: str = ""
     epoch: int = 0
     doors: dict[str, int] = {}
+    recent: Recent = ()
+    """What bundles by one key alone changed lately: it comes in force with the set, so that no
+    crash forgets it."""
 
     @property
     def signed(self) -> Revision | None:
@@ -247,8 +251,10 @@ class Cache:
         made = _EPOCH + timedelta(seconds=signed.manifest.made)
         async with self._change:
             pointer, epoch = self._pointer, self._floor.epoch
+            recent: Recent = ()
             if pointer is not None and pointer.epoch == epoch and pointer.number is not None:
                 made = max(made, pointer.as_of)
+                recent = still_recent(pointer.recent, at, limits)
             order = BundleOrder(
                 manifest=payload,
                 signatures=len(signed.signers),
@@ -256,6 +262,7 @@ class Cache:
                 epoch=epoch,
                 as_of=made,
                 at=at,
+                recent=recent,
                 table=pointer.file if pointer else "",
                 table_sha256=pointer.sha256 if pointer else "",
             )
@@ -335,6 +342,7 @@ class Cache:
             made.digest,
             made.epoch,
             made.doors,
+            made.recent,
         )
         self._check_floor(pointer.epoch, pointer.number)
         table = await asyncio.to_thread(self._map, pointer)
@@ -414,6 +422,7 @@ class Cache:
             as_of = made.as_of
             if self._pointer is not None and self._pointer.revision == made.revision:
                 as_of = max(as_of, self._pointer.as_of)
+                made = msgspec.structs.replace(made, recent=self._pointer.recent)
             pointer = await _to_the_end(self._put_in_force(made, as_of))
         except StorageError as error:
             self._pointer = None

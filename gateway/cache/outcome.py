@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.domain.impact import Limits
+from gateway.domain.impact_window import Recent
 from gateway.domain.record_faults import LintWarning
 from gateway.errors import RecordFault
 
@@ -58,6 +59,8 @@ class Compiled(msgspec.Struct, frozen=True, tag_field="outcome", tag="compiled")
     """By door: holders who have a way in."""
     codes_per_pin: int | None = None
     """Possible codes for each PIN in force; null where there is none."""
+    recent: Recent = ()
+    """What bundles by one key alone changed lately, this one with them."""
 
 
 class Audited(msgspec.Struct, frozen=True, tag_field="outcome", tag="audited"):
@@ -86,6 +89,8 @@ class BundleOrder(msgspec.Struct, frozen=True):
     as_of: datetime
     at: datetime
     """The one instant of this update."""
+    recent: Recent = ()
+    """What bundles by one key alone changed lately."""
     table: str = ""
     """What is in force: the file and its SHA-256."""
     table_sha256: str = ""

@@ -6,6 +6,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
@@ -16,6 +17,7 @@ from gateway.config.tables import convert_table, join
 from gateway.domain import assurance
 from gateway.domain.after_decision import Assurance
 from gateway.domain.impact import LIMITS, Limits
+from gateway.domain.impact_window import HOLDERS_MAX
 from gateway.errors import ConfigError, Fault
 
 FILE_BYTES_MAX = 1 << 20
@@ -88,7 +90,13 @@ class ImpactTable(_Table, frozen=True):
     given_percent_max: Percent = round(LIMITS.given_share_max * 100)
     grants_min: Count = LIMITS.grants_min
     """A share of fewer changed grants doesn't count."""
-    restricted_holders_max: Count = LIMITS.restricted_holders_max
+    restricted_holders_max: Annotated[
+        int, msgspec.Meta(ge=0, le=HOLDERS_MAX, description=f"a whole number, 0 to {HOLDERS_MAX}")
+    ] = LIMITS.restricted_holders_max
+    window_h: Annotated[
+        int, msgspec.Meta(ge=1, le=168, description="a whole number of hours, 1 to 168")
+    ] = LIMITS.window // timedelta(hours=1)
+    """Within which bundles by one key alone count together."""
 
     @property
     def limits(self) -> Limits:
@@ -98,6 +106,7 @@ class ImpactTable(_Table, frozen=True):
             self.given_percent_max / 100,
             self.grants_min,
             self.restricted_holders_max,
+            timedelta(hours=self.window_h),
         )
 
 

@@ -29,6 +29,9 @@ class Limits(NamedTuple):
     """A share of fewer changed grants doesn't count: at a small site one person is a large one."""
     restricted_holders_max: int = 3
     """Staff rooms, storage, IT: whoever newly may there has been hired, one at a time."""
+    window: timedelta = timedelta(hours=24)
+    """Whole hours within which changes count together (`gateway.domain.impact_window`): in a day
+    somebody notices, and no ordinary day takes a fifth away."""
 
 
 LIMITS = Limits()
@@ -41,7 +44,8 @@ class Impact(NamedTuple):
     the holder is active, `valid_until` and the grace for payment are not over, a credential of
     theirs is active and not expired, no `deny` exception in its span covers the door, and a group
     (whose schedule has any opening; `timebound` as a booking opens it), a confirmed booking or an
-    `allow` exception, neither of which is over, covers it. Grants that begin later count.
+    `allow` exception, neither of which is over, covers it. Grants that begin later count. One that
+    is made to end within a week, or denied for a part of it, is taken away already.
     """
 
     first: bool
@@ -60,9 +64,11 @@ class Impact(NamedTuple):
     restricted_holders: tuple[str, ...]
     """Holders with a grant into a zone, `restricted` before or after, who had none into it."""
     unrestricted_zones: tuple[str, ...]
-    """Zones that were `restricted` and are another category now."""
+    """Zones that were `restricted` and are another category now, or are deleted: they could be
+    made anew as another one."""
     standing_open: tuple[str, ...]
-    """Doors that stand unlocked in more hours of the week than before, other than into `public`."""
+    """Doors that stand unlocked in more hours of the week than before, other than into `public`;
+    one that led there before counts as locked then."""
 
     @property
     def taken_share(self) -> float:
@@ -135,8 +141,9 @@ def impact(was: ValidRecords, new: ValidRecords, at: datetime) -> Impact:
     restricted = frozenset(
         zone.id for each in tables for zone in each.zones.values() if zone.category == "restricted"
     )
-    before, after = (
-        _Side(records, each, slots, at) for records, each in zip((was, new), hours, strict=True)
+    (before, before_soon), (after, after_soon) = (
+        (_Side(records, each, slots, at, at), _Side(records, each, slots, at, at + _AHEAD))
+        for records, each in zip((was, new), hours, strict=True)
     )
     compared = _Compared(slots, restricted)
     groups_alone = cache(
@@ -146,9 +153,16 @@ def impact(was: ValidRecords, new: ValidRecords, at: datetime) -> Impact:
     opened = []
     for holder_id in was.holders.keys() | new.holders.keys():
         if before.is_ordinary(holder_id) and after.is_ordinary(holder_id):
-            differs = groups_alone(before.groups(holder_id), after.groups(holder_id))
+            groups = after.groups(holder_id)
+            differs = groups_alone(before.groups(holder_id), groups)
+            if (left := after_soon.groups(holder_id)) != groups:
+                differs = differs.or_soon(groups_alone(before_soon.groups(holder_id), left))
         else:
-            differs = compared.difference(before.rights(holder_id), after.rights(holder_id))
+            rights = after.rights(holder_id)
+            differs = compared.difference(before.rights(holder_id), rights)
+            if (remain := after_soon.rights(holder_id)) != rights:
+                soon = compared.difference(before_soon.rights(holder_id), remain)
+                differs = differs.or_soon(soon)
         found[differs] += 1
         if differs.restricted:
             opened.append(holder_id)
@@ -178,9 +192,7 @@ def impact(was: ValidRecords, new: ValidRecords, at: datetime) -> Impact:
             sorted(
                 zone.id
                 for zone in was.tables.zones.values()
-                if zone.category == "restricted"
-                and zone.id in new.tables.zones
-                and new.tables.zones[zone.id].category != "restricted"
+                if zone.category == "restricted" and not _is_restricted(new, zone.id)
             )
         ),
         standing_open=tuple(sorted(_standing_open(before, after))),
@@ -200,6 +212,13 @@ class _Difference(NamedTuple):
     hours_given: float
     restricted: bool
     """A restricted zone becomes open to the holder."""
+
+    def or_soon(self, soon: "_Difference") -> "_Difference":
+        """With what is taken within the week, where that is more."""
+        return self._replace(
+            taken=max(self.taken, soon.taken),
+            hours_taken=max(self.hours_taken, soon.hours_taken),
+        )
 
 
 _Rights = Mapping[Way, int]
@@ -241,7 +260,7 @@ class _Compared:
 
 
 class _Side:
-    """One of the two sets."""
+    """One of the two sets, and what of it lasts from `at` until `until`."""
 
     def __init__(
         self,
@@ -249,16 +268,17 @@ class _Side:
         hours: Mapping[str, OpeningHours],
         slots: Slots,
         at: datetime,
+        until: datetime,
     ) -> None:
         self.coverage = Coverage(records.tables, hours, slots)
         self.by_groups = cache(self._by_groups)
         self._records = records
-        self._at = at
+        self._until = until
         self._policy = records.tables.policy
         self._carrying = {
             each.holder
             for each in records.credentials.values()
-            if each.status == "active" and (each.valid_until is None or at < each.valid_until)
+            if each.status == "active" and (each.valid_until is None or until < each.valid_until)
         }
         self._bookings: defaultdict[str, list[Booking]] = defaultdict(list)
         for booking in records.bookings.values():
@@ -296,7 +316,7 @@ class _Side:
                 for way in coverage.covered(exception):
                     found.setdefault(way, 0)
         for exception in exceptions:
-            if exception.effect == "deny" and exception.from_ <= self._at:
+            if exception.effect == "deny" and exception.from_ <= self._until:
                 for way in coverage.covered(exception):
                     found.pop(way, None)
         return found
@@ -313,8 +333,8 @@ class _Side:
         return (
             holder.status == "active"
             and holder.id in self._carrying
-            and (holder.valid_until is None or self._at < holder.valid_until)
-            and (overdue is None or self._at < later(overdue, self._policy.grace))
+            and (holder.valid_until is None or self._until < holder.valid_until)
+            and (overdue is None or self._until < later(overdue, self._policy.grace))
         )
 
 
@@ -327,17 +347,22 @@ def _ever_opens(tables: SiteTables, schedule_id: str) -> bool:
     )
 
 
+def _is_restricted(records: ValidRecords, zone_id: str) -> bool:
+    zone = records.tables.zones.get(zone_id)
+    return zone is not None and zone.category == "restricted"
+
+
 def _standing_open(before: _Side, after: _Side) -> Iterable[str]:
     def unlocked(side: _Side, door_id: str) -> int:
-        door = side.coverage.tables.doors.get(door_id)
-        schedule = None if door is None else door.unlock_schedule
-        return 0 if schedule is None else side.coverage.open[schedule]
+        tables = side.coverage.tables
+        door = tables.doors.get(door_id)
+        if door is None or tables.zones[door.to_zone].category == "public":
+            return 0
+        return 0 if door.unlock_schedule is None else side.coverage.open[door.unlock_schedule]
 
-    tables = after.coverage.tables
-    for door in tables.doors.values():
-        is_public = tables.zones[door.to_zone].category == "public"
-        if not is_public and unlocked(after, door.id) & ~unlocked(before, door.id):
-            yield door.id
+    for door_id in after.coverage.tables.doors:
+        if unlocked(after, door_id) & ~unlocked(before, door_id):
+            yield door_id
 
 
 def _share(part: float, whole: float) -> float:
@@ -361,7 +386,7 @@ def standing(records: ValidRecords, at: datetime) -> Standing:
     tables = records.tables
     hours = all_opening_hours(tables.schedules, tables.calendars, tables.site.timezone)
     slots = cut(hours.values(), at, at + _AHEAD)
-    side = _Side(records, hours, slots, at)
+    side = _Side(records, hours, slots, at, at)
     hours_in = cache(slots.hours_in)
     by_groups = Counter(
         side.groups(holder_id) for holder_id in records.holders if side.is_ordinary(holder_id)

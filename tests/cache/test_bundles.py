@@ -4,7 +4,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ async def opened(state: Path, key_file: Path, *launcher: str) -> Cache:
     return cache
 
 
-async def take(cache: Cache, made: Made, *names: str) -> Applied:
+async def take(cache: Cache, made: Made, *names: str, at: datetime = NOON) -> Applied:
     """As the core takes a bundle that came whole."""
     document = document_of(made, *names)
     signed = check_manifest(
@@ -56,7 +56,7 @@ async def take(cache: Cache, made: Made, *names: str) -> Applied:
     cache.incoming.begin(document, chunks)
     for sha256, data in zip(chunks, made.chunks, strict=True):
         cache.incoming.put(sha256, data)
-    return await cache.apply_bundle(signed, made.payload, NOON)
+    return await cache.apply_bundle(signed, made.payload, at)
 
 
 def files(state: Path) -> list[Path]:
@@ -319,6 +319,40 @@ async def test_many_small_deltas_are_weighed_against_the_whole_set(
     assert cache.ways_in == {"front": 70}
     most = with_records(some, *(holder(f"h-{n}", "ended") for n in range(10, 70)))
     assert await refused(cache, delta(some, most, about(3), 2)) == "impact"
+
+
+@pytest.mark.parametrize("begins_anew", ["two signatures", "other keys", "the day after"])
+async def test_a_thief_who_takes_a_little_each_time_is_stopped_over_restarts(
+    state: Path, key_file: Path, begins_anew: str
+) -> None:
+    fewer = [
+        with_records(MANY, *(holder(f"h-{n}", "ended") for n in range(count)))
+        for count in range(0, 80, 12)
+    ]
+    cache = await opened(state, key_file)
+    await take(cache, snapshot(MANY, about(1)))
+    await take(cache, delta(fewer[0], fewer[1], about(2), 1))
+    await take(cache, snapshot(fewer[2], about(3)))
+    cache = await opened(state, key_file)
+    await take(cache, delta(fewer[2], fewer[3], about(4), 3))
+    await take(cache, repair(fewer[3], about(4), [bucket_of("holder", "h-1")]))
+    (state / f"entitlements-{cache.revision}.mdb").write_bytes(b"damaged")
+    cache = await opened(state, key_file)
+    assert cache.rebuilt is not None
+    await take(cache, delta(fewer[3], fewer[4], about(5), 4))
+    made = delta(fewer[4], fewer[5], about(6), 5)
+    assert await refused(cache, made) == "impact"
+    assert await refused(cache, snapshot(fewer[5], about(6))) == "impact"
+
+    if begins_anew == "two signatures":
+        await take(cache, made, *TWO)
+    elif begins_anew == "other keys":
+        await cache.raise_root(2, resets=True)
+        await take(cache, made)
+    else:
+        await take(cache, made, at=NOON + timedelta(hours=25))
+    last = delta(fewer[5], fewer[6], about(7), 6)
+    await take(cache, last, at=NOON + timedelta(hours=26))
 
 
 # --- The floor ------------------------------------------------------------------------------------

@@ -100,6 +100,34 @@ def test_whoever_may_not_pass_any_more_has_lost_their_grants(members: Any) -> No
     assert why.startswith("takes 60 of 200 grants")
 
 
+SOON, BANNED = (
+    "2026-06-01T09:01:00Z",
+    {**BAN, "from": "2026-06-01T09:01:00Z", "until": "2026-06-05T00:00:00Z"},
+)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        holders(30, valid_until=SOON),
+        holders(30, delinquent_since="2026-05-29T09:01:00Z"),
+        [{"type": "credential", "id": f"c{n}", "valid_until": SOON} for n in range(30)],
+        [{**BANNED, "id": f"e{n}", "holder": f"h{n}"} for n in range(30)],
+    ],
+)
+def test_what_is_made_to_end_within_a_week_is_taken_already(changes: list[JsonObject]) -> None:
+    found = of(*changes)
+    assert found.taken >= 30
+    assert found.given == 0
+    assert of(*changes, was=records(*changes)).taken == 0
+
+
+def test_who_stays_beyond_the_end_of_the_month_has_been_given_nothing() -> None:
+    ending = records(*holders(100, valid_until="2026-06-05T00:00:00Z"))
+    found = of(was=ending)
+    assert (found.grants_before, found.taken, found.given) == (200, 0, 0)
+
+
 def test_a_lost_card_takes_grants_and_one_that_expired_as_well() -> None:
     lost: JsonObject = {"type": "credential", "id": "c1", "status": "lost"}
     expired: JsonObject = {"type": "credential", "id": "c2", "valid_until": PAST}
@@ -167,6 +195,18 @@ def test_a_door_that_would_stand_unlocked_needs_two_unless_it_was_so_before() ->
     assert impact(records(unlocked), records(unlocked), AT).needs_second_signature() == ()
     shorter: JsonObject = {"type": "door", "id": "cage", "unlock_schedule": "BH"}
     assert impact(records(unlocked), records(shorter), AT).standing_open == ()
+
+
+def test_no_way_round_by_making_a_zone_public_or_deleting_it_first() -> None:
+    unlocked: JsonObject = {"type": "door", "id": "front", "unlock_schedule": "24x7"}
+    public: JsonObject = {"type": "zone", "id": "club", "category": "public"}
+    assert of(public, unlocked).needs_second_signature() == ()
+    again = of(unlocked, was=records(public, unlocked))
+    assert again.standing_open == ("front",)
+    gone = rows()
+    del gone["zone", "store"], gone["door", "cage"], gone["group", STAFF]
+    without = parse_records(lines(gone.values())).records
+    assert impact(records(), without, AT).unrestricted_zones == ("store",)
 
 
 def test_a_booking_gives_its_room_and_the_way_there_until_it_is_over() -> None:

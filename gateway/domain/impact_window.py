@@ -1,0 +1,135 @@
+"""What bundles by one key alone changed lately: many small changes count as the large one."""
+
+import hashlib
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from functools import reduce
+from typing import NamedTuple
+
+from gateway.domain.impact import LIMITS, Impact, Limits
+
+HOLDERS_MAX = 5_000
+"""The most that may be let into restricted zones within the window: they are remembered."""
+
+_HOUR = timedelta(hours=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Hour(NamedTuple):
+    """What they changed in one hour, each against what the one before it had left."""
+
+    number: int
+    """Since 1970."""
+    grants_before: int
+    hours_before: float
+    """In force before the first of them."""
+    taken: int
+    given: int
+    narrowed: int
+    widened: int
+    hours_taken: float
+    hours_given: float
+    restricted_holders: tuple[str, ...]
+    """What stands for their ids, 16 characters each: whoever comes again counts once."""
+
+
+Recent = tuple[Hour, ...]
+"""The hours of the window in which something changed, the earliest first."""
+
+
+def reasons(change: Impact, recent: Recent, limits: Limits = LIMITS) -> tuple[str, ...]:
+    """Why a change needs a second signature, for itself or with what came before it."""
+    alone = change.needs_second_signature(limits)
+    if alone or not recent:
+        return alone
+    hours = limits.window // _HOUR
+    together = _together(change, recent).needs_second_signature(limits)
+    return tuple(f"with what came in the {hours} h before it {reason}" for reason in together)
+
+
+def with_change(recent: Recent, change: Impact, at: datetime) -> Recent:
+    """What is recent once the change is in force."""
+    if change.first:
+        return recent
+    hour = _hour(change, at)
+    if hour[3:] == _NOTHING:
+        return recent
+    return _by_hour((*recent, hour))
+
+
+def still_recent(recent: Recent, at: datetime, limits: Limits = LIMITS) -> Recent:
+    """What of it counts at `at`: up to an hour more than the window.
+
+    An hour ahead, as after a clock was set back, becomes the present one: it must neither be
+    forgotten nor count for years.
+    """
+    now = (at - _EPOCH) // _HOUR
+    begins = now - limits.window // _HOUR
+    return _by_hour(
+        hour._replace(number=min(hour.number, now)) for hour in recent if hour.number >= begins
+    )
+
+
+def _together(change: Impact, recent: Recent) -> Impact:
+    """All of it as one change. What one took and another gave back counts as both, so no order of
+    steps makes less of more. A change that takes nothing is not charged with what others took, nor
+    one that gives nothing with what they gave: there is no harm in it.
+    """
+    sums = reduce(_joined, recent)
+    takes = bool(change.taken or change.narrowed)
+    gives = bool(change.given or change.widened)
+    opened = {*map(_short, change.restricted_holders), *sums.restricted_holders}
+    return change._replace(
+        grants_before=sums.grants_before,
+        grants_after=max(1, change.grants_after),  # who empties a site is refused for that alone
+        taken=change.taken + sums.taken if takes else 0,
+        given=change.given + sums.given if gives else 0,
+        narrowed=change.narrowed + sums.narrowed if takes else 0,
+        widened=change.widened + sums.widened if gives else 0,
+        hours_before=sums.hours_before,
+        hours_taken=change.hours_taken + sums.hours_taken if takes else 0.0,
+        hours_given=change.hours_given + sums.hours_given if gives else 0.0,
+        restricted_holders=tuple(sorted(opened)) if change.restricted_holders else (),
+    )
+
+
+def _hour(change: Impact, at: datetime) -> Hour:
+    return Hour(
+        (at - _EPOCH) // _HOUR,
+        change.grants_before,
+        change.hours_before,
+        change.taken,
+        change.given,
+        change.narrowed,
+        change.widened,
+        change.hours_taken,
+        change.hours_given,
+        tuple(map(_short, change.restricted_holders)),
+    )
+
+
+def _short(holder: str) -> str:
+    return hashlib.sha256(holder.encode()).hexdigest()[:16]
+
+
+_NOTHING = (0, 0, 0, 0, 0.0, 0.0, ())
+
+
+def _by_hour(hours: Iterable[Hour]) -> Recent:
+    found: dict[int, Hour] = {}
+    for hour in hours:
+        before = found.get(hour.number)
+        found[hour.number] = hour if before is None else _joined(before, hour)
+    return tuple(found.values())
+
+
+def _joined(first: Hour, then: Hour) -> Hour:
+    return first._replace(
+        taken=first.taken + then.taken,
+        given=first.given + then.given,
+        narrowed=first.narrowed + then.narrowed,
+        widened=first.widened + then.widened,
+        hours_taken=first.hours_taken + then.hours_taken,
+        hours_given=first.hours_given + then.hours_given,
+        restricted_holders=tuple(sorted({*first.restricted_holders, *then.restricted_holders})),
+    )
