@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
 
-.PHONY: demo test test-kernel check lint types contracts unit test-all bench lock clean deps run-tests
+.PHONY: demo test test-kernel explore check lint types contracts unit test-all bench lock clean deps run-tests
 
 demo: $(STAMP)
 	@$(BIN)/python -m demo $(ARGS)
@@ -38,6 +38,11 @@ run-tests: $(STAMP)
 # The seconds-long part, for while you work.
 unit: $(STAMP)
 	$(BIN)/python -m pytest -q -m "not process" $(ARGS)
+
+# The properties and state machines with other examples each time: `make explore` until it finds one.
+explore: $(STAMP)
+	$(BIN)/python -m pytest -n 3 --dist worksteal -q -m "hypothesis and not process" \
+	    --hypothesis-profile=explore $(ARGS)
 
 # The tests on every supported Python that is installed (python3.11, python3.12, python3.13).
 test-all: deps

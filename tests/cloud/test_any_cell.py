@@ -27,7 +27,7 @@ hostile = st.one_of(
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_cell_with_anything_in_it_is_built_or_refused(data: st.DataObject) -> None:
     files = dict(FILES)
     for _ in range(data.draw(st.integers(1, 3))):

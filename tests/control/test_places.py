@@ -92,7 +92,7 @@ WAIT = st.tuples(st.just("wait"), st.sampled_from([0.5, 2.0, 10.0]))
 )
 @example(steps=[("tap", "front", SAM, "i"), ("tap", "inner", SAM, "o"), ("walk", "inner"),
           ("tap", "inner", SAM, "i"), ("walk", "front")], apart=False)  # fmt: skip
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_a_holders_place_is_where_they_last_went(steps: list[Any], apart: bool) -> None:
     async def journey() -> None:
         doors = {"front": {"antipassback": "soft"}, "inner": {}} if apart else TWO_INTO_ONE

@@ -243,7 +243,6 @@ class WholeSite(RuleBasedStateMachine):
 WholeSite.TestCase.settings = settings(
     max_examples=100,
     stateful_step_count=30,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestWholeSite = WholeSite.TestCase

@@ -275,7 +275,6 @@ class Doors(RuleBasedStateMachine):
 Doors.TestCase.settings = settings(
     max_examples=25,
     stateful_step_count=25,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestDoors = Doors.TestCase

@@ -243,7 +243,6 @@ class Hours(PlayedSite):
 Hours.TestCase.settings = settings(
     max_examples=25,
     stateful_step_count=25,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestHours = Hours.TestCase

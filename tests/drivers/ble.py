@@ -17,6 +17,7 @@ from gateway.drivers.base import Driver
 from gateway.supervise import keep_running
 from hwsim.bluez.site import Bluetooth
 from hwsim.site import Site
+from tests.timing import allowed
 
 RECOVERY_S_MAX = 15.0
 """docs/promises.md P19, BlueZ."""
@@ -62,7 +63,7 @@ class Supervised:
         return [fact.why for fact in self.facts if isinstance(fact, DeviceOffline)]
 
     async def until(self, holds: Callable[[], object], within_s: float) -> None:
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(allowed(within_s)):
             while not holds():
                 self._told.clear()
                 await self._told.wait()

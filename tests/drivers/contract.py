@@ -19,6 +19,7 @@ from gateway.drivers import REGISTRY
 from gateway.drivers.base import Driver
 from gateway.errors import DeviceError, DeviceUnavailable
 from hwsim.site import Site
+from tests.timing import allowed
 
 CONFIG = Path(__file__).parents[2] / "config" / "site.toml"
 WIRED = CONFIG.with_name("wired.toml")
@@ -44,7 +45,7 @@ class Running:
 
     async def until(self, seen: Callable[[Sequence[Fact]], object], within_s: float = 2.0) -> None:
         """Wait until `seen` holds for the facts so far; a driver's error is this call's."""
-        async with asyncio.timeout(within_s):
+        async with asyncio.timeout(allowed(within_s)):
             while not seen(self.facts):
                 self._told.clear()
                 told = asyncio.create_task(self._told.wait())
@@ -84,7 +85,7 @@ async def running(driver: Driver) -> AsyncIterator[Running]:
 
 
 async def eventually(holds: Callable[[], object], within_s: float = 2.0) -> None:
-    async with asyncio.timeout(within_s):
+    async with asyncio.timeout(allowed(within_s)):
         while not holds():  # noqa: ASYNC110  # what is waited for is the kernel's and has no event
             await asyncio.sleep(0.005)
 
@@ -156,9 +157,9 @@ class DriverContract:
             unplugged = time.monotonic()
             await site.unplug(self.device)
             with pytest.raises(DeviceUnavailable, match=self.device):
-                async with asyncio.timeout(2.0):
+                async with asyncio.timeout(allowed(2.0)):
                     await run.task
-            assert time.monotonic() - unplugged < 0.5
+            assert time.monotonic() - unplugged < allowed(0.5)
         await eventually(lambda: (open_files(), children(), threads()) == before)
 
     async def test_replugged_it_works_again(self, site: Site, clock: Clock) -> None:

@@ -22,6 +22,7 @@ from gateway.errors import DeviceMisconfigured, DeviceUnavailable
 from hwsim.gpio.host import ChipProcess, running_chip
 from hwsim.site import Site
 from tests.drivers.contract import CONFIG, DriverContract, Running, eventually, running
+from tests.timing import allowed
 
 GPIO = CONFIG.with_name("gpio.toml")
 MS = timedelta(milliseconds=1)
@@ -89,7 +90,7 @@ class TestAWiegandReaderOnGpio(DriverContract):
                 await run.until(lambda _facts: len(run.values) > before)  # noqa: B023
                 took.append((run.told_ns[-1] - last_ns) / 1e6)
             print(f"\nlast bit to fact, ms, frame ended by silence: {sorted(took)}")
-            assert 4 < sorted(took)[5] < 12
+            assert 4 < sorted(took)[5] < allowed(12)
 
     async def test_at_once_it_is_told_with_its_last_bit(self, site: Site, clock: Clock) -> None:
         async with running(self.build(site, clock, at_once=True, formats=["H10301"])) as run:
@@ -100,7 +101,7 @@ class TestAWiegandReaderOnGpio(DriverContract):
                 await run.until(lambda _facts: len(run.values) > before)  # noqa: B023
                 took.append((run.told_ns[-1] - last_ns) / 1e6)
             print(f"\nlast bit to fact, ms, at once: {sorted(took)}")
-            assert sorted(took)[5] < 4
+            assert sorted(took)[5] < allowed(4)
 
     async def test_with_the_loop_held_up_frames_are_still_right(
         self, site: Site, clock: Clock
@@ -202,7 +203,7 @@ class TestGpio(DriverContract):
                 await chip.do("level", line=REX, high=high)
             pressed = time.monotonic()
             await run.until(lambda facts: len(facts) > before)
-            assert time.monotonic() - pressed < 0.1
+            assert time.monotonic() - pressed < allowed(0.1)
             await asyncio.sleep(0.1)
             (told,) = run.facts[before:]
             assert told == InputChanged(self.device, 2, True, told.at)

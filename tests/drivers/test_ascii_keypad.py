@@ -26,6 +26,7 @@ from gateway.errors import DeviceUnavailable
 from hwsim.observations import KeysSent, Lamp
 from hwsim.site import Site
 from tests.drivers.contract import DriverContract, Running, any_split, eventually, running
+from tests.timing import allowed
 
 GOLDEN = tomllib.loads((Path(__file__).parents[1] / "golden" / "ascii_keypad.toml").read_text())
 SECOND = timedelta(seconds=1)
@@ -262,7 +263,7 @@ async def test_a_line_that_takes_no_byte_is_given_up_and_the_loop_goes_on(clock:
             started = time.monotonic()
             with pytest.raises(DeviceUnavailable, match="takes no byte"):
                 await driver.indicate(Signal.GRANTED)
-            assert 0.4 < time.monotonic() - started < 2.0
+            assert 0.4 < time.monotonic() - started < allowed(2.0)
     finally:
         os.close(slave)
         os.close(master)

@@ -51,6 +51,7 @@ from tests.drivers.contract import (
     eventually,
     running,
 )
+from tests.timing import allowed
 
 SITE = CONFIG.with_name("ble.toml")
 SCANNER = "yard-fobs"
@@ -249,7 +250,7 @@ async def test_after_a_fault_of_bluez_fobs_open_again_within_15_s(
         assert why in run.whys[0] or "scan:" in run.whys[0]
         await task
         assert await answered(driver, run, fob, RECOVERY_S_MAX) == "granted"
-        assert time.monotonic() - began < RECOVERY_S_MAX
+        assert time.monotonic() - began < allowed(RECOVERY_S_MAX)
 
 
 async def test_a_scan_that_has_fallen_silent_without_a_word_is_begun_anew_within_15_s(
@@ -261,7 +262,7 @@ async def test_a_scan_that_has_fallen_silent_without_a_word_is_begun_anew_within
         began = time.monotonic()
         site.bluetooth.bluez.deaf = True
         assert await answered(driver, run, fob, RECOVERY_S_MAX) == "granted"
-        assert time.monotonic() - began < RECOVERY_S_MAX
+        assert time.monotonic() - began < allowed(RECOVERY_S_MAX)
         assert not run.whys  # nothing was lost: the same worker scans
 
 

@@ -204,7 +204,7 @@ def test_a_phone_without_a_grant_is_asked_for_the_next_technology() -> None:
         talk(conversation(), lambda _command: SW_INS_NOT_SUPPORTED)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.binary(max_size=300), max_size=8))
 def test_whatever_a_phone_answers_only_a_proof_is_one(answers: list[bytes]) -> None:
     left = iter(answers)

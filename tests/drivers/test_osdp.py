@@ -59,6 +59,7 @@ from tests.drivers.contract import (
     eventually,
     running,
 )
+from tests.timing import allowed
 
 GOLDEN = tomllib.loads((Path(__file__).parents[1] / "golden" / "osdp.toml").read_text())
 KEY = bytes.fromhex("8f1d4c2b6e0a937558cd21f0b4a6e713")
@@ -590,7 +591,7 @@ class TestAnOsdpReader(DriverContract):
         async with running(driver) as run:
             await site.hang("reader")
             with pytest.raises(DeviceUnavailable, match="doesn't answer"):
-                async with asyncio.timeout(3.0):
+                async with asyncio.timeout(allowed(3.0)):
                     await run.task
         with pytest.raises(DeviceUnavailable, match="doesn't answer"):
             await driver.run(lambda _fact: None)
@@ -605,7 +606,7 @@ class TestAnOsdpReader(DriverContract):
         async with running(driver) as run:
             await site.reboot("reader")
             with pytest.raises(DeviceUnavailable, match="channel is lost"):
-                async with asyncio.timeout(2.0):
+                async with asyncio.timeout(allowed(2.0)):
                     await run.task
         async with running(driver) as run:
             await self.prove(site, run)
@@ -622,7 +623,7 @@ class TestAnOsdpReader(DriverContract):
             (worker,) = children() - before
             os.kill(worker, how)
             with pytest.raises(DeviceUnavailable, match="process"):
-                async with asyncio.timeout(3.0):
+                async with asyncio.timeout(allowed(3.0)):
                     await run.task
             await eventually(lambda: worker not in children())
         async with running(driver) as run:
@@ -675,7 +676,7 @@ async def test_two_readers_share_a_line_and_one_falling_silent_is_not_the_others
         assert (one.values, two.values) == (["00000001"], ["00000002"])
         await site.hang("second")
         with pytest.raises(DeviceUnavailable, match="second: address 7 doesn't answer"):
-            async with asyncio.timeout(3.0):
+            async with asyncio.timeout(allowed(3.0)):
                 await two.task
         await site.card("reader", bits_of("00000003"))
         await one.until(lambda _facts: len(one.values) == 2)
@@ -712,7 +713,7 @@ async def refused(site: Site, clock: Clock, because: str) -> None:
     for number in range(4):
         await site.card("reader", bits_of(f"0BADCA0{number}"))
     with pytest.raises(DeviceUnavailable, match=because):
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(allowed(5.0)):
             await run.task
     assert run.facts == []
 
@@ -760,7 +761,7 @@ async def test_a_frame_that_is_not_the_sessions_own_makes_no_card(
         card = bytes.fromhex("0badcafe")
         setattr(reader(site).peripheral.faults, fault, card if fault == "unsigned_card" else True)
         with pytest.raises(DeviceUnavailable):
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(allowed(5.0)):
                 await run.task
         assert run.values == [UID]
 
@@ -838,7 +839,7 @@ async def test_a_running_reader_is_given_a_new_key_when_an_installer_asks(
         KeyStore(tmp_path / "keys").open_window("reader", 30 * SECOND, clock.monotonic())
         factory_fresh(site)
         with pytest.raises(DeviceUnavailable):
-            async with asyncio.timeout(3.0):
+            async with asyncio.timeout(allowed(3.0)):
                 await run.task
     async with running(driver):
         assert reader(site).peripheral.key == KeyStore(tmp_path / "keys").key("reader") != KEY
@@ -855,7 +856,7 @@ async def test_the_window_ends_by_itself_and_nothing_was_accepted(
     await site.card("reader", bits_of(UID))
     with pytest.raises(DeviceUnavailable, match="install"):
         await run.task
-    assert time.monotonic() - started < 4.0
+    assert time.monotonic() - started < allowed(4.0)
     assert {type(fact) for fact in run.facts} == {InstallWindowOpened, InstallWindowClosed}
     assert store.key("reader") == KEY
     assert not (tmp_path / "keys" / "reader.window").exists()

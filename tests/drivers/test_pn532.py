@@ -57,6 +57,7 @@ from tests.drivers.contract import (
     eventually,
     running,
 )
+from tests.timing import allowed
 
 GOLDEN = tomllib.loads((Path(__file__).parents[1] / "golden" / "pn532.toml").read_text())
 MS = 1_000_000
@@ -475,7 +476,7 @@ class TestAPn532(DriverContract):
             (worker,) = children() - before
             os.kill(worker, signal.SIGSTOP)
             with pytest.raises(DeviceUnavailable, match="silent"):
-                async with asyncio.timeout(3.0):
+                async with asyncio.timeout(allowed(3.0)):
                     await run.task
             await eventually(lambda: worker not in children())
         async with running(driver) as run:
@@ -488,7 +489,7 @@ class TestAPn532(DriverContract):
         async with running(driver) as run:
             await site.hang(self.device)
             with pytest.raises(DeviceUnavailable):
-                async with asyncio.timeout(4.0):
+                async with asyncio.timeout(allowed(4.0)):
                     await run.task
         with pytest.raises(DeviceUnavailable):
             await driver.run(lambda _fact: None)
@@ -531,12 +532,12 @@ class TestAPn532(DriverContract):
         started = time.monotonic()
         with pytest.raises(DeviceUnavailable, match="not there"):
             await driver.run(lambda _fact: None)
-        assert time.monotonic() - started < 0.1
+        assert time.monotonic() - started < allowed(0.1)
 
     async def test_a_port_without_a_chip_is_unavailable(self, site: Site, clock: Clock) -> None:
         port = site.rewritten_config()["devices"]["street-keypad"]["port"]
         with pytest.raises(DeviceUnavailable):
-            async with asyncio.timeout(8.0):
+            async with asyncio.timeout(allowed(8.0)):
                 await self.build(site, clock, port=port).run(lambda _fact: None)
 
     async def test_the_worker_dies_with_its_parent(self, site: Site, tmp_path: Path) -> None:

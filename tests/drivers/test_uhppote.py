@@ -36,6 +36,7 @@ from hwsim.observations import Output
 from hwsim.site import Site, running_site
 from hwsim.uhppote import ANY_TIME, NORMALLY_OPEN, Controller, UhppoteDoor
 from tests.drivers.contract import DriverContract, Running, eventually, running
+from tests.timing import allowed
 
 GOLDEN = tomllib.loads((Path(__file__).parents[1] / "golden" / "uhppote.toml").read_text())
 SERIAL = 423187757
@@ -232,7 +233,7 @@ class TestAUhppoteDoor(DriverContract):
         async with running(driver) as run:
             await site.unplug(self.device)
             with pytest.raises(DeviceUnavailable, match=self.device):
-                async with asyncio.timeout(2.0):
+                async with asyncio.timeout(allowed(2.0)):
                     await run.task
 
     async def test_a_swipe_is_told_within_moments(self, site: Site, clock: Clock) -> None:

@@ -164,7 +164,6 @@ class JournalAgainstAList(RuleBasedStateMachine):
 JournalAgainstAList.TestCase.settings = settings(
     max_examples=30,
     stateful_step_count=25,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestJournalAgainstAList = JournalAgainstAList.TestCase

@@ -19,6 +19,7 @@ from gateway.link.settings import (
 )
 from tests.brokers import Certificates
 from tests.ipc.memory import MemoryCore
+from tests.timing import allowed
 
 PREFIX = "acs/v1/LON/lon-1"
 
@@ -85,7 +86,7 @@ async def core_on(path: Path, core: MemoryCore) -> AsyncIterator[None]:
     server = CoreServer(path, core)
     task = asyncio.create_task(server.run())
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(allowed(5)):
             await server.listening.wait()
         yield
     finally:
@@ -106,12 +107,12 @@ async def linking(
         assert not task.done(), task
     finally:
         task.cancel()
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(allowed(2)):
             await asyncio.wait({task})
 
 
 async def until(seen: Callable[[], object], limit_s: float = 20.0) -> None:
     """Wait until it is so. Raises TimeoutError."""
-    async with asyncio.timeout(limit_s):
+    async with asyncio.timeout(allowed(limit_s)):
         while not seen():  # noqa: ASYNC110 - a log has no event to wait for
             await asyncio.sleep(0.01)

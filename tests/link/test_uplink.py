@@ -329,7 +329,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(STEPS, st.randoms(use_true_random=False))
 def test_over_any_history_the_cloud_gets_every_event_once_faults_stop(
     steps: list[str], rng: random.Random

@@ -29,6 +29,7 @@ from gateway.ipc.messages import Status
 from gateway.journal.chain import commitment_to, genesis, link
 from hwsim import observations as seen
 from hwsim.site import Site, running_site
+from tests.timing import allowed
 
 REPOSITORY = Path(__file__).parents[2]
 GATEWAY = (sys.executable, "-m", "gateway")
@@ -168,7 +169,7 @@ async def until(
             found = await found
         if found:
             return time.monotonic() - begun
-        if time.monotonic() - begun > limit_s:
+        if time.monotonic() - begun > allowed(limit_s):
             raise AssertionError(f"not within {limit_s:g} s: {what}")
         await asyncio.sleep(0.01)
 
@@ -225,7 +226,7 @@ class Daemon:
         """SIGTERM; the exit status."""
         with suppress(ProcessLookupError):
             self.process.terminate()
-        async with asyncio.timeout(limit_s):
+        async with asyncio.timeout(allowed(limit_s)):
             return await self.process.wait()
 
 
@@ -281,7 +282,7 @@ class Rig:
             env=_environment(),
         )
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(allowed(limit_s)):
                 out, err = await process.communicate()
         finally:
             with suppress(ProcessLookupError):
@@ -315,7 +316,7 @@ class Rig:
     async def status(self) -> Status | None:
         """The core's status; None while nobody answers."""
         try:
-            async with asyncio.timeout(5), connect(self.socket, role="test") as core:
+            async with asyncio.timeout(allowed(5)), connect(self.socket, role="test") as core:
                 return await core.status()
         except (IpcError, TimeoutError):
             return None

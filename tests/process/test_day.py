@@ -31,6 +31,7 @@ from tests.process.rig import (
     standing_rig,
     until,
 )
+from tests.timing import allowed
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
 
@@ -229,8 +230,8 @@ async def test_the_exit_button_releases_within_100_ms(day: Day) -> None:
         took_ms.append((edge.at_ns - pressed[-1]) / 1e6)
     figure(f"REX to strike: {', '.join(f'{each:.0f}' for each in took_ms)} ms")
     # Two polls of 20 ms and 30 ms of debounce are the design's part of it.
-    assert statistics.median(took_ms) <= 100.0
-    assert max(took_ms) <= 150.0
+    assert statistics.median(took_ms) <= allowed(100.0)
+    assert max(took_ms) <= allowed(150.0)
 
 
 async def test_no_process_of_ours_listens_on_the_network(day: Day) -> None:
@@ -249,7 +250,7 @@ async def test_a_second_core_ends_at_once_and_says_who_owns_the_state(day: Day) 
         begun = time.monotonic()
         second = await rig.cli(part, "--config", str(rig.config))
         assert second.status == CLI_FAULT, second
-        assert time.monotonic() - begun < 5.0
+        assert time.monotonic() - begun < allowed(5.0)
         assert f"pid {rig.core_pid()}" in second.err
         assert "Traceback" not in second.err
     assert run.alive

@@ -24,6 +24,7 @@ from tests.process.rig import (
     standing_rig,
     until,
 )
+from tests.timing import allowed
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
 
@@ -87,8 +88,8 @@ async def test_an_unplugged_reader_is_back_in_10_s_and_the_other_door_doesnt_not
     back_s = (rig.released("front", replugged_ns)[0].at_ns - replugged_ns) / 1e9
     took_ms += await other
     figure(f"reader replugged to first strike: {back_s:.2f} s; other door {max(took_ms):.0f} ms")
-    assert back_s <= REPLUGGED_S_MAX
-    assert max(took_ms) <= ANSWER_MS_MAX
+    assert back_s <= allowed(REPLUGGED_S_MAX)
+    assert max(took_ms) <= allowed(ANSWER_MS_MAX)
 
 
 async def test_a_reader_cut_in_mid_frame_says_nothing_wrong_and_comes_back(rig: Rig) -> None:
@@ -121,7 +122,7 @@ async def test_a_hung_worker_is_killed_and_replaced_within_10_s(rig: Rig) -> Non
     await rig.tap_until_open("front", REPLUGGED_S_MAX)
     back_s = (rig.released("front", stopped_ns)[0].at_ns - stopped_ns) / 1e9
     figure(f"worker hung to first strike: {back_s:.2f} s")
-    assert back_s <= REPLUGGED_S_MAX
+    assert back_s <= allowed(REPLUGGED_S_MAX)
     assert not is_running(hung)
     assert len(workers(rig, "front-reader")) == 1
     assert max(await other) <= ANSWER_MS_MAX
@@ -137,7 +138,8 @@ async def test_a_reader_that_hangs_is_found_and_works_again_when_it_does(rig: Ri
     await rig.site.resume("front-reader")
     resumed_ns = time.monotonic_ns()
     await rig.tap_until_open("front", REPLUGGED_S_MAX)
-    assert (rig.released("front", resumed_ns)[0].at_ns - resumed_ns) / 1e9 <= REPLUGGED_S_MAX
+    back_s = (rig.released("front", resumed_ns)[0].at_ns - resumed_ns) / 1e9
+    assert back_s <= allowed(REPLUGGED_S_MAX)
 
 
 async def test_without_its_relay_board_a_door_says_fault_and_the_other_works(rig: Rig) -> None:
@@ -180,7 +182,7 @@ async def test_a_board_that_hangs_keeps_no_tap_waiting_for_long(rig: Rig) -> Non
     )
     took_s = time.monotonic() - begun
     figure(f"tap at a door whose board hangs: fault shown after {took_s:.2f} s")
-    assert took_s <= 1.0
+    assert took_s <= allowed(1.0)
     await rig.event(events.UnlockFailed, after=before)
     assert max(await answers_at_back(rig, 2)) <= ANSWER_MS_MAX
 
@@ -255,8 +257,8 @@ async def test_a_flooded_keypad_doesnt_slow_the_other_door(rig: Rig) -> None:
     took_ms.sort()
     figure(f"{taps} taps beside a flood: {', '.join(f'{ms:.1f}' for ms in took_ms)} ms")
     # The promise is on p99; of ten taps that is the worst but for one stall of the machine.
-    assert took_ms[-2] <= ANSWER_MS_MAX
-    assert took_ms[-1] <= WORST_MS_MAX
+    assert took_ms[-2] <= allowed(ANSWER_MS_MAX)
+    assert took_ms[-1] <= allowed(WORST_MS_MAX)
     await rig.site.press("front-keypad", "*", 0)
     await rig.at_rest()
     await rig.release_by("front", rig.enter(SAM_PIN))

@@ -30,6 +30,7 @@ from tests.process.rig import (
     until,
     wall_clock,
 )
+from tests.timing import allowed
 
 pytestmark = pytest.mark.process
 
@@ -61,7 +62,7 @@ async def test_a_core_killed_in_mid_pulse_leaves_a_locked_door_and_decides_withi
     await rig.tap_until_open("back", DECIDES_S_MAX)
     since_kill_s = (rig.released("back")[0].at_ns - killed_ns) / 1e9
     figure(f"killed to first strike, alone: {since_kill_s:.2f} s")
-    assert since_kill_s <= DECIDES_S_MAX
+    assert since_kill_s <= allowed(DECIDES_S_MAX)
     await rig.at_rest("front")
     off = next(
         each
@@ -92,7 +93,7 @@ async def test_run_starts_a_killed_core_again_within_3_s_each_time(rig: Rig) -> 
         await rig.tap_until_open("back", DECIDES_S_MAX)
         took_s.append((rig.released("back", killed_ns)[0].at_ns - killed_ns) / 1e9)
     figure(f"killed to first strike, under run: {', '.join(f'{s:.2f}' for s in took_s)} s")
-    assert max(took_s) <= DECIDES_S_MAX
+    assert max(took_s) <= allowed(DECIDES_S_MAX)
     assert await run.stop() == 0
 
 

@@ -17,6 +17,7 @@ from gateway.control.door import TAPS_A_SECOND_MAX
 from gateway.domain import events
 from gateway.journal import Journal
 from tests.process.rig import Daemon, Rig, assert_sound, figure, standing_rig, until
+from tests.timing import allowed
 
 pytestmark = pytest.mark.process
 
@@ -101,7 +102,7 @@ async def test_a_thousand_events_of_an_outage_arrive_in_order_once_the_broker_is
         await broker.start()
         took_s = await everything_arrived(rig, cloud, stream, BACK_S_MAX + 5.0)
         figure(f"broker back to all of {len(cloud.events)} events arrived: {took_s:.1f} s")
-        assert took_s <= BACK_S_MAX
+        assert took_s <= allowed(BACK_S_MAX)
         numbers = [seq for _, seq in cloud.events]
         assert numbers == sorted(numbers)
         assert cloud.out_of_order == 0

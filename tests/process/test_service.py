@@ -28,6 +28,7 @@ from tests.process.rig import (
     threads_of,
     until,
 )
+from tests.timing import allowed
 
 pytestmark = pytest.mark.process
 
@@ -126,7 +127,7 @@ async def test_a_core_that_lives_but_decides_nothing_stops_its_watchdog_and_fall
         await until("signs of life", lambda: len(manager.times("WATCHDOG=1")) >= 2)
         await rig.enter(SAM_PIN)
         tapped = time.monotonic()
-        async with asyncio.timeout(SELF_TEST_S_MAX + 2 * WATCHDOG_S + 2.0):
+        async with asyncio.timeout(allowed(SELF_TEST_S_MAX + 2 * WATCHDOG_S + 2.0)):
             status = await core.wait()
         figure(f"decisions blocked to the core's end: {time.monotonic() - tapped:.1f} s")
         # Not 2: a service manager, and `run`, must start it again.
@@ -153,7 +154,7 @@ async def test_asked_to_stop_it_ends_in_good_order_and_leaves_nobody_behind(
         rig_card = asyncio.ensure_future(rig.tap("back-reader", SAM, 2.0))
         begun = time.monotonic()
         core.process.send_signal(number)
-        async with asyncio.timeout(END_S_MAX):
+        async with asyncio.timeout(allowed(END_S_MAX)):
             status = await core.process.wait()
         figure(f"{number.name} to the end: {time.monotonic() - begun:.2f} s")
         assert status == 0

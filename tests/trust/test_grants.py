@@ -208,14 +208,14 @@ def test_a_signed_payload_of_another_form_is_malformed(payload: dict[Any, Any]) 
     assert verify_message(signed(payload), KEYS, HERE, PHONE) == "grant_malformed"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.binary(max_size=300))
 def test_arbitrary_bytes_are_refused(data: bytes) -> None:
     assert verify_message(data, KEYS, HERE) == "grant_malformed"
     assert verify("DG1:" + base45(data)[:500], KEYS, HERE) == "grant_malformed"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(characters=st.text(max_size=600))
 def test_arbitrary_texts_are_refused(characters: str) -> None:
     assert verify(characters, KEYS, HERE) == "grant_malformed"

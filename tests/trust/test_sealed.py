@@ -80,7 +80,7 @@ def test_the_good_ones_are_taken() -> None:
     assert beacon_of(GOOD["beacon"][0]) == ack_of(GOOD["ack"][0]) == "taken"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.binary(max_size=400))
 def test_arbitrary_bytes_are_malformed(data: bytes) -> None:
     for _, judge in GOOD.values():
@@ -110,7 +110,7 @@ _VALUES = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     kind=st.sampled_from(("cmd", "beacon", "ack")),
     where=st.integers(0, 20),

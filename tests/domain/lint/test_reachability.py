@@ -126,7 +126,7 @@ def instants(records: ValidRecords) -> list[datetime]:
 
 
 @given(sites())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_lint_finds_what_walking_every_door_at_every_edge_finds(rows: list[JsonObject]) -> None:
     records = parse_records(lines(rows)).records
     outside = outermost(records.tables)
