@@ -15,6 +15,7 @@ import pytest
 import structlog
 
 from gateway.cache import Applied
+from gateway.cache.outcome import Audited
 from gateway.clock import TimeTrust
 from gateway.config.site import SiteTable
 from gateway.errors import RecordsRefused
@@ -25,6 +26,7 @@ from gateway.trust.making import Made, delta, digest_of, repair, snapshot
 from gateway.trust.parity import PARITY_CONTEXT
 from gateway.trust.root import Roots
 from gateway.trust.rules import BreaksRule
+from tests import virtual
 from tests.cache.conftest import CARD, records
 from tests.cache.in_one_process import InOneProcess
 from tests.cache.test_bundles import SPOIL, card, holder
@@ -447,6 +449,56 @@ async def test_drift_is_reported_bucket_by_bucket_and_repaired(state: Path, key_
         assert await box.sync.audit()
         assert box.cache.current is not None
         assert box.cache.current.find("uid", CARD) is not None
+
+
+def _spoil(state: Path) -> None:
+    rows = sqlite3.connect(state / "cache.db")
+    rows.execute(SPOIL)
+    rows.commit()
+    rows.close()
+
+
+def test_what_somebody_changes_on_the_disk_is_told_within_a_minute(
+    state: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audits = 0
+    audit = InOneProcess.audit
+
+    async def counted(cache: InOneProcess) -> Audited:
+        nonlocal audits
+        audits += 1
+        return await audit(cache)
+
+    monkeypatch.setattr(InOneProcess, "audit", counted)
+
+    async def journey() -> None:
+        async with running(state, key_file) as box:
+            await box.send(snapshot(FIRST, about(1)))
+            await until(lambda: box.applied)
+            await asyncio.sleep(600)
+            assert audits <= 1  # what is as it was is not read again and again
+            assert box.sync.problems() == []
+            await asyncio.to_thread(_spoil, state)
+            await asyncio.sleep(60)
+            assert box.parity()["digest"] != digest_of(FIRST, DIGEST_KEY).digest()
+            assert box.sync.problems() == [
+                "records on the disk have drifted: a repair is asked for"
+            ]
+            spent = audits
+            await asyncio.sleep(600)
+            assert audits == spent
+            (state / "cache.db").write_bytes(b"no database any more")
+            await asyncio.sleep(60)
+            assert "the next bundle mends them" in box.sync.problems()[-1]
+            await box.send(snapshot(SECOND, about(2)))
+            await until(lambda: len(box.applied) == 2)
+            assert box.sync.problems() == []
+            assert await box.sync.audit()
+            spent = audits
+            await asyncio.sleep(3700)
+            assert audits == spent + 1  # hourly, whatever the bytes say
+
+    virtual.run(journey())
 
 
 async def test_only_a_root_with_other_freshness_keys_lets_the_time_be_set(
