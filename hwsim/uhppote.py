@@ -1,13 +1,15 @@
 """A UHPPOTE UT0311-L04 controller for four doors, on UDP: messages of 64 bytes in and out.
 
 Written from the messages that uhppoted/uhppote-core documents in its tests and README, not from its
-code. `Controller` is pure; `UhppoteDoor` is one door of one, whose socket its doors share.
+code; what time profiles open is as uhppoted/uhppote-simulator observed it on a controller.
+`Controller` is pure; `UhppoteDoor` is one door of one, whose socket its doors share.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from hwsim.observations import CardSent, Observations, Output
@@ -22,9 +24,11 @@ REMOTE_NS = 30_000_000_000
 NORMALLY_OPEN, NORMALLY_CLOSED, CONTROLLED = 1, 2, 3
 SWIPE, DOOR = 1, 2
 # entities/reasons.go of uhppote-simulator; 23 and 24 are in the maker's SDK's list of reasons.
-PASS, REMOTE, NO_PASS, BUTTON, OPENED, CLOSED, REMOTE_OPEN = (
+PASS, REMOTE, NO_PRIVILEGE, WRONG_TIME, NO_PASS, BUTTON, OPENED, CLOSED, REMOTE_OPEN = (
     0x01,
     0x05,
+    0x06,
+    0x0F,
     0x12,
     0x14,
     0x17,
@@ -54,10 +58,44 @@ class ListedCard:
     last: bytes
     doors: bytes
 
-    def opens(self, door: int, today: bytes) -> bool:
-        """Whether it opens a door on a day, both as 8 digits in BCD; profiles are never open."""
-        return self.doors[door - 1] == 1 and self.first <= today <= self.last
 
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A time profile as set-time-profile sends it, in BCD: days are 8 digits, minutes 4."""
+
+    first: bytes
+    last: bytes
+    weekdays: bytes
+    segments: tuple[tuple[bytes, bytes], ...]
+    linked: int
+
+    @classmethod
+    def read(cls, data: bytes) -> "Profile":
+        """From the 28 bytes that follow a profile's number in a message."""
+        minutes = [data[at : at + 2] for at in range(15, 27, 2)]
+        segments = tuple(zip(minutes[::2], minutes[1::2], strict=True))
+        return cls(data[:4], data[4:8], data[8:15], segments, data[27])
+
+    def written(self) -> bytes:
+        """As those 28 bytes."""
+        minutes = b"".join(start + end for start, end in self.segments)
+        return self.first + self.last + self.weekdays + minutes + bytes([self.linked])
+
+    def opens(self, at: datetime, *, end_opens: bool) -> bool:
+        """Whether it opens by itself at a moment of the controller's clock."""
+        minute = bytes.fromhex(f"{at:%H%M}")
+        return (
+            self.first <= bytes.fromhex(f"{at:%Y%m%d}") <= self.last
+            and self.weekdays[at.weekday()] == 1
+            and any(
+                start <= minute < end or (end_opens and minute == end >= start)
+                for start, end in self.segments
+            )
+        )
+
+
+FIRST_PROFILE, LAST_PROFILE = 2, 254
+MAGIC = bytes.fromhex("55aaaa55")
 
 ANY_TIME = ListedCard(bytes.fromhex("20000101"), bytes.fromhex("20991231"), bytes([1] * DOORS))
 
@@ -86,13 +124,16 @@ class Controller:
     Attributes:
         serial: Its serial number.
         cards: Its own list, by number.
-        today: What its clock shows, as 8 digits in BCD.
+        profiles: Its time profiles, by number.
+        end_opens: Whether the last minute of a profile's segment opens: nobody has said; in
+            uhppote-simulator it does.
         event_index: Up to where somebody has said that they have its events.
     """
 
     serial: int
     cards: dict[int, ListedCard] = field(default_factory=dict)
-    today: bytes = bytes.fromhex("20260101")
+    profiles: dict[int, Profile] = field(default_factory=dict)
+    end_opens: bool = True
     doors: list[DoorState] = field(default_factory=lambda: [DoorState() for _ in range(DOORS)])
     events: list[Event] = field(default_factory=list)
     listener: tuple[str, int] | None = None
@@ -101,7 +142,9 @@ class Controller:
     special_events: bool = False
     _sequence: int = 0
     _places: list[int] = field(default_factory=list)
+    _placed: set[int] = field(default_factory=set)
     _heard_ns: int = -REMOTE_NS
+    _clock: tuple[datetime, int] = (datetime(2026, 1, 1, 12), 0)  # noqa: DTZ001 - it has no zone
 
     def request(self, message: bytes, now_ns: int) -> bytes | None:
         """Answer one message; None for what is not for this board."""
@@ -113,6 +156,11 @@ class Controller:
         if handler is None or (serial == 0 and message[1] != 0x94):
             return None
         return handler(self, message, now_ns)
+
+    def clock(self, now_ns: int) -> datetime:
+        """What its clock shows: it runs on from what it was last set to, and has no zone."""
+        shown, at_ns = self._clock
+        return shown + timedelta(microseconds=(now_ns - at_ns) // 1000)
 
     def _reply(self, code: int, data: bytes = b"") -> bytes:
         head = bytes([SOM, code, 0, 0]) + self.serial.to_bytes(4, "little")
@@ -130,10 +178,11 @@ class Controller:
             made[27] = last.reason
         made[28:32] = bytes(door.open for door in self.doors)
         made[32:36] = bytes(door.button for door in self.doors)
-        made[37:40] = bytes.fromhex("120000")
+        clock = self.clock(now_ns)
+        made[37:40] = bytes.fromhex(f"{clock:%H%M%S}")
         made[40:44] = self._sequence.to_bytes(4, "little")
         made[49] = sum(door.energised(now_ns) << at for at, door in enumerate(self.doors))
-        made[51:54] = bytes.fromhex("260101")
+        made[51:54] = bytes.fromhex(f"{clock:%y%m%d}")
         self._sequence += 1
         return bytes(made)
 
@@ -178,17 +227,17 @@ class Controller:
         return self._reply(0x8E, b"\x01")
 
     def _set_remote(self, message: bytes, _now_ns: int) -> bytes:
-        good = message[8:12] == bytes.fromhex("55aaaa55")
+        good = message[8:12] == MAGIC
         if good:
             self.remote = message[12] == 1
         return self._reply(0xA0, bytes([good]))
 
     def _get_cards(self, _message: bytes, _now_ns: int) -> bytes:
+        for number in self.cards:
+            self._place(number)
         return self._reply(0x58, len(self.cards).to_bytes(4, "little"))
 
     def _card_at(self, message: bytes, _now_ns: int) -> bytes:
-        # Cards stay at their place; one that was taken off leaves 0xffffffff there.
-        self._places += [number for number in self.cards if number not in self._places]
         index = int.from_bytes(message[8:12], "little")
         if not 1 <= index <= len(self._places):
             return self._reply(0x5C)
@@ -198,8 +247,15 @@ class Controller:
         card = self.cards[number]
         return self._reply(0x5C, number.to_bytes(4, "little") + card.first + card.last + card.doors)
 
+    def _place(self, number: int) -> None:
+        # Cards stay at their place; one that was taken off leaves 0xffffffff there.
+        if number not in self._placed:
+            self._placed.add(number)
+            self._places.append(number)
+
     def _put_card(self, message: bytes, _now_ns: int) -> bytes:
         number = int.from_bytes(message[8:12], "little")
+        self._place(number)
         self.cards[number] = ListedCard(message[12:16], message[16:20], message[20:24])
         return self._reply(0x50, b"\x01")
 
@@ -207,15 +263,31 @@ class Controller:
         number = int.from_bytes(message[8:12], "little")
         return self._reply(0x52, bytes([self.cards.pop(number, None) is not None]))
 
-    def _set_time(self, message: bytes, _now_ns: int) -> bytes:
-        self.today = message[8:12]
+    def _set_profile(self, message: bytes, _now_ns: int) -> bytes:
+        good = FIRST_PROFILE <= message[8] <= LAST_PROFILE
+        if good:
+            self.profiles[message[8]] = Profile.read(message[9:37])
+        return self._reply(0x88, bytes([good]))
+
+    def _get_profile(self, message: bytes, _now_ns: int) -> bytes:
+        found = self.profiles.get(message[8])
+        return self._reply(0x98, b"" if found is None else message[8:9] + found.written())
+
+    def _clear_profiles(self, message: bytes, _now_ns: int) -> bytes:
+        good = message[8:12] == MAGIC
+        if good:
+            self.profiles.clear()
+        return self._reply(0x8A, bytes([good]))
+
+    def _set_time(self, message: bytes, now_ns: int) -> bytes:
+        self._clock = datetime.strptime(message[8:15].hex(), "%Y%m%d%H%M%S"), now_ns  # noqa: DTZ007
         return self._reply(0x30, message[8:15])
 
     def _get_index(self, _message: bytes, _now_ns: int) -> bytes:
         return self._reply(0xB4, self.event_index.to_bytes(4, "little"))
 
     def _set_index(self, message: bytes, _now_ns: int) -> bytes:
-        good = message[12:16] == bytes.fromhex("55aaaa55")
+        good = message[12:16] == MAGIC
         if good:
             self.event_index = int.from_bytes(message[8:12], "little")
         return self._reply(0xB2, bytes([good]))
@@ -233,9 +305,12 @@ class Controller:
         0x58: _get_cards,
         0x5C: _card_at,
         0x80: _set_door,
+        0x88: _set_profile,
+        0x8A: _clear_profiles,
         0x8E: _special,
         0x90: _set_listener,
         0x94: _identity,
+        0x98: _get_profile,
         0xA0: _set_remote,
         0xB0: _get_event,
         0xB2: _set_index,
@@ -253,11 +328,34 @@ class Controller:
         """Present a card at one of a door's two readers (direction 1 in, 2 out)."""
         if self.remote and now_ns - self._heard_ns < REMOTE_NS:
             self._log(SWIPE, door, REMOTE, card=card, direction=direction)
-        elif card in self.cards and self.cards[card].opens(door, self.today):
+            return
+        reason = self.judged(door, card, self.clock(now_ns))
+        if reason == PASS:
             self._release(door, now_ns)
             self._log(DOOR, door, PASS, card=card, direction=direction, granted=True)
         else:
-            self._log(SWIPE, door, NO_PASS, card=card, direction=direction)
+            self._log(SWIPE, door, reason, card=card, direction=direction)
+
+    def judged(self, door: int, card: int, at: datetime) -> int:
+        """What its own list says of a card at a moment of its clock: `PASS`, or why not."""
+        listed = self.cards.get(card)
+        if listed is None or not listed.first <= bytes.fromhex(f"{at:%Y%m%d}") <= listed.last:
+            return NO_PASS
+        number = listed.doors[door - 1]
+        if number == 0 or number > LAST_PROFILE:
+            return NO_PRIVILEGE
+        return PASS if number < FIRST_PROFILE or self._in_profile(number, at) else WRONG_TIME
+
+    def _in_profile(self, number: int, at: datetime) -> bool:
+        """Whether a profile or one that it is linked to opens. One that isn't there always does."""
+        seen: set[int] = set()
+        while FIRST_PROFILE <= number <= LAST_PROFILE and number not in seen:
+            seen.add(number)
+            profile = self.profiles.get(number)
+            if profile is None or profile.opens(at, end_opens=self.end_opens):
+                return True
+            number = profile.linked
+        return False
 
     def push_button(self, door: int, *, pressed: bool, now_ns: int) -> bool:
         """Press or let go of a door's exit button; whether that is an event."""

@@ -7,9 +7,11 @@ itself, whose numbers are looked up in the records in force like any that is pre
 
 import asyncio
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import timedelta
-from typing import Final, NamedTuple
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Final, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -17,7 +19,20 @@ import structlog
 
 from gateway.clock import Clock
 from gateway.control.door import InForce
-from gateway.domain.own_list import ListedCard, Moment, listed
+from gateway.domain.own_hours import (
+    ANY_TIME,
+    AT_ANY_HOUR,
+    NEVER,
+    Hours,
+    Numbers,
+    Profile,
+    Week,
+    Weeks,
+    may_stay,
+    numbered,
+    reaches,
+)
+from gateway.domain.own_list import Allowance, ListedCard, Moment, allowance
 from gateway.drivers.base import KeepsCards
 from gateway.errors import DeviceError
 
@@ -32,9 +47,10 @@ KNOWN_MAX: Final = 20_000
 LINES_A_TURN: Final = 100
 """Lines of an import looked at before the doors have their turn on the loop."""
 
+CARDS_A_TURN: Final = 10
+"""Cards of a list looked at before the doors have their turn on the loop: about a millisecond."""
 
-REWRITTEN: Final = timedelta(days=7)
-"""A card's last day moves on every day; the controller's memory wears out and is spared that."""
+T = TypeVar("T")
 
 
 class Member(NamedTuple):
@@ -52,10 +68,30 @@ class _State(NamedTuple):
 
     revision: str | None
     day: str
+    """And how far ahead of UTC the site's clocks are: the controller's is set when that changes."""
     trusted: bool
     doors: tuple[tuple[int, str], ...]
     known: int
     online: bool
+
+
+@dataclass
+class _Copy:
+    """A controller's list as it was read, and written since."""
+
+    day: str
+    cards: dict[int, ListedCard]
+    profiles: dict[int, Profile] | None = None
+    """None as long as none was needed."""
+
+
+class _Told(NamedTuple):
+    """What a list is to be."""
+
+    cards: dict[int, ListedCard]
+    profiles: dict[int, Profile]
+    without: list[str]
+    """Hours that found no room among the profiles, by the names of their schedules."""
 
 
 class _Credential(msgspec.Struct):
@@ -75,8 +111,9 @@ class CardLists:
             self._boards.setdefault(member.driver.controller, []).append(member)
         self._in_force = in_force
         self._clock = clock
-        self._known: set[str] = set()
+        self._known: dict[str, None] = {}
         self._written: dict[str, _State] = {}
+        self._copies: dict[str, _Copy] = {}
 
     @property
     def boards(self) -> int:
@@ -87,7 +124,7 @@ class CardLists:
         """A Wiegand card was presented at a reader of one of the controllers."""
         known = self._in_force().records.find("wiegand", value) is not None
         if known and len(self._known) < KNOWN_MAX:
-            self._known.add(value)
+            self._known[value] = None
 
     async def imported(self, records: bytes) -> None:
         """These records are in force now; they are the only place where card numbers stand."""
@@ -100,22 +137,31 @@ class CardLists:
             if b'"wiegand"' in line and len(self._known) < KNOWN_MAX:
                 record = msgspec.json.decode(line, type=_Credential)
                 if (record.type, record.kind) == ("credential", "wiegand"):
-                    self._known.add(record.value)
+                    self._known[record.value] = None
 
     async def run(self) -> None:
-        """Look after the lists for ever."""
-        while self._boards:
-            await asyncio.sleep(LOOK_S)
+        """Look after the lists for ever, each by itself."""
+        async with asyncio.TaskGroup() as group:
             for board, members in self._boards.items():
-                state = self._state(members)
-                if not state.online:
-                    self._written.pop(board, None)
-                elif state != self._written.get(board):
-                    try:
-                        await self._write(members, state)
+                group.create_task(self._keep(board, members), name=f"card list {board}")
+
+    async def _keep(self, board: str, members: Sequence[Member]) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            state = self._state(members)
+            if not state.online:
+                self._forget(board)
+            elif state != self._written.get(board):
+                try:
+                    if await self._write(members, state):
                         self._written[board] = state
-                    except DeviceError as error:
-                        log.warning("card list not written", controller=board, why=str(error))
+                except DeviceError as error:
+                    self._forget(board)
+                    log.warning("card list not written", controller=board, why=str(error))
+
+    def _forget(self, board: str) -> None:
+        self._written.pop(board, None)
+        self._copies.pop(board, None)
 
     def _state(self, members: Sequence[Member]) -> _State:
         force = self._in_force()
@@ -126,60 +172,164 @@ class CardLists:
         )
         return _State(
             force.revision,
-            self._clock.now().astimezone(zone).date().isoformat(),
+            f"{self._clock.now().astimezone(zone):%Y-%m-%d%z}",
             trusted,
             doors,
             len(self._known),
             all(each.online() for each in members),
         )
 
-    async def _write(self, members: Sequence[Member], state: _State) -> None:
+    async def _write(self, members: Sequence[Member], state: _State) -> bool:
+        """Bring a list up to date; False if it has to be gone through once more.
+
+        At no step does the list open more than it did before or will after it: the gateway may end
+        at any. A controller opens at any hour for a card whose profile is missing (uhppote-cli,
+        README, clear-time-profiles), so a profile is written before the cards that refer to it,
+        and none is ever taken away.
+        """
         driver, force = members[0].driver, self._in_force()
         now, mono = self._clock.now(), self._clock.monotonic()
         clock: Final = "trusted" if state.trusted else "untrusted"
         moment = Moment(now, force.as_of or now, mono, clock)
+        local = now.astimezone(ZoneInfo(force.records.tables.site.timezone))
+        today = local.date()
         if state.trusted:
-            zone = ZoneInfo(force.records.tables.site.timezone)
-            await driver.set_clock(now.astimezone(zone).replace(tzinfo=None, microsecond=0))
-        there = await driver.cards()
-        wanted = dict(self._wanted(driver, there, dict(state.doors), moment))
+            await driver.set_clock(local.replace(tzinfo=None, microsecond=0))
+        copy = self._copies.get(driver.controller)
+        if copy is None or copy.day != state.day:
+            copy = self._copies[driver.controller] = _Copy(state.day, await driver.cards())
+        weeks = Weeks(force.records, now)
+        allowed: dict[int, Allowance] = {}
+        async for number, value in _in_turns(self._numbers(driver, copy.cards)):
+            if self._in_force().revision != state.revision:
+                return False
+            may = allowance(force.records, value, dict(state.doors), moment, weeks)
+            if may is not None:
+                allowed[number] = may
+        told = await _told(driver, allowed, copy, weeks)
         # What is to go goes first: whoever may no longer pass must not wait for who may.
-        gone = [number for number in there if number not in wanted]
+        gone = [
+            number
+            async for number in _in_turns(list(copy.cards))
+            if _is_gone(copy.cards[number], told.cards.get(number))
+        ]
         for number in gone:
             await driver.delete_card(number)
-        put = 0
-        for number, card in wanted.items():
-            if number in there and _is_good(there[number], card):
-                continue
+            del copy.cards[number]
+        if copy.profiles is not None:
+            for number, profile in told.profiles.items():
+                if not may_stay(copy.profiles.get(number), profile, today):
+                    await driver.put_profile(number, profile)
+                    copy.profiles[number] = profile
+        changed = [
+            number
+            async for number in _in_turns(told.cards)
+            if not _is_good(copy.cards.get(number), told.cards[number], today)
+        ]
+        changed.sort(key=lambda number: number not in copy.cards)
+        for number in changed:
             if state.trusted:
-                await driver.put_card(number, card)
-                put += 1
-            elif number in there:
+                await driver.put_card(number, told.cards[number])
+                copy.cards[number] = told.cards[number]
+            elif copy.cards.pop(number, None) is not None:
                 # Days are written by a clock that is vouched for, or not at all.
                 await driver.delete_card(number)
-        log.info("card list written", controller=driver.controller, put=put, deleted=len(gone))
+            if self._state(members)._replace(known=state.known) != state:
+                return False
+        log.info(
+            "card list written",
+            controller=driver.controller,
+            put=len(changed) if state.trusted else 0,
+            deleted=len(gone),
+            profiles=len(told.profiles),
+        )
+        if told.without:
+            log.warning(
+                "no time profile left: hours are not on the card list",
+                controller=driver.controller,
+                schedules=told.without,
+            )
+        # Numbers that were in use until now may do for who had none.
+        return not (told.without and (gone or changed))
 
-    def _wanted(
-        self,
-        driver: KeepsCards,
-        there: Mapping[int, ListedCard],
-        doors: Mapping[int, str],
-        moment: Moment,
-    ) -> Iterator[tuple[int, ListedCard]]:
-        values = {driver.card_value(number) for number in there}
-        for value in sorted(self._known.union(each for each in values if each is not None)):
-            number = driver.card_number(value)
-            if number is None:
-                continue
-            card = listed(self._in_force().records, value, doors, moment)
-            if card is not None:
-                yield number, card
+    def _numbers(
+        self, driver: KeepsCards, there: Mapping[int, ListedCard]
+    ) -> Iterator[tuple[int, str]]:
+        """Every card that may have to do with a list, and its value in the records."""
+        for number in list(there):
+            if (value := driver.card_value(number)) is not None:
+                yield number, value
+        for value in list(self._known):
+            known = driver.card_number(value)
+            if known is not None and known not in there:
+                yield known, value
 
 
-def _is_good(there: ListedCard, wanted: ListedCard) -> bool:
+async def _told(
+    driver: KeepsCards, allowed: Mapping[int, Allowance], copy: _Copy, weeks: Weeks
+) -> _Told:
+    wanted: Counter[Week] = Counter()
+    used: defaultdict[Week, Counter[int]] = defaultdict(Counter)
+    timed: set[Hours] = set()
+    async for number, may in _in_turns(allowed.items()):
+        there = copy.cards.get(number)
+        for door, hours in may.doors.items():
+            if hours != AT_ANY_HOUR and (choices := weeks.choices(hours)):
+                timed.add(hours)
+                wanted[choices[0]] += 1
+                if there is not None and door in there.doors:
+                    used[choices[0]][there.doors[door]] += 1
+    if timed and copy.profiles is None:
+        copy.profiles = await driver.profiles()
+    order = [week for week, _ in wanted.most_common()]
+    numbers = numbered(order, used, copy.profiles or {})
+    if len(numbers.of) < len(order):
+        # One schedule alone does for many mixtures that have it.
+        alone = [week for hours in timed for week in weeks.choices(hours)[1:]]
+        numbers = numbered(list(dict.fromkeys([*alone, *order])), used, copy.profiles or {})
+    when = {hours: _number(weeks.choices(hours), numbers) for hours in timed}
+    when[AT_ANY_HOUR] = ANY_TIME
+    cards: dict[int, ListedCard] = {}
+    async for number, may in _in_turns(allowed.items()):
+        doors = {door: when[hours] for door, hours in may.doors.items() if when.get(hours)}
+        if doors:
+            cards[number] = ListedCard(may.first, may.last, doors)
+    without = [hours for hours in timed if weeks.choices(hours)[0] not in numbers.of]
+    names = sorted(" + ".join(sorted(hours)) for hours in without)
+    return _Told(cards, numbers.profiles, names)
+
+
+def _number(choices: Sequence[Week], numbers: Numbers) -> int:
+    return next((numbers.of[week] for week in choices if week in numbers.of), NEVER)
+
+
+async def _in_turns(every: Iterable[T]) -> AsyncIterator[T]:
+    """These, with a turn for the doors now and then."""
+    for count, each in enumerate(every):
+        if count % CARDS_A_TURN == 0:
+            await asyncio.sleep(0)
+        yield each
+
+
+def _is_gone(there: ListedCard, wanted: ListedCard | None) -> bool:
+    """Whether an entry must go before any profile is written: it is nobody's, says what can't be
+    said here, or refers to a profile that is to be another's.
+    """
+    return (
+        wanted is None
+        or not there.doors
+        or any(
+            number != ANY_TIME and wanted.doors.get(door) != number
+            for door, number in there.doors.items()
+        )
+    )
+
+
+def _is_good(there: ListedCard | None, wanted: ListedCard, today: date) -> bool:
     """Whether an entry may stay: no wider than what is wanted, nor much shorter."""
     return (
-        there.doors == wanted.doors
+        there is not None
+        and there.doors == wanted.doors
         and there.first <= wanted.first
-        and timedelta() <= wanted.last - there.last < REWRITTEN
+        and reaches(there.last, wanted.last, today)
     )

@@ -257,6 +257,14 @@ def deny_exception(
     return None
 
 
+def covering_groups(tap: Tap) -> list[Group]:
+    """The holder's groups that cover the door, whenever their schedules are open."""
+    groups = tap.records.tables.groups
+    return [
+        groups[group_id] for group_id in tap.holding.holder.groups if _covers(groups[group_id], tap)
+    ]
+
+
 def is_usable(credential: Credential, at: datetime) -> bool:
     """Whether step 4 would let `credential` pass at `at`."""
     return (

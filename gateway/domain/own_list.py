@@ -1,7 +1,8 @@
 """Which cards a controller's own list may have, so that it opens no wider without the gateway.
 
-Such a list knows a card's number, its first and last day and the doors that it opens at any hour.
-What the records say beyond that can't be told to it, so whoever it concerns is left out.
+Such a list knows a card's number, its first and last day and, for each door, the hours at which it
+opens (own_hours.py). What the records say beyond that can't be told to it, so whoever it concerns
+is left out.
 """
 
 from collections.abc import Mapping
@@ -12,26 +13,42 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from gateway.domain.after_decision import Case, Surroundings
-from gateway.domain.decision import ClockTrust, PresentedCredential, Request, Side, decide
+from gateway.domain.decision import (
+    ClockTrust,
+    Decision,
+    PresentedCredential,
+    Request,
+    Side,
+    covering_groups,
+    decide,
+    look_up,
+)
 from gateway.domain.entitlements import Entitlements
 from gateway.domain.instants import later
-from gateway.domain.records import ALWAYS, Credential, Door
+from gateway.domain.own_hours import AT_ANY_HOUR, DAYS, Hours, Weeks
+from gateway.domain.records import ALWAYS, TIMEBOUND, Credential, Door
 from gateway.domain.restrictions import restrict
-
-DAYS: Final = 30
-"""The longest that a list goes on without the gateway (docs/promises.md P5); it is written anew
-every day."""
 
 CLOCK_MARGIN: Final = timedelta(hours=1)
 """What the controller's clock may be slow: its last day ends so long before the entitlement."""
 
 
 class ListedCard(msgspec.Struct, frozen=True):
-    """What a controller is told of a card: the days, both included, and its own doors' numbers."""
+    """A card on a controller's list: its days, both included, and for each of the controller's
+    doors `ANY_TIME` or the number of a profile. No doors: it means what can't be said so.
+    """
 
     first: date
     last: date
-    doors: frozenset[int]
+    doors: Mapping[int, int]
+
+
+class Allowance(msgspec.Struct, frozen=True):
+    """What the list may say of a card: its days, and for each of the controller's doors when."""
+
+    first: date
+    last: date
+    doors: Mapping[int, Hours]
 
 
 class Moment(msgspec.Struct, frozen=True):
@@ -43,9 +60,9 @@ class Moment(msgspec.Struct, frozen=True):
     clock: ClockTrust = "trusted"
 
 
-def listed(
-    records: Entitlements, value: str, doors: Mapping[int, str], moment: Moment
-) -> ListedCard | None:
+def allowance(
+    records: Entitlements, value: str, doors: Mapping[int, str], moment: Moment, weeks: Weeks
+) -> Allowance | None:
     """What the list may say of a Wiegand card, None if nothing.
 
     Args:
@@ -53,27 +70,32 @@ def listed(
         value: The card, as a record has it.
         doors: The controller's doors, by its own numbers; none whose mode keeps people out.
         moment: Now.
+        weeks: Of the same records, now.
     """
     credential = records.find("wiegand", value)
     if credential is None or credential.max_uses is not None:
         return None
     zone = ZoneInfo(records.tables.site.timezone)
     today = moment.now.astimezone(zone).date()
-    last, opened = today + timedelta(days=DAYS - 1), set()
+    last = today + timedelta(days=DAYS - 1)
+    opened: dict[int, Hours] = {}
     for number, door_id in doors.items():
         door = records.tables.doors.get(door_id)
-        if door is None or not _is_plain(door) or not _lets_in(records, value, door, moment):
+        if door is None or not _is_plain(door):
+            continue
+        hours = _hours(records, value, door, moment, weeks)
+        if not hours:
             continue
         end = _end(records, credential, door, moment)
         if end is None:
-            opened.add(number)
+            opened[number] = hours
             continue
         # The last day that is over, by a clock that may be slow, before the entitlement is.
         whole = (end - CLOCK_MARGIN).astimezone(zone).date() - timedelta(days=1)
         if whole >= today:
             last = min(last, whole)
-            opened.add(number)
-    return ListedCard(today, last, frozenset(opened)) if opened else None
+            opened[number] = hours
+    return Allowance(today, last, opened) if opened else None
 
 
 def _is_plain(door: Door) -> bool:
@@ -87,27 +109,47 @@ def _is_plain(door: Door) -> bool:
     )
 
 
-def _lets_in(records: Entitlements, value: str, door: Door, moment: Moment) -> bool:
-    """Whether the gateway would let the card in now by a group that always counts."""
+def _hours(
+    records: Entitlements, value: str, door: Door, moment: Moment, weeks: Weeks
+) -> Hours | None:
+    """By which schedules the card's groups let it pass the door, by each side that takes one."""
     sides: tuple[Side, ...] = ("in",) if door.egress else ("in", "out")
+    timed: list[Hours] = []
     for side in sides:
-        request = Request(
-            door=door.id,
-            side=side,
-            credentials=(PresentedCredential("wiegand", value),),
-            at=moment.now,
-            clock=moment.clock,
-            as_of=moment.as_of,
-        )
-        decision = decide(records, request)
-        if decision.outcome != "grant" or decision.reason != "group" or decision.via is None:
-            return False
-        if records.tables.groups[decision.via].schedule != ALWAYS:
-            return False
-        case = Case(records, door, request, decision, {}, moment.mono, Surroundings())
-        if restrict(case).decision.outcome != "grant":
-            return False
-    return True
+        tap = look_up(records, _request(door, side, value, moment, moment.now))
+        if isinstance(tap, Decision):
+            return None
+        schedules = frozenset(group.schedule for group in covering_groups(tap))
+        if ALWAYS not in schedules:
+            timed.append(schedules - {TIMEBOUND})
+    hours = frozenset.intersection(*timed) if timed else AT_ANY_HOUR
+    if timed and moment.clock == "untrusted":
+        return None  # the controller's clock isn't set by one that may be wrong
+    at = weeks.opens_at(hours)
+    if at is None:
+        return None
+    requests = (_request(door, side, value, moment, at) for side in sides)
+    return hours if all(_lets_in(records, door, each, moment) for each in requests) else None
+
+
+def _request(door: Door, side: Side, value: str, moment: Moment, at: datetime) -> Request:
+    return Request(
+        door=door.id,
+        side=side,
+        credentials=(PresentedCredential("wiegand", value),),
+        at=at,
+        clock=moment.clock,
+        as_of=moment.as_of,
+    )
+
+
+def _lets_in(records: Entitlements, door: Door, request: Request, moment: Moment) -> bool:
+    """Whether the gateway would let the card in, by a group."""
+    decision = decide(records, request)
+    if decision.outcome != "grant" or decision.reason != "group":
+        return False
+    case = Case(records, door, request, decision, {}, moment.mono, Surroundings())
+    return restrict(case).decision.outcome == "grant"
 
 
 def _end(

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Protocol, runtime_checkable
 
 from gateway.domain.facts import Fact
+from gateway.domain.own_hours import Profile
 from gateway.domain.own_list import ListedCard
 from gateway.domain.signal import Signal
 
@@ -57,6 +58,12 @@ class KeepsCards(Protocol):
 
     async def cards(self) -> dict[int, ListedCard]:
         """The list as it is, by number. Raises DeviceError."""
+
+    async def profiles(self) -> dict[int, Profile]:
+        """Its time profiles, by number. Raises DeviceError."""
+
+    async def put_profile(self, number: int, profile: Profile) -> None:
+        """Add or change a profile. Raises DeviceError where it doesn't read back as it is to be."""
 
     async def put_card(self, number: int, card: ListedCard) -> None:
         """Add or change a card. Raises DeviceError where that is not confirmed."""

@@ -15,8 +15,9 @@ board itself answers by opening. Output 1 is the strike; the board times it, in 
 The gateway decides: the board is put under remote control, in which it opens for no card by itself.
 30 s after the last message it decides by its own list again. With `fallback = "closed"` a board
 whose list is not empty is refused, so that a silent gateway opens nothing more; with "own_list" the
-cards in it open its doors then. With "card_list" the gateway writes the list: the cards that its
-records let in at any hour (`gateway/domain/own_list.py`), and no other.
+cards in it open its doors then. With "card_list" the gateway writes the list and its time profiles:
+the cards that its records let in, at no other hours (`gateway/domain/own_list.py`), and no other
+card.
 
 The protocol has neither a password nor a checksum: whoever reaches the board opens its doors. It
 must stand on a network of its own. The messages are those of the package uhppoted; its sockets are
@@ -27,7 +28,8 @@ import asyncio
 import ipaddress
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
+from functools import partial
 from typing import Any, ClassVar, Final, Literal, TypeVar
 
 import msgspec
@@ -53,6 +55,7 @@ from gateway.domain.facts import (
     OutputReported,
     UnexpectedOutput,
 )
+from gateway.domain.own_hours import FIRST, LAST, NEVER, SEGMENTS, Profile, Span
 from gateway.domain.own_list import ListedCard
 from gateway.drivers.base import FactSink
 from gateway.errors import (
@@ -90,8 +93,7 @@ LIST_INDEX_MAX: Final = 2 * LIST_MAX
 """Cards that were taken off leave gaps in the numbering."""
 DELETED: Final = 0xFFFF_FFFF
 """Such a gap (uhppote-core, GetCardByIndex)."""
-ALWAYS, NEVER = 1, 0
-"""A door of a card on the list, beside the numbers of time profiles (put-card)."""
+WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 PASSED: Final = 1
 """The reason of an event: the board's own list let the card in (uhppote-simulator, reasons)."""
@@ -590,7 +592,7 @@ class Uhppote:
         await self._open().ask(request, decode.set_time_response)
 
     async def cards(self) -> dict[int, ListedCard]:
-        """See `KeepsCards.cards`. A card whose entry means more than ours can say has no doors."""
+        """See `KeepsCards.cards`."""
         board, serial = self._open(), self._settings.serial
         count = await board.ask(encode.get_cards_request(serial), decode.get_cards_response)
         found: dict[int, ListedCard] = {}
@@ -603,9 +605,27 @@ class Uhppote:
                 found[card.card_number] = _listed(card)
         raise DeviceProtocolError(f"{self.device_id}: its list of {count.cards} cards has no end")
 
+    async def profiles(self) -> dict[int, Profile]:
+        """See `KeepsCards.profiles`."""
+        found = {number: await self._profile(number) for number in range(FIRST, LAST + 1)}
+        return {number: profile for number, profile in found.items() if profile is not None}
+
+    async def put_profile(self, number: int, profile: Profile) -> None:
+        """See `KeepsCards.put_profile`. There is no taking one away: cards that still refer to it
+        would open at any hour (uhppote-cli, README, clear-time-profiles).
+        """
+        request = profile_request(self._settings.serial, number, profile)
+        said = await self._open().ask(request, decode.set_time_profile_response)
+        if not said.stored or await self._profile(number) != profile:
+            raise DeviceError(f"{self.device_id}: the board didn't take time profile {number}")
+
+    async def _profile(self, number: int) -> Profile | None:
+        request = encode.get_time_profile_request(self._settings.serial, number)
+        return await self._open().ask(request, partial(read_profile, number))
+
     async def put_card(self, number: int, card: ListedCard) -> None:
         """See `KeepsCards.put_card`."""
-        doors = [ALWAYS if door in card.doors else NEVER for door in range(1, DOORS + 1)]
+        doors = [card.doors.get(door, NEVER) for door in range(1, DOORS + 1)]
         request = encode.put_card_request(
             self._settings.serial, number, card.first, card.last, *doors, 0
         )
@@ -696,10 +716,60 @@ class Uhppote:
 
 def _listed(card: structs.GetCardByIndexResponse) -> ListedCard:
     doors = {1: card.door_1, 2: card.door_2, 3: card.door_3, 4: card.door_4}
-    plain = set(doors.values()) <= {ALWAYS, NEVER} and not card.pin
     first, last = card.start_date or date.max, card.end_date or date.min
-    opened = frozenset(number for number, when in doors.items() if when == ALWAYS)
-    return ListedCard(first, last, opened if plain else frozenset())
+    plain = not card.pin and max(doors.values()) <= LAST
+    opened = {number: when for number, when in doors.items() if when != NEVER}
+    return ListedCard(first, last, opened if plain else {})
+
+
+def profile_request(serial: int, number: int, profile: Profile) -> bytes:
+    """What sets a time profile.
+
+    Whether the last minute of a segment still opens is not known, so it is sent as the last that
+    may. A segment that isn't needed repeats the first: 00:00 to 00:00, as one that isn't set is
+    sent elsewhere, opens at midnight in uhppote-simulator.
+    """
+    segments = (*profile.segments, *[profile.segments[0]] * SEGMENTS)[:SEGMENTS]
+    minutes = [_wall(minute) for start, end in segments for minute in (start, end - 1)]
+    weekdays = [weekday in profile.weekdays for weekday in range(len(WEEKDAYS))]
+    made = encode.set_time_profile_request(
+        serial, number, profile.first, profile.last, *weekdays, *minutes, profile.linked
+    )
+    return bytes(made)
+
+
+def read_profile(number: int, packet: bytes) -> Profile | None:
+    """The answer to get-time-profile, None where there is no such profile.
+
+    Raises:
+        ValueError: it is no such answer, or one to another number: answers may come late.
+    """
+    said = decode.get_time_profile_response(packet)
+    if not said.profile_id:
+        return None
+    if said.profile_id != number:
+        raise ValueError(f"is time profile {said.profile_id}, not {number}")
+    segments: list[Span] = []
+    for at in range(1, SEGMENTS + 1):
+        start, end = getattr(said, f"segment_{at}_start"), getattr(said, f"segment_{at}_end")
+        span = _minute(start), _minute(end) + 1
+        if span not in segments:
+            segments.append(span)
+    return Profile(
+        said.start_date or date.max,
+        said.end_date or date.min,
+        frozenset(at for at, name in enumerate(WEEKDAYS) if getattr(said, name)),
+        tuple(segments),
+        said.linked_profile_id,
+    )
+
+
+def _wall(minute: int) -> time:
+    return time(minute // 60, minute % 60)
+
+
+def _minute(wall: time | None) -> int:
+    return -1 if wall is None else wall.hour * 60 + wall.minute
 
 
 DRIVER = DriverSpec(

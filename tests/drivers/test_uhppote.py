@@ -3,17 +3,17 @@
 import asyncio
 import random
 import socket
-import time
 import tomllib
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import date, datetime, time, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
+from time import monotonic_ns
 from typing import Any, ClassVar
 
 import msgspec
 import pytest
-from uhppoted import encode
+from uhppoted import decode, encode
 from uhppoted.uhppote_async import UhppoteAsync
 
 from gateway.clock import Clock
@@ -23,6 +23,7 @@ from gateway.domain.facts import (
     OutputReported,
     UnexpectedOutput,
 )
+from gateway.domain.own_hours import Profile
 from gateway.drivers.uhppote import (
     BoardProtocol,
     DoorProtocol,
@@ -30,11 +31,24 @@ from gateway.drivers.uhppote import (
     Uhppote,
     UhppoteSettings,
     card_value,
+    profile_request,
+    read_profile,
 )
 from gateway.errors import DeviceMisconfigured, DeviceUnavailable
 from hwsim.observations import Output
 from hwsim.site import Site, running_site
-from hwsim.uhppote import ANY_TIME, NORMALLY_OPEN, Controller, UhppoteDoor
+from hwsim.uhppote import (
+    ANY_TIME,
+    NO_PASS,
+    NO_PRIVILEGE,
+    NORMALLY_OPEN,
+    PASS,
+    WRONG_TIME,
+    Controller,
+    ListedCard,
+    UhppoteDoor,
+)
+from hwsim.uhppote import Profile as SimulatedProfile
 from tests.drivers.contract import DriverContract, Running, eventually, running
 from tests.timing import allowed
 
@@ -113,6 +127,21 @@ def test_what_happened_before_the_first_contact_is_no_swipe() -> None:
     assert status_of(GOLDEN["status"], GOLDEN["status"]["index"])[1] is None
 
 
+PROFILE = (
+    *(4, date(2021, 4, 1), date(2021, 12, 29), True, True, False, True, False, True, True),
+    *(time(8, 30), time(9, 45), time(11, 35), time(13, 15), time(14, 1), time(17, 59), 19),
+)
+"""The published time profile, as PyPI's client takes it."""
+HOURS = Profile(
+    date(2021, 4, 1),
+    date(2021, 12, 29),
+    frozenset({0, 1, 3, 5, 6}),
+    ((8 * 60 + 30, 9 * 60 + 46), (11 * 60 + 35, 13 * 60 + 16), (14 * 60 + 1, 18 * 60)),
+    19,
+)
+"""The same, as the gateway has it: an end is the first minute that is out."""
+
+
 @pytest.mark.parametrize("golden", GOLDEN["request"], ids=lambda golden: golden["source"])
 def test_published_requests_are_what_is_sent_and_what_the_simulator_takes(
     golden: dict[str, str],
@@ -123,15 +152,78 @@ def test_published_requests_are_what_is_sent_and_what_the_simulator_takes(
         "set_listener": (IPv4Address("192.168.1.100"), 40_000, 13),
         "set_pc_control": (True,),
         "record_special_events": (True,),
+        "set_time_profile": PROFILE,
+        "get_time_profile": (4,),
+        "delete_all_time_profiles": (),
     }
     what = golden["what"]
     made = bytes(getattr(encode, f"{what}_request")(SERIAL, *arguments[what]))
     assert made == bytes.fromhex(golden["hex"]).ljust(64, b"\0")
     controller = Controller(SERIAL)
+    controller.profiles[4] = SimulatedProfile.read(bytes.fromhex(GOLDEN["profile"]["hex"])[9:37])
     reply = controller.request(made, 0)
     assert reply is not None
     assert reply[8] != 0
     assert Controller(SERIAL + 1).request(made, 0) is None
+
+
+def test_a_published_time_profile_is_sent_read_and_told_by_the_simulator_alike() -> None:
+    sent = next(each["hex"] for each in GOLDEN["request"] if each["what"] == "set_time_profile")
+    request = profile_request(SERIAL, 4, HOURS)
+    assert request == bytes.fromhex(sent).ljust(64, b"\0")
+    controller = Controller(SERIAL)
+    stored = controller.request(request, 0)
+    assert stored is not None
+    assert decode.set_time_profile_response(stored).stored
+    for number, golden, read in ((4, "profile", HOURS), (5, "no_profile", None)):
+        answer = controller.request(bytes(encode.get_time_profile_request(SERIAL, number)), 0)
+        assert answer == bytes.fromhex(GOLDEN[golden]["hex"]).ljust(64, b"\0")
+        assert read_profile(number, answer) == read
+    with pytest.raises(ValueError, match="is time profile 4, not 5"):
+        read_profile(5, request[:1] + b"\x98" + request[2:])
+
+
+JUNE = date(2026, 6, 1), date(2026, 6, 30)
+DAY = Profile(*JUNE, frozenset(range(5)), ((540, 1020),))
+NIGHT = Profile(*JUNE, frozenset({5}), ((0, 60), (1200, 1440)), 2)
+
+
+@pytest.mark.parametrize(
+    ("number", "at", "said"),
+    [
+        (0, "2026-06-15T12:00", NO_PRIVILEGE),
+        (255, "2026-06-15T12:00", NO_PRIVILEGE),
+        (1, "2026-06-14T03:00", PASS),
+        (1, "2026-12-14T03:00", NO_PASS),
+        (2, "2026-06-15T08:59", WRONG_TIME),
+        (2, "2026-06-15T09:00", PASS),
+        (2, "2026-06-15T16:59", PASS),
+        (2, "2026-06-15T17:00", WRONG_TIME),
+        (2, "2026-06-13T12:00", WRONG_TIME),
+        (2, "2026-07-01T12:00", WRONG_TIME),
+        (2, "2026-06-15T00:00", WRONG_TIME),
+        (3, "2026-06-13T23:59", PASS),
+        (3, "2026-06-13T00:59", PASS),
+        (3, "2026-06-13T12:00", WRONG_TIME),
+        (3, "2026-06-15T12:00", PASS),
+        # As observed on a controller: what isn't there keeps nobody out.
+        (4, "2026-06-14T03:00", PASS),
+    ],
+)
+def test_the_simulator_opens_by_profiles_as_published(number: int, at: str, said: int) -> None:
+    card = ListedCard(ANY_TIME.first, bytes.fromhex("20260731"), bytes([number, 0, 0, 0]))
+    controller = Controller(SERIAL, cards={1: card})
+    for each, profile in ((2, DAY), (3, NIGHT)):
+        controller.request(profile_request(SERIAL, each, profile), 0)
+    assert controller.judged(1, 1, datetime.fromisoformat(at)) == said
+    assert controller.judged(1, 2, datetime.fromisoformat(at)) == NO_PASS
+
+
+def test_the_simulators_clock_runs_on_from_what_it_was_set_to() -> None:
+    controller = Controller(SERIAL)
+    shown = datetime(2026, 6, 15, 23, 59, 30)  # noqa: DTZ001 - a controller's clock has no zone
+    controller.request(bytes(encode.set_time_request(SERIAL, shown)), 5)
+    assert controller.clock(5 + 40_000_000_000) == shown + timedelta(seconds=40)
 
 
 # --- The protocol ---------------------------------------------------------------------------------
@@ -264,14 +356,14 @@ class TestAUhppoteDoor(DriverContract):
         async with running(driver):
             await driver.pulse(1, timedelta(seconds=60))
             await driver.rest(1)
-            assert not door(site).board.controller.doors[0].energised(time.monotonic_ns())
+            assert not door(site).board.controller.doors[0].energised(monotonic_ns())
 
     async def test_a_door_left_open_on_the_board_is_at_rest_before_it_is_online(
         self, site: Site, clock: Clock
     ) -> None:
         door(site).board.controller.doors[0].mode = NORMALLY_OPEN
         async with running(self.build(site, clock)):
-            assert not door(site).board.controller.doors[0].energised(time.monotonic_ns())
+            assert not door(site).board.controller.doors[0].energised(monotonic_ns())
 
     async def test_a_strike_that_nobody_pulsed_is_forced_off_and_reported(
         self, site: Site, clock: Clock
@@ -281,7 +373,7 @@ class TestAUhppoteDoor(DriverContract):
             await run.until(
                 lambda facts: any(isinstance(fact, UnexpectedOutput) for fact in facts), 3.0
             )
-            assert not door(site).board.controller.doors[0].energised(time.monotonic_ns())
+            assert not door(site).board.controller.doors[0].energised(monotonic_ns())
 
     async def test_the_contact_and_the_button_are_told_and_the_button_may_open(
         self, site: Site, clock: Clock
@@ -316,7 +408,7 @@ class TestAUhppoteDoor(DriverContract):
         async with running(self.build(site, clock, fallback="own_list")):
             # Under remote control its list opens nothing.
             await site.swipe("yard", 100_001)
-            assert not door(site).board.controller.doors[0].energised(time.monotonic_ns())
+            assert not door(site).board.controller.doors[0].energised(monotonic_ns())
 
     async def test_another_boards_serial_number_is_not_answered(
         self, site: Site, clock: Clock
@@ -368,6 +460,12 @@ async def test_pypis_client_and_our_simulator_understand_each_other(site: Site) 
     status = await client.get_status(where)
     assert status is not None
     assert (status.relays, status.event_card, status.event_door) == (2, 6_154_410, 2)
+    assert (await client.set_time_profile(where, *PROFILE)).stored
+    profile = await client.get_time_profile(where, 4)
+    assert profile is not None
+    assert (profile.end_date, profile.segment_3_end) == (date(2021, 12, 29), time(17, 59))
+    assert (await client.delete_all_time_profiles(where)).deleted
+    assert not board.controller.profiles
     event = await client.get_event(where, 1)
     assert event is not None
     assert (event.card, event.door, event.access_granted) == (6_154_410, 2, False)
