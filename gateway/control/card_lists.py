@@ -312,11 +312,12 @@ async def _in_turns(every: Iterable[T]) -> AsyncIterator[T]:
 
 
 def _is_gone(there: ListedCard, wanted: ListedCard | None) -> bool:
-    """Whether an entry must go before any profile is written: it is nobody's, says what can't be
-    said here, or refers to a profile that is to be another's.
+    """Whether an entry must go before any profile is written: it is nobody's, lasts too long, says
+    what can't be said here, or refers to a profile that is to be another's.
     """
     return (
         wanted is None
+        or there.last > wanted.last
         or not there.doors
         or any(
             number != ANY_TIME and wanted.doors.get(door) != number

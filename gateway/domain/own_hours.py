@@ -151,17 +151,26 @@ def numbered(
 ) -> Numbers:
     """Give weeks their numbers among a controller's profiles; who comes too late has none.
 
+    A week keeps the number under which the controller has it already, or else the one by which most
+    of its cards go: a profile is changed by one message, and a card takes one each.
+
     Args:
         weeks: What is wanted, the most wanted first.
-        used: By which numbers cards with that week have it already: a week keeps the number that
-            most have, since its profile is changed by one message and a card takes one each.
+        used: By which numbers cards with that week go, and how many.
         there: The profiles that the controller has.
     """
-    heads: dict[Week, int] = {}
+    links = {profile.linked for profile in there.values()}
+    as_is = {
+        tuple(_opens(there[each]) for each in chain): number
+        for number in there.keys() - links
+        if set(chain := _chain(number, there)) <= there.keys()
+    }
+    same = {week: as_is.get(tuple(map(_opens, profiles(week)))) for week in weeks}
+    heads = {week: number for week, number in same.items() if number is not None}
     for week in weeks:
         numbers = [number for number, _ in used.get(week, Counter()).most_common()]
         free = (each for each in numbers if FIRST <= each <= LAST and each not in heads.values())
-        if (head := next(free, None)) is not None:
+        if week not in heads and (head := next(free, None)) is not None:
             heads[week] = head
     # What a chain is made of now stays its own until it is written anew, link by link.
     chains = {head: _chain(head, there) for head in heads.values()}
@@ -175,9 +184,10 @@ def numbered(
         if more > len(spare):
             continue
         own, spare = [*own, *spare[:more]], spare[more:]
-        links = [*own[1 : len(parts)], UNLINKED]
-        for number, part, linked in reversed(list(zip(own, parts, links, strict=False))):
+        linked = UNLINKED
+        for number, part in reversed(list(zip(own, parts, strict=False))):
             found.profiles[number] = msgspec.structs.replace(part, linked=linked)
+            linked = number
         found.of[week] = own[0]
     return found
 
@@ -196,6 +206,10 @@ def may_stay(there: Profile | None, wanted: Profile, today: date) -> bool:
         and reaches(there.last, wanted.last, today)
         and msgspec.structs.replace(there, first=wanted.first, last=wanted.last) == wanted
     )
+
+
+def _opens(profile: Profile) -> tuple[frozenset[int], tuple[Span, ...]]:
+    return profile.weekdays, profile.segments
 
 
 def _chain(number: int, there: Mapping[int, Profile]) -> tuple[int, ...]:

@@ -589,18 +589,18 @@ class Uhppote:
     async def set_clock(self, local: datetime) -> None:
         """See `KeepsCards.set_clock`."""
         request = encode.set_time_request(self._settings.serial, local)
-        await self._open().ask(request, decode.set_time_response)
+        await self._ask(request, decode.set_time_response)
 
     async def cards(self) -> dict[int, ListedCard]:
         """See `KeepsCards.cards`."""
-        board, serial = self._open(), self._settings.serial
-        count = await board.ask(encode.get_cards_request(serial), decode.get_cards_response)
+        serial = self._settings.serial
+        count = await self._ask(encode.get_cards_request(serial), decode.get_cards_response)
         found: dict[int, ListedCard] = {}
         for index in range(1, LIST_INDEX_MAX + 1):
             if len(found) >= count.cards:
                 return found
             request = encode.get_card_by_index_request(serial, index)
-            card = await board.ask(request, decode.get_card_by_index_response)
+            card = await self._ask(request, decode.get_card_by_index_response)
             if card.card_number not in (0, DELETED):
                 found[card.card_number] = _listed(card)
         raise DeviceProtocolError(f"{self.device_id}: its list of {count.cards} cards has no end")
@@ -615,13 +615,13 @@ class Uhppote:
         would open at any hour (uhppote-cli, README, clear-time-profiles).
         """
         request = profile_request(self._settings.serial, number, profile)
-        said = await self._open().ask(request, decode.set_time_profile_response)
+        said = await self._ask(request, decode.set_time_profile_response)
         if not said.stored or await self._profile(number) != profile:
             raise DeviceError(f"{self.device_id}: the board didn't take time profile {number}")
 
     async def _profile(self, number: int) -> Profile | None:
         request = encode.get_time_profile_request(self._settings.serial, number)
-        return await self._open().ask(request, partial(read_profile, number))
+        return await self._ask(request, partial(read_profile, number))
 
     async def put_card(self, number: int, card: ListedCard) -> None:
         """See `KeepsCards.put_card`."""
@@ -629,14 +629,14 @@ class Uhppote:
         request = encode.put_card_request(
             self._settings.serial, number, card.first, card.last, *doors, 0
         )
-        said = await self._open().ask(request, decode.put_card_response)
+        said = await self._ask(request, decode.put_card_response)
         if not said.stored:
             raise DeviceError(f"{self.device_id}: the board didn't take a card")
 
     async def delete_card(self, number: int) -> None:
         """See `KeepsCards.delete_card`."""
         request = encode.delete_card_request(self._settings.serial, number)
-        said = await self._open().ask(request, decode.delete_card_response)
+        said = await self._ask(request, decode.delete_card_response)
         if not said.deleted:
             raise DeviceError(f"{self.device_id}: the board didn't take a card off its list")
 
@@ -647,6 +647,9 @@ class Uhppote:
     def card_number(self, value: str) -> int | None:
         """See `KeepsCards.card_number`."""
         return card_number(value)
+
+    async def _ask(self, request: bytes, reader: Callable[[bytes], R]) -> R:
+        return await self._open().ask(request, reader)
 
     def _open(self) -> _Board:
         if self._board is None:
