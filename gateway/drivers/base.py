@@ -48,10 +48,13 @@ class PulsesOutput(Protocol):
 class KeepsCards(Protocol):
     """A door of a controller that has a list of cards of its own, which the gateway writes."""
 
-    controller: str
-    """The same for all doors of one controller, which has one list."""
-    controller_door: int
-    """The number of this door there."""
+    @property
+    def controller(self) -> str:
+        """The same for all doors of one controller, which has one list."""
+
+    @property
+    def controller_door(self) -> int:
+        """The number of this door there."""
 
     async def set_clock(self, local: datetime) -> None:
         """Set the controller's clock, by which days begin and end. Raises DeviceError."""

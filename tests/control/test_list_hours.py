@@ -55,8 +55,8 @@ class OnDesk(Uhppote):
         answer = self.board.request(bytes(request), 0)
         assert answer is not None
         if request[1] in PAGES:
-            kept = {"cards": dict(self.board.cards), "profiles": dict(self.board.profiles)}
-            self.states.append(replace(self.board, **kept))
+            cards, profiles = dict(self.board.cards), dict(self.board.profiles)
+            self.states.append(replace(self.board, cards=cards, profiles=profiles))
         return reader(answer)
 
 
