@@ -32,7 +32,7 @@ class SiteMemory:
         self._values: dict[str, Remembered] = {}
         self._unwritten: dict[str, bytes | None] = {}
         self._running: set[str] = set()
-        """Keys of what had time left when it was last written."""
+        """Keys of what had time left when it was last written, or may have been counted anew."""
         self._loaded = False
 
     def get(self, key: str) -> Remembered | None:
@@ -103,7 +103,8 @@ class SiteMemory:
 
     def running(self) -> Changes:
         """What has time left, or had when it was last written: written again now and then, so that
-        little is counted anew, and nothing that has ended.
+        little is counted anew, and nothing that has ended. At the start also since when people are
+        where they are: what a reboot has counted anew, a restart must not count again.
         """
         self.get("")
         return {key: self._values[key] for key in self._running}
@@ -122,7 +123,7 @@ class SiteMemory:
             except (msgspec.DecodeError, OverflowError) as error:
                 log.error("not remembered any more", key=key, why=str(error))
                 continue
-            if _ends(value) > timedelta.min:
+            if isinstance(value, Place) or _ends(value) > timedelta.min:
                 self._running.add(key)
 
 

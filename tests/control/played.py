@@ -17,6 +17,11 @@ from tests.virtual import START, VirtualClock
 T = TypeVar("T")
 
 
+def new_loop() -> looptime.LoopTimeEventLoop:
+    """Nothing here comes from outside the loop, so nobody has to be waited for."""
+    return looptime.new_event_loop(noop_cycles=0)
+
+
 class PlayedSite(RuleBasedStateMachine):
     """A site under a machine's rules. A reboot of the host begins monotonic time anew."""
 
@@ -28,7 +33,7 @@ class PlayedSite(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.loop = looptime.new_event_loop()
+        self.loop = new_loop()
         self.paper = Paper()
         self.boots = 0
         self.clock = VirtualClock()
@@ -62,7 +67,7 @@ class PlayedSite(RuleBasedStateMachine):
         if reboot:
             self.clock.shift += timedelta(seconds=self.now() + off_s)
             self.loop.close()
-            self.loop = looptime.new_event_loop()
+            self.loop = new_loop()
             self.boots += 1
         else:
             self.play(asyncio.sleep(off_s))

@@ -1,6 +1,7 @@
 """Where a holder is, after any interleaving of grants that they go through or not."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 from hypothesis import HealthCheck, example, given, settings
@@ -76,6 +77,25 @@ def test_over_a_restart_of_the_machine_who_was_let_in_is_taken_to_have_gone_in()
             went = place(c, "sam")
             assert went is not None
             assert (went.door, went.awaited, went.others) == ("inner", False, ())
+
+    run(journey())
+
+
+def test_how_long_ago_somebody_came_in_is_counted_anew_by_a_reboot_and_by_no_restart() -> None:
+    async def journey() -> None:
+        rows, forgets = records({"inner": {"antipassback": "hard"}}), timedelta(minutes=10)
+        async with club(rows, antipassback_forgets=forgets) as c:
+            await c.says(SAM, door="inner")
+            await c.walk("inner")
+            paper = c.paper
+        for _ in range(2):
+            async with club(rows, paper=paper, boot="boot-2", antipassback_forgets=forgets) as c:
+                c.memory.apply(c.memory.running())  # as the core does when it starts
+                c.paper.keep(c.memory.take_unwritten())
+                assert await c.says(SAM, door="inner") == "antipassback"
+                await asyncio.sleep(301)
+        async with club(rows, paper=paper, boot="boot-2", antipassback_forgets=forgets) as c:
+            assert await c.says(SAM, door="inner") == "group"
 
     run(journey())
 
