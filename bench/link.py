@@ -18,9 +18,9 @@ from bench.stage import (
     write_config,
 )
 from demo.brokers import mosquitto
-from demo.cloud import Cloud
 from demo.processes import process
 from gateway.ipc.client import CoreClient
+from hwsim.cloud import EventCloud
 
 DRAIN_S_MAX = 300.0
 
@@ -37,7 +37,7 @@ async def measure(*, quick: bool, full: bool) -> Result:
             stage = await stack.enter_async_context(hardware(directory))
             await stack.enter_async_context(core(stage))
             client = await stack.enter_async_context(stage.client())
-            cloud = await stack.enter_async_context(Cloud("127.0.0.1", broker.port))
+            cloud = await stack.enter_async_context(EventCloud("127.0.0.1", broker.port))
             begun = time.monotonic()
             config = str(directory / "site.toml")
             link = await stack.enter_async_context(
@@ -66,7 +66,7 @@ _NOTES = [
 
 
 async def _drain(
-    stage: Stage, client: CoreClient, cloud: Cloud, link: int, begun: float
+    stage: Stage, client: CoreClient, cloud: EventCloud, link: int, begun: float
 ) -> list[Figure]:
     await cloud.until(lambda: cloud.messages)
     first = time.monotonic()
@@ -89,7 +89,7 @@ async def _drain(
     ]
 
 
-async def _singles(stage: Stage, client: CoreClient, cloud: Cloud, count: int) -> list[float]:
+async def _singles(stage: Stage, client: CoreClient, cloud: EventCloud, count: int) -> list[float]:
     rng = random.Random(1)
     values = []
     for _ in range(count):

@@ -21,8 +21,8 @@ from bench.stage import (
 )
 from bench.tap import Tap, take_taps
 from demo.brokers import Broker, mosquitto
-from demo.cloud import Cloud
 from demo.processes import process
+from hwsim.cloud import EventCloud
 
 DAYS = 30
 EVENTS_A_DAY = 20_000
@@ -62,7 +62,7 @@ async def _run(stage: Stage, broker: Broker, link: int, days: int, taps: int) ->
     await broker.start()
     started = time.monotonic()
     async with (
-        Cloud("127.0.0.1", broker.port) as cloud,
+        EventCloud("127.0.0.1", broker.port) as cloud,
         stage.client() as client,
     ):
         backlog = (await client.status()).last_seq

@@ -24,6 +24,7 @@ from hwsim import observations as seen
 from hwsim.client import Simulator
 from hwsim.client import connect as connect_simulator
 
+SITE, GATEWAY = "LON", "bench-1"
 DOORS = 8
 READY_S_MAX = 60.0
 TAPPERS = 40
@@ -87,8 +88,17 @@ def run_dir() -> Iterator[Path]:
         yield Path(made)
 
 
-def write_config(directory: Path, *, broker_port: int | None = None, doors: int = DOORS) -> Path:
-    """The site's file, and beside it `hardware.toml` with a spare reader and board for floors."""
+def write_config(
+    directory: Path,
+    *,
+    broker_port: int | None = None,
+    doors: int = DOORS,
+    root: Path | None = None,
+) -> Path:
+    """The site's file, and beside it `hardware.toml` with a spare reader and board for floors.
+
+    With `root`, a key set, it takes signed records only.
+    """
     key = directory / "credential.key"
     if not key.exists():
         key.write_bytes(secrets.token_bytes(32))
@@ -102,7 +112,7 @@ def write_config(directory: Path, *, broker_port: int | None = None, doors: int 
             devices[f"{kind}{number}"] = {"driver": driver, "port": port}
     config: dict[str, Any] = {
         "version": 1,
-        "site": {"id": "LON", "gateway": "bench-1"},
+        "site": {"id": SITE, "gateway": GATEWAY},
         "state": {
             "dir": str(directory / "state"),
             "socket": str(directory / "core.sock"),
@@ -114,6 +124,8 @@ def write_config(directory: Path, *, broker_port: int | None = None, doors: int 
     }
     if broker_port is not None:
         config["mqtt"] = {"host": "127.0.0.1", "port": broker_port}
+    if root is not None:
+        config["trust"] = {"root": str(root)}
     spare = {
         "spare-reader": {"driver": "pn532", "port": str(directory / "dev" / "spare-reader")},
         "spare-relays": board | {"inputs": 1},

@@ -30,10 +30,10 @@ from bench.stage import (
     write_config,
 )
 from demo.brokers import mosquitto
-from demo.cloud import Cloud
 from demo.processes import process
 from gateway.domain import events
 from hwsim import observations as seen
+from hwsim.cloud import EventCloud
 
 EDGE_S_MAX = 5.0
 BLOCKS = 4
@@ -122,7 +122,7 @@ async def _run(stage: Stage, plan: Plan, sets: list[bytes], broker_port: int) ->
         used = await _cpu(stage, "one tap every 0.15 s", work)
         offset_us = (offset_us + wall_offset_us()) // 2
         idle += block
-        parts += _parts(block, await _events(stage, before), offset_us)
+        parts += parts_of(block, await events_after(stage, before), offset_us)
     figures += used
     floor = {what: statistics.median(values) for what, values in floors.items()}
     spreads += [spread(f"floor: {what}", "ms", values) for what, values in floors.items()]
@@ -272,7 +272,7 @@ async def _cpu(stage: Stage, what: str, work: Awaitable[None]) -> list[Figure]:
 # --- Stages ---------------------------------------------------------------------------------------
 
 
-async def _events(stage: Stage, after: int) -> list[events.Event]:
+async def events_after(stage: Stage, after: int) -> list[events.Event]:
     found: list[events.Event] = []
     await asyncio.sleep(1.2)  # the last strike's end is an event too
     async with stage.client() as client:
@@ -282,7 +282,7 @@ async def _events(stage: Stage, after: int) -> list[events.Event]:
     return found
 
 
-def _parts(taps: list[Tap], journal: list[events.Event], offset_us: int) -> list[Parts]:
+def parts_of(taps: list[Tap], journal: list[events.Event], offset_us: int) -> list[Parts]:
     """The same taps, part by part, from what the journal says of them."""
     parts = []
     for tap in taps:
@@ -369,7 +369,7 @@ async def _draining(stage: Stage, broker_port: int, count: int) -> AsyncIterator
     config = str(stage.directory / "site.toml")
     link = (sys.executable, "-m", "gateway", "link", "--config", config)
     async with (
-        Cloud("127.0.0.1", broker_port) as cloud,
+        EventCloud("127.0.0.1", broker_port) as cloud,
         process(*link, log=stage.directory / "link.log"),
     ):
         await cloud.until(lambda: cloud.messages)

@@ -28,7 +28,6 @@ import tomli_w
 
 from demo import every_kind, phones, signed
 from demo.brokers import Broker, any_broker
-from demo.cloud import Cloud
 from demo.people import morning_zone, people, records
 from demo.processes import REPOSITORY, process
 from demo.script import CATCH_UP, MORNING, OUTAGE, Act, Tap
@@ -38,6 +37,7 @@ from gateway.ipc.client import CoreClient, connect
 from hwsim import observations as seen
 from hwsim.client import Simulator, SimulatorError
 from hwsim.client import connect as connect_simulator
+from hwsim.cloud import EventCloud
 
 GATEWAY = (sys.executable, "-m", "gateway")
 ANSWER_S_MAX = 5.0
@@ -68,7 +68,12 @@ class Stage:
     """The running site, and the eyes on it."""
 
     def __init__(
-        self, simulator: Simulator, core: CoreClient, broker: Broker, cloud: Cloud, zone: ZoneInfo
+        self,
+        simulator: Simulator,
+        core: CoreClient,
+        broker: Broker,
+        cloud: EventCloud,
+        zone: ZoneInfo,
     ) -> None:
         self.simulator = simulator
         self.core = core
@@ -286,7 +291,7 @@ async def demo(*, stay: bool, run_dir: Path) -> int:
         )
         socket = run_dir / "core.sock"
         await connected(socket, daemon, log)
-        cloud = await stack.enter_async_context(Cloud("127.0.0.1", broker.port))
+        cloud = await stack.enter_async_context(EventCloud("127.0.0.1", broker.port))
         core = await stack.enter_async_context(connect(socket, role="demo"))
         stage = Stage(simulator, core, broker, cloud, ZoneInfo(zone))
         followers = [
@@ -325,7 +330,7 @@ async def readers_live(core: CoreClient) -> None:
             await asyncio.sleep(0.05)
 
 
-async def print_operations(cloud: Cloud) -> None:
+async def print_operations(cloud: EventCloud) -> None:
     """What central operations receive, a line for what came together."""
     printed = 0
     while True:

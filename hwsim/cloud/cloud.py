@@ -1,21 +1,16 @@
 """The cloud on a broker: sells, publishes, vouches, acknowledges, repairs and commands."""
 
-import asyncio
 import json
 import secrets
-import ssl
-import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Self
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 from urllib.parse import quote, unquote
 
-import paho.mqtt.client as mqtt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from paho.mqtt.enums import CallbackAPIVersion
 
-from hwsim.cloud import records
+from hwsim.cloud import events, records
+from hwsim.cloud.events import EventCloud
 from hwsim.cloud.keyring import Keyring
 from hwsim.cloud.records import About, Bundle, RecordBook, Revision
 from hwsim.cloud.signing import message, opened
@@ -35,7 +30,7 @@ REPORT_APART_S_MAX = 60
 TRUST_MIN = 2
 """Of a report: T2, from which on its gateway knows the time."""
 
-UP = ("event", "status", "health", "door/+/state", "parity", "sync/need", "cmd/result")
+UP = (*events.UP, "parity", "sync/need", "cmd/result")
 
 
 @dataclass
@@ -57,66 +52,24 @@ class GatewayState:
 
 
 @dataclass
-class Cloud:
-    """One site's source of truth, on paho's own thread.
+class Cloud(EventCloud):
+    """One site's source of truth.
 
     `acknowledges`, `vouches` and `answers` may be set to False: then it says nothing of that kind.
     """
 
-    host: str
-    port: int
     keyring: Keyring
     book: RecordBook
-    context: ssl.SSLContext | None = None
-    login: tuple[str, str] | None = None
-    name: str = "cloud"
-    acknowledges: bool = True
+    _: KW_ONLY
     vouches: bool = True
     answers: bool = True
     gateways: dict[str, GatewayState] = field(default_factory=dict)
-    events: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
-    """By (stream, seq), in the order in which they came first."""
-    duplicates: int = 0
-    retained: dict[str, Any] = field(default_factory=dict)
-    health: list[dict[str, Any]] = field(default_factory=list)
-    rejected: list[str] = field(default_factory=list)
-    """Topics that the broker refused us."""
     sent_bytes: int = 0
 
     def __post_init__(self) -> None:
-        self._lock = threading.RLock()
-        self._reached: dict[str, int] = {}
-        self._connected = threading.Event()
+        super().__post_init__()
         self._chunks: dict[str, bytes] = {}
         self._roots: dict[int, bytes] = {}
-        self._client = mqtt.Client(
-            CallbackAPIVersion.VERSION2, client_id=self.name, clean_session=False
-        )
-        if self.context is not None:
-            self._client.tls_set_context(self.context)
-        if self.login is not None:
-            self._client.username_pw_set(*self.login)
-        self._client.reconnect_delay_set(1, 1)
-        self._client.on_connect = self._on_connect
-        self._client.on_subscribe = self._on_subscribe
-        self._client.on_disconnect = lambda *_: self._connected.clear()
-        self._client.on_message = self._on_message
-
-    async def __aenter__(self) -> Self:
-        self._client.connect_async(self.host, self.port, keepalive=5)
-        self._client.loop_start()
-        await self.until(self._connected.is_set)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._client.disconnect()
-        await asyncio.to_thread(self._client.loop_stop)
-
-    async def until(self, seen: Callable[[], object], limit_s: float = 20.0) -> None:
-        """Wait until it is so. Raises TimeoutError."""
-        async with asyncio.timeout(limit_s):
-            while not seen():  # noqa: ASYNC110 - paho's thread fills what is looked at
-                await asyncio.sleep(0.01)
 
     # --- What it sells ----------------------------------------------------------------------------
 
@@ -148,7 +101,7 @@ class Cloud:
         """A document to one gateway or all; its chunks when they are asked for."""
         self._chunks |= {sha256.hex(): data for sha256, data in bundle.chunks.items()}
         for each in self.gateways if gateway is None else [gateway]:
-            self.publish(each, "sync/manifest", bundle.document)
+            self.tell(each, "sync/manifest", bundle.document)
 
     def rotate(self, keyring: Keyring) -> None:
         """Replace the key set."""
@@ -156,7 +109,7 @@ class Cloud:
         self.keyring = keyring
         self._roots[keyring.version] = document
         for gateway in self.gateways:
-            self.publish(gateway, "sync/manifest", document)
+            self.tell(gateway, "sync/manifest", document)
 
     def command(self, gateway: str, act: str, **more: Any) -> bytes:
         """Order something; the result will be in `results` under what this returns."""
@@ -172,56 +125,51 @@ class Cloud:
             "why": "because it was asked for",
             **more,
         }
-        self.publish(gateway, "cmd", message(claims, self.keyring.keys["command"][0], COMMAND))
+        self.tell(gateway, "cmd", message(claims, self.keyring.keys["command"][0], COMMAND))
         return cti
 
-    def publish(self, gateway: str, name: str, payload: bytes, *, retain: bool = False) -> None:
+    def tell(self, gateway: str, name: str, payload: bytes, *, retain: bool = False) -> None:
         """Say something to a gateway, right or wrong."""
-        topic = f"acs/v1/{quote(self.book.site, safe='')}/{quote(gateway, safe='')}/{name}"
         self.sent_bytes += len(payload)
-        self._client.publish(topic, payload, qos=1, retain=retain)
+        self.publish(f"{self._site}/{quote(gateway, safe='')}/{name}", payload, retain=retain)
 
-    def reached(self, stream: str) -> int:
-        """Up to which sequence number it has everything of the stream."""
-        with self._lock:
-            return self._reached.get(stream, 0)
+    @property
+    def _site(self) -> str:
+        return f"acs/v1/{quote(self.book.site, safe='')}"
 
     # --- What it hears ----------------------------------------------------------------------------
 
-    def _on_connect(self, client: mqtt.Client, *_: object) -> None:
-        site = quote(self.book.site, safe="")
-        client.subscribe([(f"acs/v1/{site}/+/{name}", 1) for name in UP])
+    def topics(self) -> list[str]:
+        """What it subscribes to."""
+        return [f"{self._site}/+/{name}" for name in UP]
 
-    def _on_subscribe(
-        self, _client: mqtt.Client, _data: object, _mid: int, reasons: list[Any], *_: object
-    ) -> None:
-        self.rejected = [
-            name for name, reason in zip(UP, reasons, strict=True) if reason.is_failure
-        ]
-        self._connected.set()
+    def hear(self, prefix: str, name: str, payload: bytes) -> None:
+        """Take a message of the gateway whose topics begin with `prefix`."""
+        gateway = unquote(prefix.rpartition("/")[2])
+        state = self.register(gateway)
+        match name:
+            case "sync/need":
+                self._take_need(gateway, state, json.loads(payload))
+            case "parity":
+                self._take_parity(gateway, state, self._read(state, payload, PARITY))
+            case "cmd/result":
+                result = self._read(state, payload, RESULT)
+                if result is not None:
+                    state.results[result["cti"]] = result
+            case _:
+                super().hear(prefix, name, payload)
 
-    def _on_message(self, _client: mqtt.Client, _data: object, sent: mqtt.MQTTMessage) -> None:
-        _, _, _, gateway, name = sent.topic.split("/", 4)
-        gateway = unquote(gateway)
-        with self._lock:
-            state = self.register(gateway)
-            match name:
-                case "event":
-                    self._take_events(gateway, json.loads(sent.payload))
-                case "sync/need":
-                    self._take_need(gateway, state, json.loads(sent.payload))
-                case "parity":
-                    self._take_parity(
-                        gateway, state, self._read(state, bytes(sent.payload), PARITY)
-                    )
-                case "cmd/result":
-                    result = self._read(state, bytes(sent.payload), RESULT)
-                    if result is not None:
-                        state.results[result["cti"]] = result
-                case "health":
-                    self.health.append(json.loads(sent.payload))
-                case _:
-                    self.retained[sent.topic] = json.loads(sent.payload)
+    def acknowledge(self, prefix: str, stream: str, seq: int) -> None:
+        """Say, signed, that it has everything of a stream up to `seq`."""
+        gateway = unquote(prefix.rpartition("/")[2])
+        ack = {
+            "site": self.book.site,
+            "gateway": gateway,
+            "stream": stream,
+            "seq": seq,
+            "at": time.time_ns() // 1_000_000_000,
+        }
+        self.tell(gateway, "ack", message(ack, self.keyring.keys["freshness"][0], ACK))
 
     def _read(self, state: GatewayState, sealed: bytes, context: str) -> dict[str, Any] | None:
         if state.key is None:
@@ -232,38 +180,17 @@ class Cloud:
             state.forged += 1
             return None
 
-    def _take_events(self, gateway: str, batch: dict[str, Any]) -> None:
-        stream = batch["stream"]
-        if not batch.get("urgent"):
-            for numbered in batch["events"]:
-                identity = (stream, numbered["seq"])
-                self.duplicates += identity in self.events
-                self.events.setdefault(identity, numbered["event"])
-            reached = self._reached.get(stream, 0)
-            while (stream, reached + 1) in self.events:
-                reached += 1
-            self._reached[stream] = reached
-        if self.acknowledges and self._reached.get(stream):
-            ack = {
-                "site": self.book.site,
-                "gateway": gateway,
-                "stream": stream,
-                "seq": self._reached[stream],
-                "at": time.time_ns() // 1_000_000_000,
-            }
-            self.publish(gateway, "ack", message(ack, self.keyring.keys["freshness"][0], ACK))
-
     def _take_need(self, gateway: str, state: GatewayState, need: dict[str, Any]) -> None:
         state.needs.append(need)
         if not self.answers:
             return
         for sha256 in need["chunks"]:
             if sha256 in self._chunks:
-                self.publish(gateway, "sync/chunk", self._chunks[sha256])
+                self.tell(gateway, "sync/chunk", self._chunks[sha256])
         if need["root"] < self.keyring.version:
             # It asks again under that one; nothing else is taken before.
             if (successor := self._roots.get(need["root"] + 1)) is not None:
-                self.publish(gateway, "sync/manifest", successor)
+                self.tell(gateway, "sync/manifest", successor)
             return
         revision = self.book.current
         if need["chunks"] or revision is None or need["revision"] == revision.number:
@@ -320,4 +247,4 @@ class Cloud:
             "nonce": nonce,
             "root": self.keyring.version,
         }
-        self.publish(gateway, "beacon", message(beacon, self.keyring.keys["freshness"][0], BEACON))
+        self.tell(gateway, "beacon", message(beacon, self.keyring.keys["freshness"][0], BEACON))

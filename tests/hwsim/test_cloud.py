@@ -23,7 +23,7 @@ class Saying(Cloud):
         super().__post_init__()
         self.said: list[tuple[str, bytes]] = []
 
-    def publish(self, gateway: str, name: str, payload: bytes, *, retain: bool = False) -> None:
+    def tell(self, gateway: str, name: str, payload: bytes, *, retain: bool = False) -> None:
         del gateway, retain
         self.said.append((name, payload))
 

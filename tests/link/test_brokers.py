@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import structlog
 
-from demo.cloud import Cloud
 from gateway.link.settings import Pace
+from hwsim.cloud import EventCloud
 from tests.brokers import Broker, Certificates, certificates, mosquitto, nats
 from tests.ipc.memory import MemoryCore, door_state
 from tests.link.rig import PREFIX, TrustedClock, core_on, link_settings, linking, until
@@ -23,12 +23,12 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "core.sock"
 
 
-def complete(cloud: Cloud, core: MemoryCore) -> bool:
+def complete(cloud: EventCloud, core: MemoryCore) -> bool:
     """Whether the cloud has everything and the journal knows."""
     return cloud.reached(core.stream) == core.acknowledged == len(core.bodies)
 
 
-def in_order(cloud: Cloud, core: MemoryCore) -> bool:
+def in_order(cloud: EventCloud, core: MemoryCore) -> bool:
     """Whether what came first came in the journal's order and as it lies there."""
     mine = [(key, value) for key, value in cloud.events.items() if key[0] == core.stream]
     return [key[1] for key, _ in mine] == list(range(1, len(core.bodies) + 1)) and [
@@ -49,7 +49,7 @@ async def test_a_thousand_events_made_while_the_broker_is_away_arrive_in_order(
     core = MemoryCore()
     async with (
         mosquitto(tmp_path) as broker,
-        Cloud(broker.host, broker.port) as cloud,
+        EventCloud(broker.host, broker.port) as cloud,
         core_on(path, core),
     ):
         await broker.kill()  # it has forgotten the cloud, and drops what comes before that is back
@@ -64,7 +64,7 @@ async def test_an_event_is_told_as_soon_as_it_is_journalled(path: Path, tmp_path
     core = MemoryCore()
     async with (
         mosquitto(tmp_path) as broker,
-        Cloud(broker.host, broker.port) as cloud,
+        EventCloud(broker.host, broker.port) as cloud,
         core_on(path, core),
         linking(link_settings(broker.port), path),
     ):
@@ -83,7 +83,7 @@ async def test_killing_the_broker_at_random_moments_loses_nothing(
     core = MemoryCore()
     async with (
         mosquitto(tmp_path) as broker,
-        Cloud(broker.host, broker.port) as cloud,
+        EventCloud(broker.host, broker.port) as cloud,
         core_on(path, core),
         linking(link_settings(broker.port), path, seed=seed),
     ):
@@ -105,7 +105,7 @@ async def test_an_event_the_cloud_does_not_acknowledge_is_sent_again_though_puba
     core = MemoryCore()
     async with (
         mosquitto(tmp_path) as broker,
-        Cloud(broker.host, broker.port, acknowledges=False) as cloud,
+        EventCloud(broker.host, broker.port, acknowledges=False) as cloud,
         core_on(path, core),
         linking(link_settings(broker.port), path),
     ):
@@ -126,7 +126,7 @@ async def test_an_emergency_does_not_wait_behind_a_months_backlog(
     core.record(60_000)
     async with (
         mosquitto(tmp_path) as broker,
-        Cloud(broker.host, broker.port) as cloud,
+        EventCloud(broker.host, broker.port) as cloud,
         core_on(path, core),
         linking(link_settings(broker.port), path),
     ):
@@ -147,7 +147,7 @@ async def test_after_a_restart_the_link_sends_only_what_is_not_acknowledged(
     core.acknowledged = 400
     async with (
         mosquitto(tmp_path) as broker,
-        Cloud(broker.host, broker.port, begin={"s-1": 400}) as cloud,
+        EventCloud(broker.host, broker.port, begin={"s-1": 400}) as cloud,
     ):
         async with core_on(path, core), linking(link_settings(broker.port), path):
             await cloud.until(lambda: len(cloud.events) == 100)
@@ -168,7 +168,7 @@ async def test_acknowledgements_that_are_not_right_change_nothing(
 async def _acknowledge_wrongly(path: Path, tmp_path: Path, core: MemoryCore) -> None:
     async with (
         mosquitto(tmp_path) as broker,
-        Cloud(broker.host, broker.port, acknowledges=False) as cloud,
+        EventCloud(broker.host, broker.port, acknowledges=False) as cloud,
     ):
         topic = f"{PREFIX}/ack"
         cloud.publish(topic, ack("s-1", 1), retain=True)
@@ -200,7 +200,7 @@ async def test_the_core_may_die_and_come_back(path: Path, tmp_path: Path) -> Non
     core.record(10)
     async with (
         mosquitto(tmp_path) as broker,
-        Cloud(broker.host, broker.port) as cloud,
+        EventCloud(broker.host, broker.port) as cloud,
         linking(link_settings(broker.port), path),
     ):
         status = f"{PREFIX}/status"
@@ -221,7 +221,7 @@ async def test_a_new_stream_of_the_journal_is_followed_while_the_core_lives(
     core = MemoryCore()
     async with (
         mosquitto(tmp_path) as broker,
-        Cloud(broker.host, broker.port) as cloud,
+        EventCloud(broker.host, broker.port) as cloud,
         core_on(path, core),
         linking(link_settings(broker.port), path),
     ):
@@ -239,7 +239,7 @@ async def test_status_doors_and_health_are_told(path: Path, tmp_path: Path) -> N
     core = MemoryCore()
     core.doors.report(door_state("street"))
     core.doors.report(door_state("a/b"))
-    async with mosquitto(tmp_path) as broker, Cloud(broker.host, broker.port) as cloud:
+    async with mosquitto(tmp_path) as broker, EventCloud(broker.host, broker.port) as cloud:
         async with core_on(path, core), linking(link_settings(broker.port), path):
             street = f"{PREFIX}/door/street/state"
             await cloud.until(lambda: cloud.retained.get(street))
@@ -283,7 +283,7 @@ async def test_the_last_will_tells_of_a_killed_link_and_sigterm_of_a_stopped_one
     status = f"{PREFIX}/status"
     async with (
         mosquitto(tmp_path) as broker,
-        Cloud(broker.host, broker.port) as cloud,
+        EventCloud(broker.host, broker.port) as cloud,
         core_on(path, core),
     ):
         for end, why in (("kill", "lost"), ("terminate", "stopped")):
@@ -308,7 +308,7 @@ async def test_the_link_listens_on_no_port(path: Path, tmp_path: Path) -> None:
     core = MemoryCore()
     async with (
         mosquitto(tmp_path) as broker,
-        Cloud(broker.host, broker.port) as cloud,
+        EventCloud(broker.host, broker.port) as cloud,
         core_on(path, core),
     ):
         process = await asyncio.create_subprocess_exec(
@@ -346,7 +346,7 @@ async def test_a_broker_without_mqtt_5_is_served_with_3_1_1(path: Path, tmp_path
     with structlog.testing.capture_logs() as logs:
         async with (
             nats(tmp_path) as broker,
-            Cloud(broker.host, broker.port) as cloud,
+            EventCloud(broker.host, broker.port) as cloud,
             core_on(path, core),
             linking(link_settings(broker.port), path),
         ):
@@ -369,18 +369,18 @@ async def test_a_broker_that_returns_with_another_version_is_served(
             mosquitto(tmp_path / "m") as first,
             linking(link_settings(first.port), path),
         ):
-            async with Cloud(first.host, first.port) as cloud:
+            async with EventCloud(first.host, first.port) as cloud:
                 await cloud.until(lambda: complete(cloud, core))
             await first.kill()
             core.record(10)
             async with (
                 nats(tmp_path / "n", port=first.port) as second,
-                Cloud(second.host, second.port, begin={"s-1": 10}) as cloud,
+                EventCloud(second.host, second.port, begin={"s-1": 10}) as cloud,
             ):
                 await cloud.until(lambda: complete(cloud, core))
             core.record(10)
             await first.start()
-            async with Cloud(first.host, first.port, begin={"s-1": 20}) as cloud:
+            async with EventCloud(first.host, first.port, begin={"s-1": 20}) as cloud:
                 await cloud.until(lambda: complete(cloud, core))
     spoken = [log["mqtt"] for log in logs if log["event"] == "there" and log["what"] == "broker"]
     assert spoken == ["MQTTv5", "MQTTv311", "MQTTv311"]
@@ -391,7 +391,7 @@ async def test_a_half_open_connection_is_found_by_keepalive(path: Path, tmp_path
     with structlog.testing.capture_logs() as logs:
         async with (
             mosquitto(tmp_path) as broker,
-            Cloud(broker.host, broker.port) as cloud,
+            EventCloud(broker.host, broker.port) as cloud,
             core_on(path, core),
             linking(link_settings(broker.port, keepalive_s=1), path),
         ):
@@ -413,7 +413,7 @@ async def test_two_links_with_one_identity_back_off_and_lose_nothing(
     with structlog.testing.capture_logs() as logs:
         async with (
             mosquitto(tmp_path) as broker,
-            Cloud(broker.host, broker.port) as cloud,
+            EventCloud(broker.host, broker.port) as cloud,
             core_on(path, core),
             core_on(tmp_path / "other.sock", other_core),
             linking(link_settings(broker.port, pace=pace), path, seed=1),
@@ -494,7 +494,7 @@ async def test_with_tls_and_its_certificate_the_gateway_gets_in(path: Path, tmp_
     core.record(500)
     async with (
         mosquitto(tmp_path, tls=files) as broker,
-        Cloud(broker.host, broker.port, cloud_context(files)) as cloud,
+        EventCloud(broker.host, broker.port, context=cloud_context(files)) as cloud,
         core_on(path, core),
         linking(link_settings(broker.port, tls=files), path),
     ):
@@ -591,5 +591,5 @@ async def test_a_rotated_certificate_is_taken_up_without_a_restart(
         ):
             await until(lambda: away(logs, "tls"))
             files.certificate.write_bytes(good)
-            async with Cloud(broker.host, broker.port, cloud_context(files)) as cloud:
+            async with EventCloud(broker.host, broker.port, context=cloud_context(files)) as cloud:
                 await cloud.until(lambda: complete(cloud, core))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import structlog
 
-from demo.cloud import Cloud
 from gateway.link import session
 from gateway.link.settings import LoginSettings
+from hwsim.cloud import EventCloud
 from tests.brokers import mosquitto
 from tests.ipc.memory import MemoryCore
 from tests.link.chaos import ChaosLine
@@ -32,7 +32,7 @@ async def test_a_byte_a_second_makes_no_session_and_loses_nothing(
         async with (
             mosquitto(tmp_path) as broker,
             ChaosLine(broker.port) as line,
-            Cloud(broker.host, broker.port) as cloud,
+            EventCloud(broker.host, broker.port) as cloud,
             core_on(path, core),
         ):
             line.bytes_per_s, line.delay_s = 1, 30.0
@@ -52,7 +52,7 @@ async def test_a_slow_line_carries_every_event_about_once(path: Path, tmp_path: 
     async with (
         mosquitto(tmp_path) as broker,
         ChaosLine(broker.port) as line,
-        Cloud(broker.host, broker.port) as cloud,
+        EventCloud(broker.host, broker.port) as cloud,
         core_on(path, core),
     ):
         line.bytes_per_s, line.delay_s = 40_000, 0.1
@@ -69,7 +69,7 @@ async def test_a_half_open_line_is_given_up_and_nothing_is_lost(path: Path, tmp_
         async with (
             mosquitto(tmp_path) as broker,
             ChaosLine(broker.port) as line,
-            Cloud(broker.host, broker.port) as cloud,
+            EventCloud(broker.host, broker.port) as cloud,
             core_on(path, core),
             linking(link_settings(line.port, keepalive_s=1), path),
         ):
@@ -88,7 +88,7 @@ async def test_a_flapping_line_loses_nothing(path: Path, tmp_path: Path) -> None
     async with (
         mosquitto(tmp_path) as broker,
         ChaosLine(broker.port) as line,
-        Cloud(broker.host, broker.port) as cloud,
+        EventCloud(broker.host, broker.port) as cloud,
         core_on(path, core),
         linking(link_settings(line.port), path),
     ):

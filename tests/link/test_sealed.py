@@ -8,14 +8,14 @@ import paho.mqtt.client as mqtt
 from msgspec.structs import replace
 
 from demo.brokers import mosquitto
-from demo.cloud import Cloud
 from gateway.ipc.messages import SEALED_BYTES_MAX, Deliver, Outgoing
 from gateway.link.settings import LinkSettings
+from hwsim.cloud import EventCloud
 from tests.ipc.memory import MemoryCore
 from tests.link.rig import PREFIX, core_on, link_settings, linking
 
 
-class SigningCloud(Cloud):
+class SigningCloud(EventCloud):
     """Hears the core's own messages as well."""
 
     def _on_connect(self, client: mqtt.Client, *more: object) -> None:
@@ -79,7 +79,7 @@ async def test_a_site_without_keys_hears_no_commands(tmp_path: Path) -> None:
     core.record(5)
     async with (
         mosquitto(tmp_path) as broker,
-        Cloud(broker.host, broker.port) as cloud,
+        EventCloud(broker.host, broker.port) as cloud,
         core_on(path, core),
         linking(link_settings(broker.port), path),
     ):
@@ -94,7 +94,7 @@ async def test_a_flood_of_commands_is_dropped_where_the_core_does_not_take_them(
     path, core = tmp_path / "core.sock", MemoryCore()
     async with (
         mosquitto(tmp_path) as broker,
-        Cloud(broker.host, broker.port) as cloud,
+        EventCloud(broker.host, broker.port) as cloud,
         linking(settings(broker.port), path),
     ):
         await cloud.until(lambda: cloud.retained)

@@ -51,7 +51,7 @@ async def site(tmp_path: Path) -> AsyncIterator[tuple[Rig, Cloud, Broker, Certif
     async with (
         mosquitto(tmp_path / "broker", tls=made, acl=acl) as broker,
         standing_rig(tmp_path, broker_port=broker.port) as rig,
-        Cloud("localhost", broker.port, keyring, book, context) as cloud,
+        Cloud("localhost", broker.port, keyring, book, context=context) as cloud,
     ):
         root = tmp_path / "1.root"
         root.write_bytes(keyring.root())

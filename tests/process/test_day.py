@@ -13,9 +13,9 @@ import pytest
 import pytest_asyncio
 
 from demo.brokers import any_broker
-from demo.cloud import Cloud
 from gateway.domain import events
 from hwsim import observations as seen
+from hwsim.cloud import EventCloud
 from tests.contract.live import held_to_asyncapi
 from tests.process.rig import (
     DEVICES,
@@ -42,7 +42,7 @@ class Day(NamedTuple):
     """A whole gateway under `run`, with a broker and a cloud."""
 
     rig: Rig
-    cloud: Cloud
+    cloud: EventCloud
     run: Daemon
 
 
@@ -53,7 +53,7 @@ async def day(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Day]:
         any_broker(directory / "broker") as broker,
         held_to_asyncapi(broker),
         standing_rig(directory, broker_port=broker.port) as rig,
-        Cloud("127.0.0.1", broker.port) as cloud,
+        EventCloud("127.0.0.1", broker.port) as cloud,
     ):
         await rig.imported()
         run = await rig.start("run")

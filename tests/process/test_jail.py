@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from demo.brokers import any_broker
-from demo.cloud import Cloud
+from hwsim.cloud import EventCloud
 from tests.process import jail
 from tests.process.rig import (
     GATEWAY,
@@ -145,7 +145,7 @@ async def test_a_link_of_another_user_reports_behind_the_filter(common: Path) ->
     async with (
         any_broker(common / "broker") as broker,
         standing_rig(common, broker_port=broker.port) as rig,
-        Cloud("127.0.0.1", broker.port) as cloud,
+        EventCloud("127.0.0.1", broker.port) as cloud,
     ):
         rig.config.chmod(0o644)
         core = await behind(CORE, rig, "core")

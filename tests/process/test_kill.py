@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from demo.brokers import any_broker
-from demo.cloud import Cloud
 from gateway.errors import IpcError
 from gateway.ipc.client import connect
 from hwsim import observations as seen
+from hwsim.cloud import EventCloud
 from tests.process.rig import (
     SAM,
     SAM_PIN,
@@ -161,7 +161,7 @@ async def test_killed_at_random_moments_it_opens_nothing_unrecorded_and_loses_no
     async with (
         any_broker(tmp_path / "broker") as broker,
         standing_rig(tmp_path, broker_port=broker.port) as rig,
-        Cloud("127.0.0.1", broker.port) as cloud,
+        EventCloud("127.0.0.1", broker.port) as cloud,
     ):
         wall_at = wall_clock()
         await rig.imported()

@@ -11,11 +11,11 @@ import msgspec
 import pytest
 
 from demo.brokers import any_broker
-from demo.cloud import Cloud
 from gateway.clock import SystemClock
 from gateway.control.door import TAPS_A_SECOND_MAX
 from gateway.domain import events
 from gateway.journal import Journal
+from hwsim.cloud import EventCloud
 from tests.process.rig import Daemon, Rig, assert_sound, figure, standing_rig, until
 from tests.timing import allowed
 
@@ -53,7 +53,7 @@ async def fill_journal(rig: Rig, count: int) -> None:
                 await ticket.committed
 
 
-async def everything_arrived(rig: Rig, cloud: Cloud, stream: str, limit_s: float) -> float:
+async def everything_arrived(rig: Rig, cloud: EventCloud, stream: str, limit_s: float) -> float:
     last = await rig.last_seq()
     took_s = await until("all arrived", lambda: cloud.reached(stream) >= last, limit_s)
 
@@ -65,7 +65,7 @@ async def everything_arrived(rig: Rig, cloud: Cloud, stream: str, limit_s: float
     return took_s
 
 
-def assert_complete(cloud: Cloud, rig: Rig) -> None:
+def assert_complete(cloud: EventCloud, rig: Rig) -> None:
     """The cloud has what the journal has, each number once and its body as recorded."""
     stored = rig.stored()
     assert_sound(stored)
@@ -85,7 +85,7 @@ async def test_a_thousand_events_of_an_outage_arrive_in_order_once_the_broker_is
     async with (
         any_broker(tmp_path / "broker") as broker,
         standing_rig(tmp_path, broker_port=broker.port) as rig,
-        Cloud("127.0.0.1", broker.port) as cloud,
+        EventCloud("127.0.0.1", broker.port) as cloud,
     ):
         await rig.imported()
         await fill_journal(rig, BACKLOG - TAPS)
@@ -119,7 +119,7 @@ async def test_killing_link_or_broker_at_random_moments_loses_nothing(tmp_path: 
     async with (
         any_broker(tmp_path / "broker") as broker,
         standing_rig(tmp_path, broker_port=broker.port) as rig,
-        Cloud("127.0.0.1", broker.port) as cloud,
+        EventCloud("127.0.0.1", broker.port) as cloud,
     ):
         await rig.imported()
         await fill_journal(rig, DRAINING)

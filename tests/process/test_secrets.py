@@ -18,8 +18,8 @@ import tomli_w
 from paho.mqtt.enums import CallbackAPIVersion
 
 from demo.brokers import any_broker
-from demo.cloud import Cloud
 from gateway.domain import events
+from hwsim.cloud import EventCloud
 from hwsim.secure_cards import DesfireCard, an10922, secure_card
 from tests.process.rig import (
     MILO,
@@ -117,7 +117,7 @@ async def test_no_secret_is_in_any_output_file_or_message(tmp_path: Path) -> Non
     async with (
         any_broker(tmp_path / "broker") as broker,
         standing_rig(tmp_path, broker_port=broker.port) as rig,
-        Cloud("127.0.0.1", broker.port) as cloud,
+        EventCloud("127.0.0.1", broker.port) as cloud,
     ):
         ear.connect("127.0.0.1", broker.port)
         ear.loop_start()
