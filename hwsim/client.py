@@ -229,6 +229,23 @@ class Simulator:
         """Repair an output's contact."""
         await self.ask("unweld", device=device, output=output)
 
+    async def cut_wire(self, device: str, input: int) -> None:  # noqa: A002  # the config's word
+        """Cut a wire of the loop at an input."""
+        await self.ask("cut_wire", device=device, input=input)
+
+    async def short_wires(
+        self,
+        device: str,
+        input: int,  # noqa: A002
+        ohms: float = 0.0,
+    ) -> None:
+        """Join the wires of the loop at an input, well or badly."""
+        await self.ask("short_wires", device=device, input=input, ohms=ohms)
+
+    async def repair_wires(self, device: str, input: int) -> None:  # noqa: A002
+        """Mend the wires of the loop at an input."""
+        await self.ask("repair_wires", device=device, input=input)
+
     async def power_lock(self, door: str, *, on: bool) -> None:
         """Fail or restore the lock's own supply."""
         await self.ask("power_lock", door=door, on=on)

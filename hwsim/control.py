@@ -52,6 +52,9 @@ COMMANDS = (
     "power_cycle",
     "weld",
     "unweld",
+    "cut_wire",
+    "short_wires",
+    "repair_wires",
 )
 
 

@@ -2,8 +2,9 @@
 
 `Board` is pure: a request and the time go in, a response comes out, and outputs switch by the
 board's own timer. `RelayBoard` puts it on TCP. Sources: MODBUS Application Protocol Specification
-V1.1b3 ("MAP"), MODBUS Messaging on TCP/IP Implementation Guide V1.0b ("MTG"), and the command table
-of the Waveshare wiki, "Modbus POE ETH Relay".
+V1.1b3 ("MAP"), MODBUS Messaging on TCP/IP Implementation Guide V1.0b ("MTG"), and the command
+tables of the Waveshare wiki, "Modbus POE ETH Relay" and, for measured inputs, "Modbus RTU Analog
+Input 8CH".
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hwsim.loops import Loop, SupplyTap
 from hwsim.observations import HostClosed, HostOpened, Observations, Output
 
 # MAP 7: exception codes.
@@ -30,6 +32,7 @@ _ON, _OFF, _FLIP = 0xFF00, 0x0000, 0x5500
 _DEVICE_ADDRESS = 0x4000
 _VERSION = 0x8000
 _VERSION_VALUE = 200  # V2.00
+_INPUT_MODES = 0x1000  # Analog Input 8CH: 0 is volts, in mV
 
 # MAP 6.1, 6.2 and 6.11: the most bits in one request.
 _READ_BITS_MAX = 2000
@@ -87,6 +90,10 @@ class Board:
         """
         self.unit = unit
         self.inputs = [False] * inputs
+        self.measured: list[Loop | SupplyTap | None] = []
+        """What hangs at each input of a board that measures them; nothing on one that doesn't."""
+        self.full_scale_volts = 10.0
+        self.input_modes = [0] * inputs
         self.coils = [False] * outputs
         self._contacts = [False] * outputs
         self._welded: set[int] = set()
@@ -192,6 +199,8 @@ class Board:
                 return self._read_bits(self.inputs, data)
             case 0x03:
                 return self._read_registers(data)
+            case 0x04 if self.measured:
+                return self._read_measured(data)
             case 0x05:
                 return self._write_coil(data, now_ns)
             case 0x06:
@@ -214,8 +223,27 @@ class Board:
         """MAP 6.3."""
         self._expect(len(data) == 4 and 1 <= _word(data, 2) <= 125)
         held = {_DEVICE_ADDRESS: self.unit, _VERSION: _VERSION_VALUE}
-        self._expect(_word(data, 0) in held and _word(data, 2) == 1, ILLEGAL_DATA_ADDRESS)
-        return b"\x02" + held[_word(data, 0)].to_bytes(2, "big")
+        if self.measured:
+            held |= {_INPUT_MODES + channel: mode for channel, mode in enumerate(self.input_modes)}
+        asked = range(_word(data, 0), _word(data, 0) + _word(data, 2))
+        self._expect(all(each in held for each in asked), ILLEGAL_DATA_ADDRESS)
+        return self._words([held[each] for each in asked])
+
+    def _read_measured(self, data: bytes) -> bytes:
+        """MAP 6.4; Waveshare wiki: 3x0000 and on, in millivolts."""
+        self._expect(len(data) == 4 and 1 <= _word(data, 2) <= 125)
+        start, count = _word(data, 0), _word(data, 2)
+        self._expect(start + count <= len(self.measured), ILLEGAL_DATA_ADDRESS)
+        return self._words([self._millivolts(each) for each in range(start, start + count)])
+
+    def _millivolts(self, channel: int) -> int:
+        wired = self.measured[channel]
+        volts = 0.0 if wired is None else wired.volts
+        return round(min(max(volts, 0.0), self.full_scale_volts) * 1000)
+
+    @staticmethod
+    def _words(words: list[int]) -> bytes:
+        return bytes([2 * len(words)]) + b"".join(word.to_bytes(2, "big") for word in words)
 
     def _write_coil(self, data: bytes, now_ns: int) -> bytes:
         """MAP 6.5, with Waveshare's further values and addresses; the response is the request."""
@@ -388,8 +416,18 @@ class RelayBoard:
             connection.write(random.Random(seed).randbytes(n))
 
     def set_input(self, number: int, *, active: bool) -> None:
-        """Energise an input, counted from 1, or not."""
-        self.board.inputs[number - 1] = active
+        """Energise an input, counted from 1, or not; close the contact of a loop, or open it."""
+        if self.board.measured:
+            self.loop(number).closed = active
+        else:
+            self.board.inputs[number - 1] = active
+
+    def loop(self, number: int) -> Loop:
+        """The loop at an input, counted from 1."""
+        wired = dict(enumerate(self.board.measured, 1)).get(number)
+        if isinstance(wired, Loop):
+            return wired
+        raise ValueError(f"{self.name}: no loop at input {number}")
 
     def weld(self, output: int) -> None:
         """Weld an output's contact closed."""

@@ -41,7 +41,7 @@ def request_size(frame: bytes | bytearray) -> int | None:
     if len(frame) < 7:
         return None
     match frame[1]:
-        case 0x01 | 0x02 | 0x03 | 0x05 | 0x06:
+        case 0x01 | 0x02 | 0x03 | 0x04 | 0x05 | 0x06:
             return 8
         case 0x0F | 0x10:
             return 9 + frame[6]

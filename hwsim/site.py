@@ -24,6 +24,7 @@ from hwsim.bluez.site import BleDevice, Bluetooth, LockDevice, address_named, ke
 from hwsim.cards import Card, card
 from hwsim.door import Door, DoorTimes, Leaf
 from hwsim.gpio.device import GpioPoints, GpioWiegand, OnChip, SharedChip
+from hwsim.loops import Feed, Loop, SupplyTap
 from hwsim.observations import Contact, Observations, Rex, Strike
 from hwsim.osdp import Abilities, OsdpReader, Peripheral
 from hwsim.phones import PKOC_SERVICE, Fob, PkocPhone, Tricks
@@ -43,7 +44,11 @@ _SIZES = {
     "waveshare_rtu_relay": (8, 0),
     "waveshare_poe_eth_relay": (8, 0),
     "moxa_e1214": (6, 6),
+    "waveshare_rtu_analog_8ch": (0, 8),
+    "waveshare_rtu_analog_8ch_b": (0, 8),
 }
+# What those measure at most, in volts.
+_FULL_SCALES = {"waveshare_rtu_analog_8ch": 5.0, "waveshare_rtu_analog_8ch_b": 10.0}
 
 _THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 _SOCKET_PATH_MAX = 100  # of 108 bytes (unix(7)); the gateway asks for so much room
@@ -236,6 +241,7 @@ class Site:
                     unit=table.get("unit", 1),
                     watchdog_s=self._watchdogs.get(name),
                 )
+                _wire_loops(board, table)
                 if table.get("transport", "tcp") != "tcp":
                     line = self._rtu_line(name, table)
                     return RtuRelayBoard(name, board, self.seen, line, now_ns=self._now_ns)
@@ -917,6 +923,23 @@ class Site:
             await asyncio.sleep(off)
             found.plug()
 
+    async def cut_wire(self, device: str, input: int) -> None:  # noqa: A002  # the config's word
+        """Cut a wire of the loop at an input."""
+        self._board("cut_wire", device).loop(input).cut()
+
+    async def short_wires(
+        self,
+        device: str,
+        input: int,  # noqa: A002
+        ohms: float = 0.0,
+    ) -> None:
+        """Join the wires of the loop at an input, well or, with some ohms left, badly."""
+        self._board("short_wires", device).loop(input).short(ohms)
+
+    async def repair_wires(self, device: str, input: int) -> None:  # noqa: A002
+        """Mend the wires of the loop at an input."""
+        self._board("repair_wires", device).loop(input).repair()
+
     async def weld(self, device: str, output: int) -> None:
         """Weld an output's contact closed; its coil does not know."""
         self._board("weld", device).weld(output)
@@ -972,6 +995,26 @@ class Site:
         if name not in self.doors:
             raise SiteError(f"no door {name!r}, only {', '.join(self.doors)}")
         return self.doors[name]
+
+
+def _wire_loops(board: Board, table: dict[str, Any]) -> None:
+    """Hang the loops of a device's table at a board that measures its inputs."""
+    if "loops" not in table:
+        return
+    given = table["loop_supply"]
+    feed = Feed(volts=given["mv"] / 1000, pull_up_ohms=given.get("pull_up_ohms", 1500))
+    board.measured = [None] * len(board.inputs)
+    board.full_scale_volts = _FULL_SCALES.get(table.get("profile", ""), 10.0)
+    if "input" in given:
+        board.measured[given["input"] - 1] = SupplyTap(feed=feed)
+    for each in table["loops"]:
+        series, across = each.get("series_ohms"), each.get("parallel_ohms")
+        ends = (
+            (each["closed_ohms"], each["open_ohms"])
+            if series is None
+            else (series, series + across)
+        )
+        board.measured[each["input"] - 1] = Loop(feed=feed, at_end=ends)
 
 
 def _outputs(points: Points) -> int:

@@ -1,6 +1,7 @@
 """What the config must know of a driver to check a site: its settings and what it can do."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from typing import Any, Final
 
@@ -78,6 +79,9 @@ class DriverSpec(msgspec.Struct, frozen=True):
     """How many outputs there are, numbered from 1."""
     inputs: Callable[[Any], int] = lambda _settings: 0
     """How many inputs there are, numbered from 1."""
+    supervised: Callable[[Any], AbstractSet[int] | None] = lambda _settings: None
+    """The inputs that are read through end-of-line resistors, on a device that has no others; None:
+    it has plain inputs."""
     address: Callable[[Any], str | None] = lambda _settings: None
     """The line that the device owns: "/dev/ttyUSB0", "10.0.0.5:502"."""
     station: Callable[[Any], int | str | None] = lambda _settings: None

@@ -645,6 +645,8 @@ def _point(
         yield Fault(f"{where}.device", f"{name!r} ({spec.name}) has no {kind}s")
     elif number > count:
         yield Fault(f"{where}.{kind}", f"{name!r} has {kind}s 1 to {count}, not {number}")
+    elif kind == "input" and number not in (spec.supervised(device.settings) or {number}):
+        yield Fault(f"{where}.{kind}", f"input {number} of {name!r} has no loop: see its `loops`")
 
 
 def _opposite(
@@ -652,6 +654,10 @@ def _opposite(
 ) -> Iterator[Fault]:
     device = devices.get(point.device)
     if point.opposite_input is None or device is None:
+        return
+    if device.driver.supervised(device.settings) is not None:
+        what = f"{point.device!r} sees cut and shorted wires by end-of-line resistors: leave it out"
+        yield Fault(f"{where}.opposite_input", what)
         return
     count = device.driver.inputs(device.settings)
     if point.opposite_input > count:

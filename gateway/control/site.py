@@ -24,7 +24,7 @@ from gateway.control.door import (
 )
 from gateway.control.memory import SiteMemory
 from gateway.control.shared_reader import SharedReader
-from gateway.control.supervised import SETTLE, Fault, SupervisedInput
+from gateway.control.supervised import SETTLE, SupervisedInput
 from gateway.domain import events
 from gateway.domain.break_glass import Role
 from gateway.domain.carried_grant import Presented
@@ -47,6 +47,7 @@ from gateway.domain.facts import (
     DeviceOnline,
     Fact,
     InputChanged,
+    InputFaulty,
     InputGlimpsed,
     InstallWindowClosed,
     InstallWindowOpened,
@@ -139,6 +140,8 @@ class SiteController:
         self._pressed: dict[str, tuple[bool, timedelta]] = {}
         """By which wire, and when, somebody last asked to leave by each door."""
         self._switches_open: set[str] = set()
+        self._broken: dict[tuple[str, str], str] = {}
+        """What is wrong with the measured wires of a door's `contact`, `rex` or `tamper`."""
         self._supervised = {
             (door, name): self._supervise(door, name)
             for door, name, _ in self._points.opposites.values()
@@ -331,6 +334,8 @@ class SiteController:
                 self._admitted(fact)
             case InputChanged():
                 self._input_changed(fact)
+            case InputFaulty():
+                self._input_faulty(fact)
             case InputGlimpsed():
                 # Whoever wants to get out doesn't wait for a contact to come to rest.
                 self._rex_said(fact, sure=False)
@@ -368,7 +373,28 @@ class SiteController:
             )
             self.doors[door].refuse(event, side)
 
+    def _input_faulty(self, fact: InputFaulty) -> None:
+        """What an input says is unknown: a contact is neither open nor closed, a REX isn't pressed,
+        a case may be open.
+        """
+        point = (fact.device, fact.input)
+        for door, name in self._points.at(*point):
+            if self._broken.get((door, name)) == fact.what:
+                continue
+            self._broken[door, name] = fact.what
+            self._wires(door, name, fact.what)
+            if name == "rex":
+                self._glimpsed.discard((door, False))
+            if name == "tamper":
+                self._switch_moved(door, fact, opened=True)
+
+    def _wires_mended(self, fact: InputChanged) -> None:
+        for door, name in self._points.at(fact.device, fact.input):
+            if self._broken.pop((door, name), None) is not None:
+                self._wires(door, name, None)
+
     def _input_changed(self, fact: InputChanged) -> None:
+        self._wires_mended(fact)
         point = (fact.device, fact.input)
         if point in self._points.contacts:
             door, closed_when = self._points.contacts[point]
@@ -435,19 +461,19 @@ class SiteController:
         self.doors[door].point(PointChanged(RexPressed(), fact.at))
 
     def _supervise(self, door: str, name: str) -> SupervisedInput:
-        def found(fault: Fault | None) -> None:
-            self._on_change(door)
-            log.warning("supervised input", door=door, point=name, fault=fault)
-            at, trust = self._clock.now(), int(self._clock.trust())
-            if fault is None:
-                self.record(events.InputRestored(at=at, trust=trust, door=door, point=name))
-                return
-            self.record(events.InputFault(at=at, trust=trust, door=door, point=name, what=fault))
-            if name == "contact":
-                change = PointChanged(ContactSaid(Contact.UNKNOWN), self._clock.monotonic())
-                self.doors[door].point(change)
+        return SupervisedInput(partial(self._wires, door, name))
 
-        return SupervisedInput(found)
+    def _wires(self, door: str, name: str, fault: str | None) -> None:
+        """The wires of a supervised input were found broken, or well again."""
+        self._on_change(door)
+        log.warning("supervised input", door=door, point=name, fault=fault)
+        if fault is None:
+            self.record(events.InputRestored(**self._stamp(), door=door, point=name))
+            return
+        self.record(events.InputFault(**self._stamp(), door=door, point=name, what=fault))
+        if name == "contact":
+            change = PointChanged(ContactSaid(Contact.UNKNOWN), self._clock.monotonic())
+            self.doors[door].point(change)
 
     def _unexpected(self, fact: UnexpectedOutput) -> None:
         door = self._points.strikes.get((fact.device, fact.output))
@@ -483,7 +509,7 @@ class SiteController:
             doors = tuple(sorted(self._points.doors_of(fact.device)))
             self._tamper(fact.device, None, doors, active=fact.active)
 
-    def _switch_moved(self, door: str, fact: InputChanged, *, opened: bool) -> None:
+    def _switch_moved(self, door: str, fact: InputChanged | InputFaulty, *, opened: bool) -> None:
         if (door in self._switches_open) != opened:
             (self._switches_open.add if opened else self._switches_open.discard)(door)
             self._tamper(fact.device, fact.input, (door,), active=opened)
@@ -530,7 +556,9 @@ class SiteController:
             device.tampered and door_id in self._points.doors_of(name)
             for name, device in self.devices.items()
         )
-        faulty = any(pair.faulty for (door, _), pair in self._supervised.items() if door == door_id)
+        faulty = any(door == door_id for door, _ in self._broken) or any(
+            pair.faulty for (door, _), pair in self._supervised.items() if door == door_id
+        )
         return [name for name, found in (("tamper", tampered), ("input_fault", faulty)) if found]
 
     def _online(self, name: str) -> None:
@@ -682,6 +710,13 @@ class _Points:
                 at = self.readers.get(reader.device, ())
                 self.readers[reader.device] = (*at, (door_id, reader.side))
         self.boards = {device for device, _ in self.strikes}
+
+    def at(self, device: str, number: int) -> Iterator[tuple[str, str]]:
+        """The door that has an input, and as what."""
+        tables = (("contact", self.contacts), ("rex", self.rex), ("tamper", self.tampers))
+        for name, points in tables:
+            if (found := points.get((device, number))) is not None:
+                yield found[0], name
 
     def doors_of(self, device: str) -> set[str]:
         """The doors that have a point or a reader on the device."""

@@ -13,7 +13,7 @@ Fault = Literal["cut", "short"]
 
 SETTLE = timedelta(milliseconds=400)
 """Both inputs are debounced by themselves, so for a moment after each change they agree: as long as
-a chattering input takes to be believed (drivers.modbus_relay.HOLD_MAX), and some more."""
+a chattering input takes to be believed (drivers.debounced_input.HOLD_MAX), and some more."""
 
 
 class SupervisedInput:

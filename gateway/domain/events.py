@@ -497,14 +497,15 @@ class GatewayStopped(_Event, frozen=True, tag="stopped"):
 
 
 class InputFault(_Event, frozen=True, tag="input_fault"):
-    """A supervised input's wire is cut or shorted: what it says is unknown."""
+    """A supervised input's wires are broken: what it says is unknown."""
 
     priority: ClassVar[int] = Priority.ALARM
     door: str
     point: str
-    """`contact` or `rex`."""
+    """`contact`, `rex` or `tamper`."""
     what: str = ""
-    """`cut` (both wires say nothing) or `short` (both say something)."""
+    """`cut` (of a changeover contact: both wires say nothing) or `short` (both say something); with
+    end-of-line resistors also `resistance`, `unsteady` or `supply`."""
 
 
 class InputRestored(_Event, frozen=True, tag="input_restored"):

@@ -67,6 +67,16 @@ class InputGlimpsed(msgspec.Struct, frozen=True, gc=False):
     at: timedelta
 
 
+class InputFaulty(msgspec.Struct, frozen=True, gc=False):
+    """The wires of an input are broken: what it says is unknown until the next `InputChanged`."""
+
+    device: str
+    input: int
+    what: str
+    """`cut`, `short`, `resistance`, `unsteady` or `supply` (docs/door.md)."""
+    at: timedelta
+
+
 class OutputReported(msgspec.Struct, frozen=True, gc=False):
     """A device's read-back of an output (numbered from 1): it is energised or at rest."""
 
@@ -145,6 +155,7 @@ Fact = (
     | AdmittedElsewhere
     | InputChanged
     | InputGlimpsed
+    | InputFaulty
     | OutputReported
     | UnexpectedOutput
     | TamperChanged

@@ -20,11 +20,25 @@
     unit = 2                # several boards may name one port, each with its own unit
     profile = "waveshare_rtu_relay_d"   # a board of PROFILES: then no outputs, inputs, timed_pulse
 
-Outputs are coils and inputs are discrete inputs, from 0 up; a board may have inputs only. With
-`timed_pulse` the board itself ends each pulse; without, this software does, and a strike on such a
-board can claim less (RelayClass). The board must stand on a line of its own: whoever reaches its
-port or its pair of wires can open the door. A coil that is found energised without a pulse is put
-to rest and reported.
+    [devices.inputs-c]      # inputs with end-of-line resistors (docs/door.md)
+    driver = "modbus_relay"
+    transport = "rtu"
+    port = "/dev/serial/by-path/pci-0000:00:14.0-usb-0:1.6:1.0-port0"
+    baud_rate = 115200
+    unit = 3
+    profile = "waveshare_rtu_analog_8ch_b"  # or outputs, inputs, timed_pulse and `analogue`
+    loop_supply = { mv = 5000, pull_up_ohms = 1500, input = 8 }
+    loops = [
+        { input = 1, series_ohms = 1000, parallel_ohms = 1000 },
+        { input = 2, series_ohms = 2200, parallel_ohms = 4700 },
+    ]
+
+Outputs are coils and inputs are discrete inputs, from 0 up; a board may have inputs only. Those of
+an analogue board are registers: the voltages of supervised loops, whose contact is active while it
+is closed. With `timed_pulse` the board itself ends each pulse; without, this software does, and a
+strike on such a board can claim less (RelayClass). The board must stand on a line of its own:
+whoever reaches its port or its pair of wires can open the door. A coil that is found energised
+without a pulse is put to rest and reported.
 
 Boards on one RTU line share it: one request is in flight at a time, the most urgent first, whoever
 asks. A board that doesn't answer costs the others one time-out each time it is tried again.
@@ -37,7 +51,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from enum import IntEnum
-from typing import Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -47,6 +61,7 @@ from pymodbus.exceptions import ModbusException
 from pymodbus.framer import FramerRTU
 from pymodbus.pdu import ExceptionResponse, ModbusPDU
 from pymodbus.pdu.bit_message import ReadCoilsRequest, ReadDiscreteInputsRequest
+from pymodbus.pdu.register_message import ReadHoldingRegistersRequest, ReadInputRegistersRequest
 
 from gateway.cancellation import end_if_cancelled
 from gateway.clock import Clock
@@ -68,6 +83,8 @@ from gateway.domain.facts import (
     UnexpectedOutput,
 )
 from gateway.drivers.base import FactSink
+from gateway.drivers.debounced_input import DebouncedInput
+from gateway.drivers.end_of_line import AT_REST, Loop, Loops, LoopSupply, loop_faults
 from gateway.drivers.serial_line import BAUD_RATES, port_faults
 from gateway.errors import (
     DeviceError,
@@ -82,6 +99,8 @@ class Function(IntEnum):
 
     READ_COILS = 0x01
     READ_DISCRETE_INPUTS = 0x02
+    READ_HOLDING_REGISTERS = 0x03
+    READ_INPUT_REGISTERS = 0x04
     WRITE_SINGLE_COIL = 0x05
 
 
@@ -125,18 +144,6 @@ CHATTER: Final = timedelta(milliseconds=500)
 
 _GOLDEN: Final = 0.6180339887498949  # its multiples, less their whole parts, never fall into step
 
-READINGS_MIN: Final = 12
-"""How many readings in a row must agree before a change counts: chatter that is as often closed as
-open looks like a change once in 4096 times."""
-
-UNREST_FACTOR: Final = 4
-"""How much longer than the debounce time an input must hold still that has been restless for longer
-than that: it chatters, and anything shorter may be chance."""
-
-HOLD_MAX: Final = timedelta(milliseconds=300)
-"""A change that has held for so long counts, however few readings that were: what lasts 400 ms is
-never missed, on a slow line neither."""
-
 OUTPUTS_S: Final = 0.5
 """How often outputs are read back (at least 2 Hz: the relay bus is not trusted)."""
 
@@ -149,10 +156,17 @@ and the release's own way, so that the strike is never energised for longer than
 
 RELEASE_RETRY_S: Final = 0.05
 
+READ_BACK_LATE: Final = timedelta(milliseconds=100)
+"""For how long a second look at an input may put off the reading of the outputs."""
+
+WAY_S_MAX: Final = 0.010
+"""How long a line is left to whoever has just been told of an input and may want to release a
+strike: as long as a reading takes, which it would have to wait for otherwise, and never longer."""
+
 
 BITS_PER_CHARACTER: Final = 11
 """A start bit, 8 data bits, parity or a second stop bit, a stop bit (MODBUS over Serial Line V1.02,
-2.5.1)."""
+2.5.1); a line without parity that is set to one stop bit, as boards are delivered, has one less."""
 
 SILENT_CHARACTERS: Final = 3.5
 SILENT_S_MIN: Final = 0.00175
@@ -161,11 +175,31 @@ SILENT_S_MIN: Final = 0.00175
 TURNAROUND_S_MAX: Final = 0.25
 """How long an answer may be on its way: boards take a few milliseconds, a busy gateway more."""
 
-POLL_CHARACTERS: Final = 8 + 6
-"""A read of up to 8 points and its answer (V1.1b3, 6.2, with address and CRC)."""
+READ_CHARACTERS: Final = 8
+"""The request of a reading or of a write of one coil (V1.1b3, 6.1 to 6.5, with address, CRC)."""
 
-FRAME_CHARACTERS_MAX: Final = 24
-"""A request and its answer, of any that this driver sends (64 points)."""
+ANALOGUE_INPUTS_MAX: Final = 16
+"""More than any such board has."""
+
+FRAME_CHARACTERS_MAX: Final = 8 + 5 + 2 * ANALOGUE_INPUTS_MAX
+"""A request and its answer, of any that this driver sends."""
+
+
+class AnalogueInputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where a board's measured inputs are, and in which unit."""
+
+    function: Literal[3, 4]
+    register: Annotated[int, msgspec.Meta(ge=0, le=0xFFFF, description="0 to 65535")]
+    """That of input 1; the others follow it, one each, without a sign."""
+    step_uv: Annotated[int, msgspec.Meta(ge=1, le=1_000_000, description="1 to 1000000")]
+    """What one step of a register is, in microvolts."""
+    full_scale_mv: Annotated[int, msgspec.Meta(ge=1000, le=60_000, description="1000 to 60000")]
+    mode_register: (
+        Annotated[int, msgspec.Meta(ge=0, le=0xFFFF, description="0 to 65535")] | None
+    ) = None
+    """The holding register that says what input 1 is set to measure; the others follow it."""
+    mode: int = 0
+    """What it must hold for these voltages."""
 
 
 class BoardProfile(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,10 +210,25 @@ class BoardProfile(msgspec.Struct, frozen=True, kw_only=True):
     inputs: int
     timed_pulse: bool
     watchdog: bool = False
+    analogue: AnalogueInputs | None = None
     source: str = ""
 
 
 _WAVESHARE: Final = "waveshare.com/wiki, "
+
+
+def _waveshare_volts(full_scale_mv: int) -> AnalogueInputs:
+    """Function 04 at 0x0000 in mV, while 0x1000 and on hold 0 (Waveshare's wiki)."""
+    return AnalogueInputs(
+        function=4,
+        register=0x0000,
+        step_uv=1000,
+        full_scale_mv=full_scale_mv,
+        mode_register=0x1000,
+        mode=0x0000,
+    )
+
+
 PROFILES: Final[Mapping[str, BoardProfile]] = {
     "waveshare_rtu_relay": BoardProfile(
         title="Waveshare Modbus RTU Relay, 8 relays",
@@ -216,6 +265,22 @@ PROFILES: Final[Mapping[str, BoardProfile]] = {
         timed_pulse=False,
         source="ioLogik E1200 Series User's Manual, E1214 Modbus Mapping",
     ),
+    "waveshare_rtu_analog_8ch": BoardProfile(
+        title="Waveshare Modbus RTU Analog Input 8CH, 8 inputs of 0 to 5 V",
+        outputs=0,
+        inputs=8,
+        timed_pulse=False,
+        analogue=_waveshare_volts(5000),
+        source=_WAVESHARE + "Modbus RTU Analog Input 8CH (3x0000 and 4x1000)",
+    ),
+    "waveshare_rtu_analog_8ch_b": BoardProfile(
+        title="Waveshare Modbus RTU Analog Input 8CH (B), 8 inputs of 0 to 10 V",
+        outputs=0,
+        inputs=8,
+        timed_pulse=False,
+        analogue=_waveshare_volts(10_000),
+        source=_WAVESHARE + "Modbus RTU Analog Input 8CH (B) (3x0000 and 4x1000)",
+    ),
 }
 """Boards by name, as their manuals say; any other is described by its own settings."""
 
@@ -236,6 +301,9 @@ class ModbusRelaySettings(DeviceSettings, frozen=True, kw_only=True):
     timed_pulse: bool | None = None
     watchdog: bool = False
     debounce_ms: int = 30
+    analogue: AnalogueInputs | None = None
+    loop_supply: LoopSupply | None = None
+    loops: tuple[Loop, ...] = ()
 
     @property
     def board(self) -> BoardProfile:
@@ -248,7 +316,14 @@ class ModbusRelaySettings(DeviceSettings, frozen=True, kw_only=True):
             inputs=self.inputs or 0,
             timed_pulse=bool(self.timed_pulse),
             watchdog=self.watchdog,
+            analogue=self.analogue,
         )
+
+    @property
+    def registers(self) -> int:
+        """How many registers hold the measured inputs that are in use, from the first one."""
+        supply = self.loop_supply.input if self.loop_supply is not None else None
+        return max(supply or 0, *(loop.input for loop in self.loops))
 
     @property
     def shared(self) -> bool:
@@ -261,16 +336,43 @@ class ModbusRelaySettings(DeviceSettings, frozen=True, kw_only=True):
         return 9600 if self.baud_rate is None else self.baud_rate
 
     @property
+    def character_s(self) -> float:
+        """How long a character takes on the line. A serial server's own settings aren't known."""
+        bits = BITS_PER_CHARACTER
+        if self.transport == "rtu" and (self.parity or "none") == "none" and self.stop_bits != 2:
+            bits -= 1
+        return bits / self.speed
+
+    @property
     def answer_s_max(self) -> float:
         """How long an answer may take."""
         if not self.shared:
             return REQUEST_S_MAX
-        return TURNAROUND_S_MAX + FRAME_CHARACTERS_MAX * BITS_PER_CHARACTER / self.speed
+        return TURNAROUND_S_MAX + FRAME_CHARACTERS_MAX * self.character_s
 
     @property
     def silent_s(self) -> float:
         """How long the line must have been silent before a request."""
-        return max(SILENT_S_MIN, SILENT_CHARACTERS * BITS_PER_CHARACTER / self.speed)
+        return max(SILENT_S_MIN, SILENT_CHARACTERS * self.character_s)
+
+    def reading_s(self, points: int, bits_each: int = 1) -> float:
+        """How long a reading of so many inputs or outputs takes on the line, with the board's pause
+        before its answer and ours before the request.
+        """
+        answered = 5 + -(-points * bits_each // 8)
+        return (READ_CHARACTERS + answered) * self.character_s + 2 * self.silent_s
+
+    @property
+    def write_s(self) -> float:
+        """How long a write and its echo take on the line, with the same pauses."""
+        return 2 * READ_CHARACTERS * self.character_s + 2 * self.silent_s
+
+    @property
+    def look_s(self) -> float:
+        """How long a reading of all inputs takes on the line."""
+        if self.board.analogue is not None:
+            return self.reading_s(self.registers, 16)
+        return self.reading_s(self.board.inputs)
 
     def __post_init__(self) -> None:
         """Refuse what no such board can have.
@@ -278,7 +380,7 @@ class ModbusRelaySettings(DeviceSettings, frozen=True, kw_only=True):
         Raises:
             ValueError: msgspec turns it into a fault with its path in the file.
         """
-        refuse((*self._line_faults(), *self._board_faults()))
+        refuse((*self._line_faults(), *(self._board_faults() or self._loop_faults())))
 
     def _line_faults(self) -> Iterator[str]:
         if not 1 <= self.unit <= (247 if self.shared else 0xFF):
@@ -301,15 +403,34 @@ class ModbusRelaySettings(DeviceSettings, frozen=True, kw_only=True):
             if given is not None:
                 yield f"`{name}` is for a serial port"
 
-    def _board_faults(self) -> Iterator[str]:
+    def _loop_faults(self) -> Iterator[str]:
+        if (analogue := self.board.analogue) is not None:
+            yield from loop_faults(
+                self.loops,
+                self.loop_supply,
+                inputs=self.board.inputs,
+                full_scale_mv=analogue.full_scale_mv,
+            )
+            return
+        for name, given in (("loops", self.loops), ("loop_supply", self.loop_supply)):
+            if given:
+                yield f"`{name}` is for a board that measures its inputs (`analogue`, or a profile)"
+
+    def _board_faults(self) -> list[str]:
+        return list(self._each_board_fault())
+
+    def _each_board_fault(self) -> Iterator[str]:
         own = {"outputs": self.outputs, "inputs": self.inputs, "timed_pulse": self.timed_pulse}
         if self.profile is not None and self.profile not in PROFILES:
             yield f"`profile` must be one of {', '.join(PROFILES)}"
         for name, value in own.items():
             if self.profile is None and value is None:
                 yield f"`{name}` is missing: say what the board is, or its `profile`"
-            if self.profile is not None and value is not None:
+        for name, given in (*own.items(), ("analogue", self.analogue)):
+            if self.profile is not None and given is not None:
                 yield f"`{name}` is what the profile says already: leave it out"
+        if self.analogue is not None and not 1 <= (self.inputs or 0) <= ANALOGUE_INPUTS_MAX:
+            yield f"`inputs` must be 1 to {ANALOGUE_INPUTS_MAX} where they are measured"
         for name, count, low in (
             ("outputs", self.outputs, 1 if self.inputs == 0 else 0),
             ("inputs", self.inputs, 0),
@@ -336,61 +457,13 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """One answer: `bits` of a read; `address` and `value` as a write echoes them."""
+    """One answer: `bits` or `words` of a read; `address` and `value` as a write echoes them."""
 
     function: int
     address: int = 0
     value: int = 0
     bits: tuple[bool, ...] = ()
-
-
-class DebouncedInput:
-    """A contact that is only seen now and then, and what it is held to be."""
-
-    def __init__(self, debounce: timedelta) -> None:
-        self._debounce = debounce
-        self._raw: bool | None = None
-        self._readings = 0  # in a row that agree
-        self._since = timedelta()  # when the first of them was
-        self._restless: timedelta | None = None
-        self._glimpsed = -debounce
-        self.active: bool | None = None
-
-    @property
-    def restless_since(self) -> timedelta | None:
-        """Since when it has not been at rest in the state that was told last."""
-        return self._restless
-
-    def sample(self, raw: bool, now: timedelta) -> bool:
-        """Take one reading; return whether `active` changed. The first one always does."""
-        if self._raw is None:
-            self._raw = self.active = raw
-            return True
-        if raw != self._raw:
-            self._raw, self._since, self._readings = raw, now, 0
-            self._restless = now if self._restless is None else self._restless
-        self._readings += 1
-        if self._restless is None or not self._holds(now):
-            return False
-        self._restless = None
-        changed, self.active = raw != self.active, raw
-        return changed
-
-    def glimpsed(self, now: timedelta) -> bool:
-        """Whether two readings in a row have just been unlike what was told last; no more often
-        than a debounced input could change.
-        """
-        is_new = self._readings == 2 and self._raw != self.active
-        if self._restless is None or not is_new or now - self._glimpsed < self._debounce:
-            return False
-        self._glimpsed = now
-        return True
-
-    def _holds(self, now: timedelta) -> bool:
-        held = now - self._since
-        chatters = self._restless is not None and self._since - self._restless > self._debounce
-        needed = self._debounce * (UNREST_FACTOR if chatters else 1)
-        return held >= HOLD_MAX or (held >= needed and self._readings >= READINGS_MIN)
+    words: tuple[int, ...] = ()
 
 
 class ModbusRelayProtocol:
@@ -400,7 +473,15 @@ class ModbusRelayProtocol:
         self.device_id = device_id
         self._board = settings.board
         debounce = timedelta(milliseconds=settings.debounce_ms)
-        self._inputs = [DebouncedInput(debounce) for _ in range(settings.board.inputs)]
+        self._analogue = settings.board.analogue
+        self._registers = 0
+        self._contacts: list[DebouncedInput[bool]] = []
+        self._loops: Loops | None = None
+        if self._analogue is None or settings.loop_supply is None:
+            self._contacts = [DebouncedInput(debounce) for _ in range(settings.board.inputs)]
+        else:
+            self._registers = settings.registers
+            self._loops = Loops(device_id, settings.loops, settings.loop_supply, debounce)
         self._until: list[timedelta | None] = [None] * settings.board.outputs
         self._reported: list[bool | None] = [None] * settings.board.outputs
         self._alarmed = [False] * settings.board.outputs
@@ -414,10 +495,49 @@ class ModbusRelayProtocol:
     @property
     def read_inputs(self) -> Request:
         """Ask for all inputs."""
+        if self._analogue is not None:
+            function = Function(self._analogue.function)
+            return Request(function, self._analogue.register, self._registers)
         return Request(Function.READ_DISCRETE_INPUTS, 0, self._board.inputs)
+
+    @property
+    def read_modes(self) -> Request | None:
+        """Ask what the inputs are set to measure; None where that can't be told."""
+        if self._analogue is None or self._analogue.mode_register is None:
+            return None
+        return Request(
+            Function.READ_HOLDING_REGISTERS, self._analogue.mode_register, self._registers
+        )
+
+    def check_modes(self, modes: Sequence[int]) -> None:
+        """Refuse a board whose inputs measure something else than the profile says.
+
+        Raises:
+            DeviceMisconfigured: naming the input and the register to set.
+        """
+        if self._analogue is None or self._analogue.mode_register is None:
+            return
+        for number, mode in enumerate(modes, 1):
+            if mode != self._analogue.mode:
+                register = self._analogue.mode_register + number - 1
+                raise DeviceMisconfigured(
+                    f"{self.device_id}: input {number} measures something else (mode {mode}): "
+                    f"write {self._analogue.mode} to register {register:#06x}, and set its jumper"
+                )
+
+    @property
+    def _inputs(self) -> Iterable[DebouncedInput[Any]]:
+        return self._contacts if self._loops is None else self._loops.inputs.values()
+
+    @property
+    def wants_second_look(self) -> bool:
+        """Whether an input may just have been pressed: nothing is as urgent as to make sure."""
+        return any(each.is_first_sight for each in self._inputs)
 
     def pause_s(self, spent_s: float, now: timedelta) -> float:
         """How long to wait after a reading of the inputs that took `spent_s`."""
+        if self.wants_second_look:
+            return 0.0
         since = min(
             (each.restless_since for each in self._inputs if each.restless_since is not None),
             default=None,
@@ -438,8 +558,10 @@ class ModbusRelayProtocol:
             belongs = reply == Reply(request.function, request.address, request.value)
         else:
             # A reading has no address in it: that it is the right size is all there is to check.
-            whole_bytes = -(-request.value // 8) * 8
-            belongs = reply.function == request.function and len(reply.bits) == whole_bytes
+            size = _bytes_of(request) * 8
+            belongs = reply.function == request.function and size == (
+                len(reply.bits) + 16 * len(reply.words)
+            )
         if not belongs:
             raise DeviceProtocolError(
                 f"{self.device_id}: asked {_text(request)}, was answered {_text(reply)}"
@@ -500,12 +622,19 @@ class ModbusRelayProtocol:
         due = now + HOST_TIMING_MARGIN
         return [number for number in self.host_timed() if (self._until[number - 1] or now) <= due]
 
+    def inputs_told(self, reply: Reply, now: timedelta) -> list[Fact]:
+        """Take the answer to `read_inputs`; return what changed, or may have."""
+        if self._loops is None or self._analogue is None:
+            return self.inputs_read(reply.bits, now)
+        step_mv = self._analogue.step_uv / 1000
+        return self._loops.measured([word * step_mv for word in reply.words], now)
+
     def inputs_read(self, bits: Sequence[bool], now: timedelta) -> list[Fact]:
         """Take a reading of all inputs; return what changed, or may have. The first returns every
         input.
         """
         facts: list[Fact] = []
-        for number, (contact, raw) in enumerate(zip(self._inputs, bits, strict=False), 1):
+        for number, (contact, raw) in enumerate(zip(self._contacts, bits, strict=False), 1):
             if contact.sample(raw, now):
                 facts.append(InputChanged(self.device_id, number, raw, now))
             elif contact.glimpsed(now):
@@ -553,9 +682,16 @@ class ModbusRelayProtocol:
         return until is None or now > until + OVERDUE
 
 
+def _bytes_of(request: Request) -> int:
+    """How many bytes a reading's answer holds (V1.1b3, 6.1 to 6.4)."""
+    if request.function in {Function.READ_HOLDING_REGISTERS, Function.READ_INPUT_REGISTERS}:
+        return 2 * request.value
+    return -(-request.value // 8)
+
+
 def _text(message: Request | Reply) -> str:
-    bits = getattr(message, "bits", ())
-    tail = f" {len(bits)} bits" if bits else f" {message.address:#06x} {message.value:#06x}"
+    bits = len(getattr(message, "bits", ())) + 16 * len(getattr(message, "words", ()))
+    tail = f" {bits} bits" if bits else f" {message.address:#06x} {message.value:#06x}"
     return f"function {message.function:#04x}{tail}"
 
 
@@ -585,6 +721,14 @@ def pdu_of(request: Request, unit: int) -> ModbusPDU:
             return ReadDiscreteInputsRequest(
                 dev_id=unit, address=request.address, count=request.value
             )
+        case Function.READ_HOLDING_REGISTERS:
+            return ReadHoldingRegistersRequest(
+                dev_id=unit, address=request.address, count=request.value
+            )
+        case Function.READ_INPUT_REGISTERS:
+            return ReadInputRegistersRequest(
+                dev_id=unit, address=request.address, count=request.value
+            )
         case Function.WRITE_SINGLE_COIL:
             return _WriteSingleCoil(unit, request.address, request.value)
 
@@ -593,7 +737,7 @@ def reply_of(pdu: ModbusPDU) -> Reply:
     """What pymodbus received."""
     if isinstance(pdu, _WriteSingleCoil):
         return Reply(pdu.function_code, pdu.address, pdu.value)
-    return Reply(pdu.function_code, bits=tuple(pdu.bits))
+    return Reply(pdu.function_code, bits=tuple(pdu.bits), words=tuple(pdu.registers))
 
 
 def answer_in(data: bytes, sent: tuple[int, Request]) -> bytes:
@@ -609,7 +753,7 @@ def answer_in(data: bytes, sent: tuple[int, Request]) -> bytes:
         wanted = head + struct.pack(">HH", request.address, request.value)
         size = len(wanted) + 2
     else:
-        count = -(-request.value // 8)
+        count = _bytes_of(request)
         wanted = head + bytes([count])
         size = len(wanted) + count + 2
     refused = bytes([unit, request.function | 0x80])
@@ -626,11 +770,15 @@ def answer_in(data: bytes, sent: tuple[int, Request]) -> bytes:
 
 
 class Priority(IntEnum):
-    """Whose request goes out next: a release or a pulse waits for the one in flight at most."""
+    """Whose request goes out next: a release or a pulse waits for the one in flight at most.
+
+    Readings go out in the order in which they are asked for, so that neither pulses nor other
+    boards keep inputs waiting for more than one of each.
+    """
 
     WRITE = 0
-    READ_BACK = 1
-    POLL = 2
+    SECOND_LOOK = 1
+    READ = 2
 
 
 class _Asked(NamedTuple):
@@ -660,6 +808,7 @@ class _Bus:
         self._sent: tuple[int, Request] | None = None
         self._heard = 0.0
         self._late: dict[int, float] = {}
+        self._writes_only_until = 0.0
         self.boards = 0
         self.ended: asyncio.Future[DeviceError] = asyncio.get_running_loop().create_future()
         """Why nothing more can be asked here."""
@@ -762,16 +911,36 @@ class _Bus:
         self._wake.set()
         return await answer
 
+    def make_way(self) -> None:
+        """Leave the line to writes for a moment; see `WAY_S_MAX`."""
+        if self._settings.shared:
+            way_s = min(WAY_S_MAX, self._settings.reading_s(1))
+            self._writes_only_until = asyncio.get_running_loop().time() + way_s
+
+    async def _next(self) -> _Asked:
+        """The most urgent request, as soon as one may go out."""
+        loop = asyncio.get_running_loop()
+        if self._settings.shared:
+            # Whoever just had an answer has the line's silence to ask for something more urgent.
+            silent_s = self._settings.silent_s
+            await asyncio.sleep(min(self._heard + silent_s - loop.time(), silent_s))
+        while True:
+            way_s = self._writes_only_until - loop.time()
+            if self._waiting and (way_s <= 0 or self._waiting[0].priority is Priority.WRITE):
+                self._writes_only_until = 0.0
+                return heapq.heappop(self._waiting)
+            self._wake.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(way_s if self._waiting else None):
+                    await self._wake.wait()
+
     async def _serve(self, client: AsyncModbusTcpClient | AsyncModbusSerialClient) -> None:
         """Send what is asked until the connection fails; then everybody who waits is told."""
         asked: _Asked | None = None
         try:
             while not self.ended.done():
-                while not self._waiting:
-                    asked = None
-                    self._wake.clear()
-                    await self._wake.wait()
-                asked = heapq.heappop(self._waiting)
+                asked = None
+                asked = await self._next()
                 if not asked.answer.done():  # its asker may have been cancelled meanwhile
                     await self._exchange(client, asked)
         finally:
@@ -867,6 +1036,10 @@ class _Board:
         """See `_Bus.ask`."""
         return await self._bus.ask(self, request, priority)
 
+    def make_way(self) -> None:
+        """See `_Bus.make_way`."""
+        self._bus.make_way()
+
     def end(self, why: DeviceError) -> None:
         """Give this board up: what it was last told is not known to have been done."""
         if not self._ended.done():
@@ -948,6 +1121,7 @@ class _Session:
         self._clock = clock
         self._emit = emit
         self._pulsed = asyncio.Event()
+        self._outputs_due = clock.monotonic()
 
     async def start(self, board: BoardProfile) -> None:
         """Put every output to rest before anybody may open a door; then say what is there."""
@@ -956,30 +1130,35 @@ class _Session:
             await self._line.ask(protocol.rest(output), Priority.WRITE)
         facts: list[Fact] = []
         if board.outputs:
-            outputs = await self._line.ask(protocol.read_outputs, Priority.READ_BACK)
+            outputs = await self._line.ask(protocol.read_outputs, Priority.READ)
             if any(outputs.bits[: board.outputs]):
                 raise DeviceUnavailable(f"{protocol.device_id}: an output doesn't go to rest")
             facts += protocol.outputs_read(outputs.bits, self._clock.monotonic())
+        if (read_modes := protocol.read_modes) is not None:
+            protocol.check_modes((await self._line.ask(read_modes, Priority.READ)).words)
         if board.inputs:
-            inputs = await self._line.ask(protocol.read_inputs, Priority.POLL)
-            facts += protocol.inputs_read(inputs.bits, self._clock.monotonic())
+            inputs = await self._line.ask(protocol.read_inputs, Priority.READ)
+            facts += protocol.inputs_told(inputs, self._clock.monotonic())
         self._emit(DeviceOnline(protocol.device_id, self._clock.monotonic()))
         self._tell(facts)
 
     async def poll(self, board: BoardProfile) -> None:
         """Read inputs and outputs for ever."""
         protocol = self._protocol
-        outputs_due = self._clock.monotonic()
         while True:
             started = self._clock.monotonic()
             if board.inputs:
-                reply = await self._line.ask(protocol.read_inputs, Priority.POLL)
-                self._tell(protocol.inputs_read(reply.bits, self._clock.monotonic()))
-            if board.outputs and started >= outputs_due:
-                await self._read_outputs(Priority.POLL)
+                again = protocol.wants_second_look
+                urgency = Priority.SECOND_LOOK if again else Priority.READ
+                reply = await self._line.ask(protocol.read_inputs, urgency)
+                facts = protocol.inputs_told(reply, self._clock.monotonic())
+                if any(isinstance(fact, InputGlimpsed) for fact in facts):
+                    self._line.make_way()
+                self._tell(facts)
+            due = self._outputs_due + READ_BACK_LATE * protocol.wants_second_look
+            if board.outputs and started >= due:
+                await self._read_outputs()
                 await self._force_off()
-                again_s = RELEASE_RETRY_S if protocol.unexpected(started) else OUTPUTS_S
-                outputs_due = started + timedelta(seconds=again_s)
             now = self._clock.monotonic()
             await asyncio.sleep(protocol.pause_s((now - started).total_seconds(), now))
 
@@ -998,7 +1177,7 @@ class _Session:
             for output in self._protocol.to_release(self._clock.monotonic()):
                 await self._release(output)
                 # One that stays on is found by the next reading, and then told so again and again.
-                await self._read_outputs(Priority.READ_BACK)
+                await self._read_outputs()
 
     async def stop(self) -> None:
         """End the pulses that nobody would end any more, if the board still listens."""
@@ -1014,7 +1193,7 @@ class _Session:
         self._pulsed.set()
         await self._line.ask(request, Priority.WRITE)
         protocol.pulse_confirmed(output, duration, self._clock.monotonic())
-        await self._read_outputs(Priority.READ_BACK)
+        await self._read_outputs()
         if not protocol.energised(output) and not protocol.may_have_ended(
             output, self._clock.monotonic()
         ):
@@ -1025,7 +1204,7 @@ class _Session:
     async def rest(self, output: int) -> None:
         """See `PulsesOutput.rest`."""
         await self._release(output)
-        await self._read_outputs(Priority.READ_BACK)
+        await self._read_outputs()
         if self._protocol.energised(output):
             raise DeviceError(
                 f"{self._protocol.device_id}: output {output} was released but stays energised"
@@ -1035,9 +1214,12 @@ class _Session:
         await self._line.ask(self._protocol.rest(output), Priority.WRITE)
         self._protocol.rest_confirmed(output)
 
-    async def _read_outputs(self, priority: Priority) -> None:
-        reply = await self._line.ask(self._protocol.read_outputs, priority)
+    async def _read_outputs(self) -> None:
+        asked = self._clock.monotonic()
+        reply = await self._line.ask(self._protocol.read_outputs, Priority.READ)
         self._tell(self._protocol.outputs_read(reply.bits, self._clock.monotonic()))
+        again_s = RELEASE_RETRY_S if self._protocol.unexpected(asked) else OUTPUTS_S
+        self._outputs_due = asked + timedelta(seconds=again_s)
 
     async def _force_off(self) -> None:
         unexpected = self._protocol.unexpected(self._clock.monotonic())
@@ -1045,7 +1227,7 @@ class _Session:
             return
         for output in unexpected:
             await self._release(output)
-        await self._read_outputs(Priority.READ_BACK)
+        await self._read_outputs()
         self._tell(self._protocol.forced_off(unexpected, self._clock.monotonic()))
 
     def _tell(self, facts: Iterable[Fact]) -> None:
@@ -1112,22 +1294,38 @@ class ModbusRelay:
 REX_S_MAX: Final = 0.1
 """From the exit button to the strike (docs/promises.md P20)."""
 
+HOST_S: Final = 0.005
+"""What of that this software takes, on a busy machine."""
+
 
 def strain(boards: Sequence[ModbusRelaySettings]) -> str | None:
     """Whether an exit button is felt in time on a line that these boards share."""
-    if not boards[0].shared or not any(board.board.inputs for board in boards):
+    line = boards[0]
+    looks = [each.look_s for each in boards if each.board.inputs]
+    # A voltage must have come to rest, which takes more looks than one where they are quick.
+    sure = [
+        each.look_s if each.board.analogue is None else max(each.look_s, AT_REST.total_seconds())
+        for each in boards
+        if each.board.inputs
+    ]
+    if not line.shared or not looks:
         return None
-    # Each board's inputs are read in turn; then the strike's command, behind one read at most.
-    read_s = POLL_CHARACTERS * BITS_PER_CHARACTER / boards[0].speed + boards[0].silent_s * 2
-    turns = sum(bool(board.board.inputs) for board in boards)
-    debounce_s = max(board.debounce_ms for board in boards) / 1000
-    worst_s = turns * max(read_s, INPUTS_S / turns) + debounce_s + 3 * read_s
-    if worst_s <= REX_S_MAX:
+    read_backs = [each.reading_s(each.board.outputs) for each in boards if each.board.outputs]
+    # Pressed just after a look: until the next one all boards are read, inputs and outputs; then a
+    # second look; then its answer and the strike's command, which together are as long as a look.
+    worst_s = max(sum(looks), INPUTS_S) + sum(read_backs) + max(sure) + max(looks) + HOST_S
+    # Another door's release is more urgent than a look: one of them, in so short a time.
+    others = sum(each.board.outputs for each in boards) > 1
+    beside_s = worst_s + (line.write_s if others else 0)
+    if beside_s <= REX_S_MAX:
         return None
+    most = f"{worst_s * 1000:.0f} ms"
+    if others:
+        most += f" ({beside_s * 1000:.0f} when another door on the line is released just then)"
     return (
-        f"{len(boards)} boards at {boards[0].speed} baud: an exit button on them is answered after "
-        f"up to {worst_s * 1000:.0f} ms, not {REX_S_MAX * 1000:.0f}. Set all to 115200 baud, or "
-        "give the boards with buttons a line of their own"
+        f"{len(boards)} boards at {line.speed} baud: an exit button on them is answered after "
+        f"up to {most}, not {REX_S_MAX * 1000:.0f}. Set all to 115200 baud, or give the boards "
+        "with buttons a line of their own"
     )
 
 
@@ -1143,6 +1341,9 @@ DRIVER = DriverSpec(
     relay_class=relay_class,
     outputs=lambda settings: settings.board.outputs,
     inputs=lambda settings: settings.board.inputs,
+    supervised=lambda settings: (
+        None if settings.board.analogue is None else {loop.input for loop in settings.loops}
+    ),
     address=_address,
     station=lambda settings: settings.unit,
     alike=lambda settings: {
@@ -1152,7 +1353,9 @@ DRIVER = DriverSpec(
         "stop_bits": settings.stop_bits or 1,
     },
     strain=strain,
-    title="relay and input boards on Modbus: " + ", ".join(PROFILES) + " and any other",
+    title="relay and input boards on Modbus, plain or with end-of-line resistors: "
+    + ", ".join(PROFILES)
+    + " and any other",
     transport="Modbus TCP, RTU on RS-485, RTU over TCP",
     tried=(
         Trial(Means.VECTORS, "frames of Waveshare's wiki and of V1.1b3"),

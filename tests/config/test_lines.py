@@ -15,6 +15,12 @@ PORT = "/dev/serial/by-path/usb-1"
 READER = {"driver": "osdp", "port": PORT, "baud_rate": 115200, "formats": ["H10301"]}
 BOARD = {"driver": "modbus_relay", "transport": "rtu", "port": PORT, "baud_rate": 115200}
 RELAY = {**BOARD, "outputs": 8, "inputs": 8, "timed_pulse": True}
+MEASURED = {
+    **BOARD,
+    "profile": "waveshare_rtu_analog_8ch_b",
+    "loop_supply": {"mv": 5000, "pull_up_ohms": 2200, "input": 8},
+    "loops": [{"input": 1, "series_ohms": 1000, "parallel_ohms": 1000}],
+}
 UHPPOTE = {"driver": "uhppote", "host": "10.0.0.1", "serial": 7, "fallback": "closed"}
 WIEGAND = {"driver": "wiegand_gpio", "chip": "/dev/gpiochip0", "d0": 1, "formats": ["H10301"]}
 PINS = {"driver": "gpio", "chip": "/dev/gpiochip0", "inputs_active_low": True}
@@ -64,7 +70,11 @@ def test_what_cannot_share_a_line_is_refused(
         (READER, "address", 9600, [False, False, False, True]),
         (READER, "address", 115200, [False] * 8),
         (RELAY, "unit", 9600, [True]),
+        ({**RELAY, "outputs": 1}, "unit", 9600, [False, True]),
+        ({**RELAY, "outputs": 1, "parity": "even"}, "unit", 9600, [True]),
         (RELAY, "unit", 19200, [False, False, True]),
+        (MEASURED, "unit", 9600, [True]),
+        (MEASURED, "unit", 19200, [False, False, False, True]),
         (RELAY, "unit", 115200, [False] * 4),
         ({**RELAY, "inputs": 0}, "unit", 9600, [False] * 4),
     ],
@@ -80,6 +90,16 @@ def test_a_line_too_slow_for_what_hangs_on_it_is_a_warning(
         warnings = check(site(**named), REGISTRY, "site.toml").warnings
         slow = [each for each in warnings if f"at {baud_rate} baud" in each.what]
         assert bool(slow) == expected, count
+
+
+def test_the_warning_says_by_how_much_and_what_to_do() -> None:
+    board = {**RELAY, "unit": 1, "baud_rate": 9600}
+    told = [each.what for each in check(site(d1=board), REGISTRY, "site.toml").warnings]
+    assert (
+        "1 boards at 9600 baud: an exit button on them is answered after up to 92 ms (116 when "
+        "another door on the line is released just then), not 100. Set all to 115200 baud, or "
+        "give the boards with buttons a line of their own"
+    ) in told
 
 
 def test_the_examples_have_no_fault_and_no_line_that_is_too_slow() -> None:

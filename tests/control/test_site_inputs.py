@@ -22,6 +22,7 @@ from gateway.domain.facts import (
     DeviceOnline,
     Fact,
     InputChanged,
+    InputFaulty,
     InputGlimpsed,
 )
 from gateway.drivers import REGISTRY
@@ -30,7 +31,7 @@ from tests.process.rig import site_config
 from tests.virtual import VirtualClock, run
 
 BOARD = "relays-a"
-CONTACT, REX, CONTACT_OPPOSITE, REX_OPPOSITE = 1, 5, 2, 6
+CONTACT, REX, CONTACT_OPPOSITE, REX_OPPOSITE, CASE = 1, 5, 2, 6, 7
 
 
 class Inputs:
@@ -42,6 +43,7 @@ class Inputs:
         if supervised:
             front["contact"]["opposite_input"] = CONTACT_OPPOSITE
             front["rex"]["opposite_input"] = REX_OPPOSITE
+        front["tamper"] = {"device": BOARD, "input": CASE, "closed_when": "active"}
         file = directory / "site.toml"
         file.write_text(tomli_w.dumps(config))
         self.clock, self.paper = VirtualClock(), Paper()
@@ -67,6 +69,18 @@ class Inputs:
 
     def glimpsed(self, number: int, active: bool) -> InputGlimpsed:
         return InputGlimpsed(BOARD, number, active, self.clock.monotonic())
+
+    def faulty(self, number: int, what: str) -> InputFaulty:
+        return InputFaulty(BOARD, number, what, self.clock.monotonic())
+
+    def faults(self) -> list[tuple[str, str]]:
+        """Point and what is wrong with it; "" for what is well again."""
+        told = (events.InputFault, events.InputRestored)
+        return [
+            (event.point, getattr(event, "what", ""))
+            for event in self.paper.events
+            if isinstance(event, told)
+        ]
 
     def presses(self) -> int:
         return self.paper.codes().count("rex")
@@ -167,6 +181,62 @@ def test_each_cut_or_shorted_wire_of_a_supervised_contact_is_a_fault_and_no_alar
             await site.say(site.changed(CONTACT, False), site.changed(CONTACT_OPPOSITE, True))
             assert site.contact() is Contact.OPEN
             assert site.paper.codes().count("forced_open") == 1, "that was an opening"
+
+    run(journey())
+
+
+def test_a_measured_contact_with_broken_wires_is_neither_open_nor_closed(tmp_path: Path) -> None:
+    async def journey() -> None:
+        async with inputs(tmp_path) as site:
+            await site.say(site.changed(CONTACT, True))
+            for what in ("cut", "short", "resistance", "unsteady", "supply"):
+                await site.say(site.faulty(CONTACT, what), site.faulty(CONTACT, what))
+                assert site.contact() is Contact.UNKNOWN
+                assert site.site.troubles("front") == ["input_fault"]
+                assert site.faults()[-1] == ("contact", what)
+            assert len(site.faults()) == 5, "each once"
+            await site.say(site.changed(CONTACT, True))
+            assert site.faults()[-1] == ("contact", "")
+            assert site.contact() is Contact.CLOSED
+            assert site.site.troubles("front") == []
+            assert "forced_open" not in site.paper.codes()
+            await site.say(site.faulty(CONTACT, "cut"), site.changed(CONTACT, False))
+            assert site.contact() is Contact.OPEN
+            assert "forced_open" not in site.paper.codes(), "when it was opened is not known"
+
+    run(journey())
+
+
+def test_a_measured_exit_button_with_broken_wires_opens_nothing_and_is_an_alarm(
+    tmp_path: Path,
+) -> None:
+    async def journey() -> None:
+        async with inputs(tmp_path) as site:
+            await site.say(site.changed(REX, False))
+            for what in ("cut", "short", "resistance", "unsteady", "supply"):
+                await site.say(site.faulty(REX, what))
+                assert site.presses() == 0
+                assert site.faults()[-1] == ("rex", what)
+                assert site.site.troubles("front") == ["input_fault"]
+            await site.say(site.glimpsed(REX, True))
+            assert site.presses() == 1, "one that is seen through a loose wire counts"
+            await site.say(site.changed(REX, True), site.changed(REX, False), wait_s=1)
+            assert site.presses() == 1
+            assert site.faults()[-1] == ("rex", "")
+
+    run(journey())
+
+
+def test_a_tamper_switch_with_broken_wires_is_an_opened_case(tmp_path: Path) -> None:
+    async def journey() -> None:
+        async with inputs(tmp_path) as site:
+            await site.say(site.changed(CASE, True))
+            await site.say(site.faulty(CASE, "cut"))
+            assert site.site.troubles("front") == ["tamper", "input_fault"]
+            await site.say(site.changed(CASE, True))
+            assert site.site.troubles("front") == []
+            told = [code for code in site.paper.codes() if "tamper" in code or "input" in code]
+            assert told == ["input_fault", "tamper", "input_restored", "tamper_restored"]
 
     run(journey())
 
