@@ -186,7 +186,6 @@ def damage(path: Path, chance: random.Random) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.timeout(120)
 async def test_damage_to_any_files_but_one_source_still_leaves_the_set_in_force(
     state: Path, key_file: Path, tmp_path: Path
 ) -> None:

@@ -25,7 +25,6 @@ needs_compiler = pytest.mark.skipif(
 
 @needs_compiler
 @pytest.mark.process
-@pytest.mark.timeout(180)
 def test_the_drivers_work_through_the_real_gpiod(tmp_path: Path) -> None:
     shim = build_shim(tmp_path)
     told = subprocess.run(

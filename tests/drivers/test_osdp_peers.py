@@ -172,7 +172,7 @@ def osdp_python() -> str:
             subprocess.run(
                 [*command, "osdp==1.6", "pyserial==3.5"],
                 check=True,
-                timeout=50,
+                timeout=150,
                 capture_output=True,
             )
         except (OSError, subprocess.SubprocessError) as error:

@@ -215,7 +215,6 @@ asyncio.run(main())
 
 
 @pytest.mark.process
-@pytest.mark.timeout(60)
 def test_every_ticket_that_said_committed_is_in_the_file_after_sigkill(tmp_path: Path) -> None:
     chance = random.Random(7)
     said = 0

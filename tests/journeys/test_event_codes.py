@@ -31,6 +31,7 @@ from tests.process.rig import (
     standing_rig,
     until,
 )
+from tests.timing import allowed
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio(loop_scope="module")]
 
@@ -203,7 +204,7 @@ async def test_an_acknowledgement_of_what_was_never_sent_is_told_once(rig: Rig) 
 
 async def test_a_phone_opens_by_its_key_and_not_with_another_signature(rig: Rig) -> None:
     async def hold(phone: PkocCard) -> None:
-        await rig.site.present_cards("back-reader", [secure_card("08112233", phone)], 0.3)
+        await rig.site.present_cards("back-reader", [secure_card("08112233", phone)], allowed(0.3))
 
     await rig.at_rest("back")
     before = await rig.last_seq()

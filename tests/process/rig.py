@@ -387,7 +387,7 @@ class Rig:
 
     async def tap(self, reader: str, card: str, hold: float = 0.15) -> None:
         """Hold a card to a reader."""
-        await self.site.present(reader, card, hold)
+        await self.site.present(reader, card, allowed(hold))
 
     async def enter(self, pin: str) -> None:
         """Enter a PIN at the front door."""
@@ -396,7 +396,7 @@ class Rig:
     async def entered(self, pin: str) -> seen.Lamp:
         """Enter a PIN and wait until the keypad has shown an answer."""
         shown = asyncio.ensure_future(
-            self.seen.wait_for(seen.Lamp, lambda lamp: lamp.device == "front-keypad")
+            self.seen.wait_for(seen.Lamp, lambda lamp: lamp.device == "front-keypad", allowed(5.0))
         )
         await asyncio.sleep(0)  # the subscription comes first
         await self.enter(pin)
@@ -421,7 +421,9 @@ class Rig:
     ) -> seen.Strike:
         """Do something and wait for the strike's edge."""
         waiting = asyncio.ensure_future(
-            self.seen.wait_for(seen.Strike, lambda edge: edge.on and edge.door == door, limit_s)
+            self.seen.wait_for(
+                seen.Strike, lambda edge: edge.on and edge.door == door, allowed(limit_s)
+            )
         )
         await asyncio.sleep(0)  # the subscription comes first
         await act

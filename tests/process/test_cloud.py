@@ -79,7 +79,6 @@ def card(status: str) -> dict[str, Any]:
     return {**found, "status": status}
 
 
-@pytest.mark.timeout(120)
 async def test_what_is_sold_is_what_opens_and_what_is_forged_changes_nothing(
     tmp_path: Path,
 ) -> None:
@@ -221,7 +220,6 @@ async def _may_publish(broker: Broker, made: Certificates, topic: str, name: str
         await asyncio.to_thread(client.loop_stop)
 
 
-@pytest.mark.timeout(120)
 async def test_a_stick_brings_a_bundle_without_any_network_and_nothing_unsigned_is_taken(
     tmp_path: Path,
 ) -> None:
@@ -256,7 +254,6 @@ async def test_a_stick_brings_a_bundle_without_any_network_and_nothing_unsigned_
         assert "trust.root" in checked.err
 
 
-@pytest.mark.timeout(120)
 async def test_a_hostile_link_that_floods_the_core_is_felt_at_no_door(tmp_path: Path) -> None:
     async with site(tmp_path) as (rig, cloud, _broker, _made):
         cloud.register(GATEWAY)

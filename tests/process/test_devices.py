@@ -125,7 +125,7 @@ async def test_a_hung_worker_is_killed_and_replaced_within_10_s(rig: Rig) -> Non
     assert back_s <= allowed(REPLUGGED_S_MAX)
     assert not is_running(hung)
     assert len(workers(rig, "front-reader")) == 1
-    assert max(await other) <= ANSWER_MS_MAX
+    assert max(await other) <= allowed(ANSWER_MS_MAX)
 
 
 async def test_a_reader_that_hangs_is_found_and_works_again_when_it_does(rig: Rig) -> None:
@@ -163,7 +163,7 @@ async def test_without_its_relay_board_a_door_says_fault_and_the_other_works(rig
     granted = await rig.event(events.AccessDecided, after=before)
     assert granted.outcome == "grant"
     assert not rig.is_released("front")
-    assert max(await answers_at_back(rig, 2)) <= ANSWER_MS_MAX
+    assert max(await answers_at_back(rig, 2)) <= allowed(ANSWER_MS_MAX)
     await rig.site.plug("relays-a")
     plugged_ns = time.monotonic_ns()
     await rig.ready()
@@ -184,7 +184,7 @@ async def test_a_board_that_hangs_keeps_no_tap_waiting_for_long(rig: Rig) -> Non
     figure(f"tap at a door whose board hangs: fault shown after {took_s:.2f} s")
     assert took_s <= allowed(1.0)
     await rig.event(events.UnlockFailed, after=before)
-    assert max(await answers_at_back(rig, 2)) <= ANSWER_MS_MAX
+    assert max(await answers_at_back(rig, 2)) <= allowed(ANSWER_MS_MAX)
 
 
 async def test_a_board_that_loses_power_in_mid_pulse_locks_and_works_again(rig: Rig) -> None:

@@ -34,6 +34,7 @@ from tests.process.rig import (
     standing_rig,
     until,
 )
+from tests.timing import allowed
 
 pytestmark = pytest.mark.process
 
@@ -182,7 +183,7 @@ async def present_secure_cards(rig: Rig) -> None:
             REAL_UID, bytes.fromhex("4088F5"), held, {1: IDENTITY}, 1, random.Random(1).randbytes
         )
         shown = secure_card("08112233", made, frames_left=frames)
-        await rig.site.present_cards("back-reader", [shown], 0.3)
+        await rig.site.present_cards("back-reader", [shown], allowed(0.3))
         await asyncio.sleep(0.4)
     await rig.event(events.AccessDecided, lambda event: event.kinds == ("desfire",))
     await rig.event(events.CredentialRefused, lambda event: event.why == "wrong_key")

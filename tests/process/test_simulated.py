@@ -98,7 +98,7 @@ def test_one_door_of_each_kind_lets_in_who_may() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=150,
     )
     assert told.returncode == 0, told.stdout + told.stderr
     assert told.stdout.count("strike after") == 7
@@ -112,7 +112,7 @@ def test_phones_cards_and_codes_open_and_what_is_false_is_refused_with_its_reaso
         capture_output=True,
         text=True,
         check=False,
-        timeout=55,
+        timeout=150,
     )
     assert told.returncode == 0, told.stdout + told.stderr
     assert told.stdout.count(" grant group ") == 5
