@@ -270,6 +270,43 @@ def test_a_voltage_on_its_way_to_a_fault_is_no_press(
     assert isinstance(told[-1][1], InputFaulty)
 
 
+@settings(max_examples=25, deadline=None)
+@given(
+    closed=st.booleans(),
+    measured=st.booleans(),
+    happens=st.lists(
+        st.tuples(
+            st.sampled_from(["cut", "short", "partly", "repair"]),
+            st.floats(0, 50),
+            st.sampled_from([3.0, 15.0, 40.0, 350.0, 1100.0]),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+)
+def test_whatever_happens_to_the_wires_an_unmoved_contact_is_never_told_as_moved(
+    closed: bool, measured: bool, happens: list[tuple[str, float, float]]
+) -> None:
+    bench = Bench(NETWORKS[0], measured=measured, noise_volts=0.019)
+    bench.loop.closed = closed
+    bench.watch(400)
+    for what, ohms, lasts_ms in happens:
+        match what:
+            case "cut":
+                bench.loop.cut()
+            case "repair":
+                bench.loop.repair()
+            case _:  # wire to wire: not where it makes one state's resistance of the other's
+                bench.loop.repair()
+                bench.loop.short(ohms if what == "short" else 400 + ohms)
+        bench.watch(lasts_ms)
+    assert set(sound(bench.told)) == {closed}
+    bench.loop.cut()
+    bench.watch(400)
+    last = [fact for _, fact in bench.told if not isinstance(fact, InputGlimpsed)][-1]
+    assert last == InputFaulty("loops", 1, "cut", last.at)
+
+
 def test_a_loose_wire_is_told_and_a_press_through_it_still_counts() -> None:
     bench = Bench(NETWORKS[0], noise_volts=0.01)
     bench.watch(700)

@@ -1,10 +1,12 @@
-/* A plain relay board made of libmodbus: 8 coils and 8 discrete inputs, on RTU or on TCP.
+/* A plain relay board made of libmodbus: 8 coils, 8 discrete inputs and 8 input registers, on RTU or
+ * on TCP.
  *
  * usage: libmodbus_board rtu PORT BAUD UNIT | libmodbus_board tcp PORT
  *
  * Whatever it is told it does with libmodbus's own server, of which this project knows nothing.
  * It prints "ready", and after every request the coils as a line of 0 and 1; discrete input n
- * follows coil n, so that a host can see its own writes by another function. */
+ * follows coil n, so that a host can see its own writes by another function, and so does input
+ * register n, as millivolts of a loop of 1k and 1k at 5 V through 2.2k. */
 #include <modbus/modbus.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +15,7 @@
 
 int main(int argc, char **argv) {
     uint8_t query[MODBUS_TCP_MAX_ADU_LENGTH];
-    modbus_mapping_t *map = modbus_mapping_new(8, 8, 0, 0);
+    modbus_mapping_t *map = modbus_mapping_new(8, 8, 0, 8);
     modbus_t *bus;
     int rtu = argc == 5 && strcmp(argv[1], "rtu") == 0;
 
@@ -49,6 +51,7 @@ int main(int argc, char **argv) {
         modbus_reply(bus, query, size, map);
         for (i = 0; i < 8; i++) {
             map->tab_input_bits[i] = map->tab_bits[i];
+            map->tab_input_registers[i] = map->tab_bits[i] ? 1563 : 2381;
             putchar('0' + (map->tab_bits[i] != 0));
         }
         putchar('\n');
