@@ -71,11 +71,12 @@ class Passback(PlayedSite):
             self.written_s[who] = settled - self.places[who][1]
         self.wait(SETTLED_S)
 
-    @rule(who=st.sampled_from(sorted(CARDS)))
-    def comes_back_just_before_it_is_forgotten_and_just_after(self, who: str) -> None:
-        zone, since = self.places.get(who, ("club", self.now()))
-        way = "inner" if zone == "vault" else "front", "out" if zone == "out" else "in"
-        self.wait(max(0.0, since + FORGETS_S - self.now() - 30))
+    @rule(who=st.sampled_from(sorted(CARDS)), way=st.sampled_from(sorted(WAYS)))
+    def comes_back_just_before_it_is_forgotten_and_just_after(
+        self, who: str, way: tuple[str, str]
+    ) -> None:
+        self.taps(who, way, goes=True, taps=1)
+        self.wait(max(0.0, self.places[who][1] + FORGETS_S - self.now() - 30))
         self.taps(who, way, goes=False, taps=1)
         self.wait(30)
         self.taps(who, way, goes=True, taps=1)
