@@ -7,13 +7,13 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
-import looptime
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from gateway.domain import events
 from gateway.domain.door_state import Contact
+from tests.control.played import new_loop
 from tests.control.site import Club, club, records
 from tests.control.test_door import Paper
 
@@ -50,7 +50,7 @@ class WholeSite(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.loop = looptime.new_event_loop()
+        self.loop = new_loop()
         self.paper = Paper()
         self.boots = 0
         self.force = site_records()

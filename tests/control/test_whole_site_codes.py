@@ -491,7 +491,7 @@ def came_of(event: events.Event) -> str | None:
 
 
 Codes.TestCase.settings = settings(
-    max_examples=120,
+    max_examples=100,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

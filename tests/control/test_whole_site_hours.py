@@ -242,7 +242,7 @@ class Hours(PlayedSite):
 
 
 Hours.TestCase.settings = settings(
-    max_examples=80,
+    max_examples=60,
     stateful_step_count=25,
     suppress_health_check=[HealthCheck.too_slow],
 )
