@@ -154,6 +154,8 @@ class CardTapped(msgspec.Struct, frozen=True):
     began: timedelta | None = None
     waits: bool = True
     """False for a PIN that has waited for a card already, or that another door decides too."""
+    waited: bool = False
+    """A PIN that has waited for a card."""
 
     def __repr__(self) -> str:
         """Without the value: a credential is never printed."""
@@ -358,6 +360,8 @@ class DoorController:
         """Whether a PIN is a break-glass code; if so, it is spent by this."""
         if tap.kind != "pin" or not self._break_glass:
             return None
+        if tap.waited:
+            return None  # it was none when it was entered, and nobody stands there any more
         moment = self._moment()
         if pin_lockout.is_door_locked(self._memory, self.door, moment.mono):
             return None  # one and the same denial, whatever the PIN
@@ -421,7 +425,7 @@ class DoorController:
 
     def _alone(self, held: PinHeld) -> CardTapped:
         now = self._clock.monotonic()
-        return CardTapped(held.device, held.side, "pin", held.value, now, waits=False)
+        return CardTapped(held.device, held.side, "pin", held.value, now, waits=False, waited=True)
 
     async def remote_unlock(self, event: events.RemoteUnlock, until: timedelta) -> RemoteOutcome:
         """Release the door once by a signed command's right, before `until`; what came of it.

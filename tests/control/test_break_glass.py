@@ -108,6 +108,20 @@ def test_a_roles_hours_end_and_an_operator_renews_them() -> None:
     run(journey())
 
 
+def test_a_code_too_far_ahead_does_not_open_later_when_another_has_been_used_meanwhile() -> None:
+    async def journey() -> None:
+        rows = records({"front": {"second_factor_schedule": "24x7"}})
+        async with club(rows, break_glass=(WARDEN,)) as c:
+            assert await enter(c, code(ONE, LOOK_AHEAD)) is None, "it may be a card's PIN"
+            assert await enter(c, code(ONE, 0)) == "opened"
+            await asyncio.sleep(30)
+            assert [e.reason for e in c.found(events.AccessDecided)] == ["unknown_credential"]
+            assert len(c.fronts["front"].pulses) == 1
+            assert await enter(c, code(ONE, LOOK_AHEAD)) == "opened"
+
+    run(journey())
+
+
 @pytest.mark.parametrize("after_s", [3540, 3610])
 def test_a_roles_hours_that_are_over_do_not_begin_again_with_a_reboot(after_s: int) -> None:
     async def journey() -> None:
