@@ -19,7 +19,7 @@ from bench.results import Result, save, table
 
 NAMES = (
     *("decide", "journal", "start", "link", "cards", "tap", "kinds", "fleet", "lint", "ble"),
-    *("apply", "sync", "outage"),
+    *("apply", "sync", "outage", "uhppote"),
 )
 
 

@@ -23,7 +23,7 @@ from gateway.domain.decision import (
     decide,
     look_up,
 )
-from gateway.domain.entitlements import Entitlements
+from gateway.domain.entitlements import Entitlements, Holding
 from gateway.domain.instants import later
 from gateway.domain.own_hours import AT_ANY_HOUR, DAYS, Hours, Weeks
 from gateway.domain.records import ALWAYS, TIMEBOUND, Credential, Door
@@ -75,6 +75,7 @@ def allowance(
     credential = records.find("wiegand", value)
     if credential is None or credential.max_uses is not None:
         return None
+    records = _AtHand(records, credential)
     zone = ZoneInfo(records.tables.site.timezone)
     today = moment.now.astimezone(zone).date()
     last = today + timedelta(days=DAYS - 1)
@@ -96,6 +97,26 @@ def allowance(
             last = min(last, whole)
             opened[number] = hours
     return Allowance(today, last, opened) if opened else None
+
+
+class _AtHand:
+    """Entitlements that are asked about one card again and again: it is looked up once."""
+
+    def __init__(self, records: Entitlements, card: Credential) -> None:
+        self.tables = records.tables
+        self.hours = records.hours
+        self._card = card
+        self._holding = records.holding(card.holder)
+
+    def find(self, kind: str, value: str) -> Credential | None:
+        """See `Entitlements.find`. Nothing else is presented."""
+        del kind, value
+        return self._card
+
+    def holding(self, holder_id: str) -> Holding:
+        """See `Entitlements.holding`. Nobody else's is asked for."""
+        del holder_id
+        return self._holding
 
 
 def _is_plain(door: Door) -> bool:

@@ -34,7 +34,7 @@ from gateway.drivers.uhppote import (
     profile_request,
     read_profile,
 )
-from gateway.errors import DeviceMisconfigured, DeviceUnavailable
+from gateway.errors import DeviceError, DeviceMisconfigured, DeviceUnavailable
 from hwsim.observations import Output
 from hwsim.site import Site, running_site
 from hwsim.uhppote import (
@@ -428,6 +428,18 @@ class TestAUhppoteDoor(DriverContract):
                 stranger.sendto(forged.status(0), board.controller.listener)
             await self.prove(site, run)
             assert "H10301:1:9" not in run.values
+
+
+async def test_a_profile_is_read_back_and_one_that_the_board_does_not_take_is_an_error(
+    site: Site, clock: Clock
+) -> None:
+    driver = build(site, clock, fallback="card_list")
+    async with running(driver):
+        await driver.put_profile(2, DAY)
+        await driver.put_profile(254, NIGHT)
+        assert await driver.profiles() == {2: DAY, 254: NIGHT}
+        with pytest.raises(DeviceError, match="yard: the board didn't take time profile 255"):
+            await driver.put_profile(255, DAY)
 
 
 async def test_each_reader_of_a_board_has_its_own_swipes(site: Site, clock: Clock) -> None:
