@@ -44,6 +44,8 @@ AT_ANY_HOUR: Final[Hours] = frozenset({ALWAYS})
 
 Span = tuple[int, int]
 """[start, end) in minutes of a day."""
+_Opens = tuple[tuple[frozenset[int], tuple[Span, ...]], ...]
+"""When a chain of profiles is open, but for its first and last day."""
 
 
 class Week(msgspec.Struct, frozen=True):
@@ -160,18 +162,25 @@ def numbered(
         there: The profiles that the controller has.
     """
     links = {profile.linked for profile in there.values()}
-    as_is = {
-        tuple(_opens(there[each]) for each in chain): number
-        for number in there.keys() - links
-        if set(chain := _chain(number, there)) <= there.keys()
+    as_is: dict[_Opens, list[int]] = {}
+    for number in sorted(there.keys() - links):
+        if set(chain := _chain(number, there)) <= there.keys():
+            as_is.setdefault(tuple(_opens(there[each]) for each in chain), []).append(number)
+    same = {week: as_is.get(tuple(map(_opens, profiles(week))), []) for week in weeks}
+    by_cards = {
+        week: [each for each, _ in used.get(week, Counter()).most_common() if FIRST <= each <= LAST]
+        for week in weeks
     }
-    same = {week: as_is.get(tuple(map(_opens, profiles(week)))) for week in weeks}
-    heads = {week: number for week, number in same.items() if number is not None}
-    for week in weeks:
-        numbers = [number for number, _ in used.get(week, Counter()).most_common()]
-        free = (each for each in numbers if FIRST <= each <= LAST and each not in heads.values())
-        if week not in heads and (head := next(free, None)) is not None:
-            heads[week] = head
+    both = {week: [each for each in by_cards[week] if each in same[week]] for week in weeks}
+    heads: dict[Week, int] = {}
+    for choices in (both, same, by_cards):
+        # One each: weeks with the same hours may end on different days.
+        taken = set(heads.values())
+        for week in weeks:
+            free = (each for each in choices[week] if each not in taken)
+            if week not in heads and (head := next(free, None)) is not None:
+                heads[week] = head
+                taken.add(head)
     # What a chain is made of now stays its own until it is written anew, link by link.
     chains = {head: _chain(head, there) for head in heads.values()}
     owners = Counter(number for chain in chains.values() for number in chain)

@@ -350,6 +350,18 @@ def test_changed_hours_cost_one_message_and_no_card() -> None:
     assert written(board, (office(hours=[["08:00", "16:00"]]), JUNE + 6 * DAY)) == []
 
 
+def test_a_holiday_of_one_schedule_holds_though_another_has_the_same_hours() -> None:
+    other = week("other", [["09:00", "17:00"]], OFFICE)
+    rows = [*office("2026-06-26"), other, group("other"), holder("ben", "other"),
+            credential(BEN, "ben"), holder("cyd", "other"), credential(CYD, "cyd")]  # fmt: skip
+    board = Controller(7)
+    for day in range(3):
+        written(board, (rows, JUNE + day * DAY))
+        assert open_days(board, JUNE)[-1] == date(2026, 6, 25)
+        assert opens_alone(board, 1 * HOUR, 1, BEN, JUNE + 11 * DAY)
+    assert written(board, (rows, JUNE + 3 * DAY)) == []
+
+
 def test_a_clock_that_may_be_wrong_takes_cards_with_hours_off() -> None:
     board = Controller(7)
     written(board, (office(), JUNE))

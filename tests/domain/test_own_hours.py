@@ -34,6 +34,24 @@ def test_a_week_keeps_its_profiles_and_changed_hours_keep_the_number_that_cards_
     assert not {9, 4} & {both.of[week(540)], both.profiles[both.of[week(540)]].linked}
 
 
+def test_weeks_with_the_same_hours_that_end_on_different_days_never_share_a_number() -> None:
+    long, short = week(480), msgspec.structs.replace(week(480), last=date(2026, 6, 25))
+    was = numbered([long, short], {}, {})
+    there = {each: was.profiles[each] for each in sorted(was.profiles)}
+    for used in (
+        {each: Counter({number: 2}) for each, number in was.of.items()},
+        {each: Counter({was.of[long]: 2}) for each in (long, short)},  # alike until yesterday
+    ):
+        for weeks in ([long, short], [short, long]):
+            found = numbered(weeks, used, there)
+            assert len(set(found.of.values())) == 2
+            assert {each: found.profiles[number].last for each, number in found.of.items()} == {
+                long: long.last,
+                short: short.last,
+            }
+        assert {found.of[each] for each in (long, short)} == set(was.of.values())
+
+
 @pytest.mark.parametrize("linked", [6, 5, 77])
 def test_profiles_that_others_have_linked_together_are_told_apart(linked: int) -> None:
     there = {
