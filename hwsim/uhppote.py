@@ -6,6 +6,7 @@ code; what time profiles open is as uhppoted/uhppote-simulator observed it on a 
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -247,6 +248,12 @@ class Controller:
         card = self.cards[number]
         return self._reply(0x5C, number.to_bytes(4, "little") + card.first + card.last + card.doors)
 
+    def _card(self, message: bytes, _now_ns: int) -> bytes:
+        card = self.cards.get(int.from_bytes(message[8:12], "little"))
+        if card is None:
+            return self._reply(0x5A)
+        return self._reply(0x5A, message[8:12] + card.first + card.last + card.doors)
+
     def _place(self, number: int) -> None:
         # Cards stay at their place; one that was taken off leaves 0xffffffff there.
         if number not in self._placed:
@@ -303,6 +310,7 @@ class Controller:
         0x50: _put_card,
         0x52: _delete_card,
         0x58: _get_cards,
+        0x5A: _card,
         0x5C: _card_at,
         0x80: _set_door,
         0x88: _set_profile,
@@ -394,6 +402,8 @@ class UhppoteBoard:
         self.controller = controller
         self.host, self.port = host, port
         self.hung = False
+        self.late_s: dict[int, list[float]] = {}
+        """How late the next answers to requests of a code are; infinite for one that is lost."""
         self.changed: list[Callable[[int], None]] = []
         self._transport: asyncio.DatagramTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -424,8 +434,17 @@ class UhppoteBoard:
             return
         reply = self.controller.request(data, time.monotonic_ns())
         if reply is not None:
-            self._transport.sendto(reply, addr)
+            late = self.late_s.get(data[1])
+            self._answer(reply, addr, late.pop(0) if late else 0.0)
         self.settle()
+
+    def _answer(self, reply: bytes, addr: Any, late_s: float = 0.0) -> None:
+        if late_s == math.inf or self._transport is None:
+            return
+        if late_s:
+            asyncio.get_running_loop().call_later(late_s, self._answer, reply, addr)
+        else:
+            self._transport.sendto(reply, addr)
 
     def notify(self) -> int:
         """Send the last event to the listener; when, in monotonic nanoseconds."""

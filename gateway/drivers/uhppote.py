@@ -338,6 +338,8 @@ class _Board:
         self._transport: asyncio.DatagramTransport | None = None
         self._asking = asyncio.Lock()
         self._waiting: tuple[int, asyncio.Future[bytes]] | None = None
+        self._late: dict[int, float] = {}
+        """Requests, by code, that may still be answered once more, and until when."""
         self._task: asyncio.Task[None] | None = None
         self._users = 0
         loop = asyncio.get_running_loop()
@@ -464,11 +466,15 @@ class _Board:
             raise DeviceProtocolError(f"{self._name}: {error}: {answer.hex()}") from error
 
     async def _exchange(self, request: bytes) -> bytes:
+        loop, code = asyncio.get_running_loop(), request[1]
+        if (late_s := self._late.pop(code, 0.0) - loop.time()) > 0:
+            # An answer doesn't say to which request of its kind it belongs.
+            await asyncio.sleep(late_s)
         for _ in range(TRIES):
             if self._transport is None or self._transport.is_closing():
                 break
-            answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-            self._waiting = request[1], answer
+            answer: asyncio.Future[bytes] = loop.create_future()
+            self._waiting = code, answer
             self._transport.sendto(request)
             try:
                 await asyncio.wait((answer,), timeout=REQUEST_S_MAX)
@@ -476,6 +482,8 @@ class _Board:
                     return answer.result()
             finally:
                 self._waiting = None
+                if code in self._late or not answer.done():
+                    self._late[code] = loop.time() + REQUEST_S_MAX
         raise DeviceUnavailable(f"{self._name}: {self._settings.host} doesn't answer")
 
     def _received(self, packet: bytes) -> None:
@@ -637,7 +645,12 @@ class Uhppote:
         """See `KeepsCards.delete_card`."""
         request = encode.delete_card_request(self._settings.serial, number)
         said = await self._ask(request, decode.delete_card_response)
-        if not said.deleted:
+        if said.deleted:
+            return
+        # It is refused as well where it isn't there: the answer to the first try may be lost.
+        request = encode.get_card_request(self._settings.serial, number)
+        there = await self._ask(request, decode.get_card_response)
+        if there.card_number == number:
             raise DeviceError(f"{self.device_id}: the board didn't take a card off its list")
 
     def card_value(self, number: int) -> str | None:
@@ -720,7 +733,7 @@ class Uhppote:
 def _listed(card: structs.GetCardByIndexResponse) -> ListedCard:
     doors = {1: card.door_1, 2: card.door_2, 3: card.door_3, 4: card.door_4}
     first, last = card.start_date or date.max, card.end_date or date.min
-    plain = not card.pin and max(doors.values()) <= LAST
+    plain = not card.pin and not any(card.firstcard.values()) and max(doors.values()) <= LAST
     opened = {number: when for number, when in doors.items() if when != NEVER}
     return ListedCard(first, last, opened if plain else {})
 

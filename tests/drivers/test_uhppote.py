@@ -1,6 +1,7 @@
 """The UHPPOTE controller's driver, its simulator, and PyPI's client as a peer of the latter."""
 
 import asyncio
+import math
 import random
 import socket
 import tomllib
@@ -24,7 +25,9 @@ from gateway.domain.facts import (
     UnexpectedOutput,
 )
 from gateway.domain.own_hours import Profile
+from gateway.domain.own_list import ListedCard as OwnCard
 from gateway.drivers.uhppote import (
+    REQUEST_S_MAX,
     BoardProtocol,
     DoorProtocol,
     Swipe,
@@ -440,6 +443,24 @@ async def test_a_profile_is_read_back_and_one_that_the_board_does_not_take_is_an
         assert await driver.profiles() == {2: DAY, 254: NIGHT}
         with pytest.raises(DeviceError, match="yard: the board didn't take time profile 255"):
             await driver.put_profile(255, DAY)
+
+
+async def test_a_lost_answer_is_no_refusal_and_a_late_one_is_nobody_elses(
+    site: Site, clock: Clock
+) -> None:
+    board = door(site).board
+    card = OwnCard(DAY.first, DAY.last, {1: 1})
+    driver = build(site, clock, fallback="card_list")
+    async with running(driver):
+        for number in range(100_001, 100_005):
+            await driver.put_card(number, card)
+        board.late_s = {0x52: [math.inf]}
+        await driver.delete_card(100_004)
+        assert not board.late_s[0x52]
+        assert set(await driver.cards()) == {100_001, 100_002, 100_003}
+        await driver.put_profile(2, DAY)
+        board.late_s = {0x98: [REQUEST_S_MAX + 0.05, 0.1, 0.1]}
+        assert await driver.profiles() == {2: DAY}
 
 
 async def test_each_reader_of_a_board_has_its_own_swipes(site: Site, clock: Clock) -> None:
