@@ -30,6 +30,7 @@ GatewayError
 ├── UnreadableFileError    a file named on the command line can't be read (gateway/cli)
 └── DeviceError            a device did not do what it was told
     ├── DeviceUnavailable  transient: unplugged, silent, unreachable; the supervisor tries again
+    ├── DeviceRefused      it answered no: to ask again at once is no use
     ├── DeviceProtocolError  transient: bytes that no manual explains; carries them
     └── DeviceMisconfigured  permanent: the settings can't be right for this device
 """
@@ -105,6 +106,10 @@ class DeviceError(GatewayError):
 
 class DeviceUnavailable(DeviceError):
     """Transient: unplugged, silent or unreachable. The supervisor tries again."""
+
+
+class DeviceRefused(DeviceError):
+    """It answered that it did not do what it was told; asked again, it may go on saying so."""
 
 
 class DeviceProtocolError(DeviceError):

@@ -128,6 +128,8 @@ class Controller:
         profiles: Its time profiles, by number.
         end_opens: Whether the last minute of a profile's segment opens: nobody has said; in
             uhppote-simulator it does.
+        room: How many cards its list holds.
+        unknown: Codes of messages that its firmware doesn't know, and doesn't answer.
         event_index: Up to where somebody has said that they have its events.
     """
 
@@ -138,6 +140,8 @@ class Controller:
     doors: list[DoorState] = field(default_factory=lambda: [DoorState() for _ in range(DOORS)])
     events: list[Event] = field(default_factory=list)
     listener: tuple[str, int] | None = None
+    room: int = 20_000
+    unknown: frozenset[int] = frozenset()
     event_index: int = 0
     remote: bool = False
     special_events: bool = False
@@ -154,7 +158,7 @@ class Controller:
             return None
         self._heard_ns = now_ns
         handler = self._HANDLERS.get(message[1])
-        if handler is None or (serial == 0 and message[1] != 0x94):
+        if handler is None or message[1] in self.unknown or (serial == 0 and message[1] != 0x94):
             return None
         return handler(self, message, now_ns)
 
@@ -262,6 +266,8 @@ class Controller:
 
     def _put_card(self, message: bytes, _now_ns: int) -> bytes:
         number = int.from_bytes(message[8:12], "little")
+        if number not in self.cards and len(self.cards) >= self.room:
+            return self._reply(0x50)
         self._place(number)
         self.cards[number] = ListedCard(message[12:16], message[16:20], message[20:24])
         return self._reply(0x50, b"\x01")
@@ -286,6 +292,9 @@ class Controller:
             self.profiles.clear()
         return self._reply(0x8A, bytes([good]))
 
+    def _get_time(self, _message: bytes, now_ns: int) -> bytes:
+        return self._reply(0x32, bytes.fromhex(f"{self.clock(now_ns):%Y%m%d%H%M%S}"))
+
     def _set_time(self, message: bytes, now_ns: int) -> bytes:
         self._clock = datetime.strptime(message[8:15].hex(), "%Y%m%d%H%M%S"), now_ns  # noqa: DTZ007
         return self._reply(0x30, message[8:15])
@@ -306,6 +315,7 @@ class Controller:
     _HANDLERS: ClassVar[dict[int, Callable[[Any, bytes, int], bytes]]] = {
         0x20: lambda self, _message, now_ns: self.status(now_ns),
         0x30: _set_time,
+        0x32: _get_time,
         0x40: _open,
         0x50: _put_card,
         0x52: _delete_card,

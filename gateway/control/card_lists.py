@@ -9,8 +9,9 @@ import asyncio
 import io
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime, timedelta
 from typing import Final, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -34,12 +35,19 @@ from gateway.domain.own_hours import (
 )
 from gateway.domain.own_list import Allowance, ListedCard, Moment, allowance
 from gateway.drivers.base import KeepsCards
-from gateway.errors import DeviceError
+from gateway.errors import DeviceError, DeviceRefused
 
 log = structlog.get_logger()
 
 LOOK_S: Final = 1.0
 """How often it is looked whether anything has changed: a revocation is at the doors within 5 s."""
+
+RETRY_S_MAX: Final = 300.0
+"""The longest pause after a controller has refused something or not answered: where an answer is
+waited for, taps wait too. What has changed is tried at once."""
+
+CLOCK_OFF: Final = timedelta(minutes=15)
+"""Farther off than a controller's clock runs in a day: hours on its list were for another clock."""
 
 KNOWN_MAX: Final = 20_000
 """As many cards as a controller has room for; further ones are not put on its list."""
@@ -83,7 +91,39 @@ class _Copy:
     day: str
     cards: dict[int, ListedCard]
     profiles: dict[int, Profile] | None = None
-    """None as long as none was needed."""
+    """None as long as none was needed, or they couldn't be read."""
+    unread: bool = False
+    """Whether they couldn't be read, once."""
+
+    async def take_off(self, driver: KeepsCards, number: int) -> None:
+        """Take a card off."""
+        await driver.delete_card(number)
+        del self.cards[number]
+
+    async def put(self, driver: KeepsCards, number: int, card: ListedCard) -> None:
+        """Add or change a card. Without an answer it isn't known what is there, so it is to go."""
+        before = self.cards.get(number)
+        self.cards[number] = _UNSURE
+        try:
+            await driver.put_card(number, card)
+        except DeviceRefused:
+            del self.cards[number]
+            if before is not None:
+                self.cards[number] = before
+            raise
+        self.cards[number] = card
+
+    async def put_profiles(
+        self, driver: KeepsCards, wanted: Mapping[int, Profile], today: date
+    ) -> None:
+        """Have the profiles as they are to be, in this order; none after one that is refused."""
+        if self.profiles is None:
+            return
+        for number, profile in wanted.items():
+            if not may_stay(self.profiles.get(number), profile, today):
+                self.profiles.pop(number, None)
+                await driver.put_profile(number, profile)
+                self.profiles[number] = profile
 
 
 class _Told(NamedTuple):
@@ -93,6 +133,11 @@ class _Told(NamedTuple):
     profiles: dict[int, Profile]
     without: list[str]
     """Hours that found no room among the profiles, by the names of their schedules."""
+    faults: list[str]
+    """Why no hours can be told at all."""
+
+
+_UNSURE: Final = ListedCard(date.max, date.min, {})
 
 
 class _Credential(msgspec.Struct):
@@ -147,17 +192,25 @@ class CardLists:
                 group.create_task(self._keep(board, members), name=f"card list {board}")
 
     async def _keep(self, board: str, members: Sequence[Member]) -> None:
+        loop = asyncio.get_running_loop()
+        failed: _State | None = None
+        wait_s = due = 0.0
         while True:
             await asyncio.sleep(LOOK_S)
             state = self._state(members)
             if not state.online:
                 self._forget(board)
-            elif state != self._written.get(board):
+                failed = None
+            elif state != self._written.get(board) and (state != failed or loop.time() >= due):
+                # What is begun and not ended is no list of before either.
+                self._written.pop(board, None)
                 try:
                     if await self._write(members, state):
                         self._written[board] = state
+                    failed = None
                 except DeviceError as error:
-                    self._forget(board)
+                    wait_s = min(2 * wait_s, RETRY_S_MAX) if state == failed else LOOK_S
+                    failed, due = state, loop.time() + wait_s
                     log.warning("card list not written", controller=board, why=str(error))
 
     def _forget(self, board: str) -> None:
@@ -192,16 +245,15 @@ class CardLists:
         now, mono = self._clock.now(), self._clock.monotonic()
         clock: Final = "trusted" if state.trusted else "untrusted"
         moment = Moment(now, force.as_of or now, mono, clock)
-        local = now.astimezone(ZoneInfo(force.records.tables.site.timezone))
-        today = local.date()
-        if state.trusted:
-            await driver.set_clock(local.replace(tzinfo=None, microsecond=0))
+        zone = ZoneInfo(force.records.tables.site.timezone)
+        today = now.astimezone(zone).date()
         copy = self._copies.get(driver.controller)
         if copy is None or copy.day != state.day:
             copy = self._copies[driver.controller] = _Copy(state.day, await driver.cards())
         doors, weeks = dict(state.doors), Weeks(force.records, now)
         allowed: dict[int, Allowance] = {}
         deleted = 0
+        refused: list[str] = []
         async for number, value in _in_turns(self._numbers(driver, copy.cards)):
             if self._in_force().revision != state.revision:
                 return False
@@ -210,39 +262,48 @@ class CardLists:
                 allowed[number] = may
             elif number in copy.cards:
                 # What is to go goes first: whoever may no longer pass doesn't wait for who may.
-                await driver.delete_card(number)
-                del copy.cards[number]
-                deleted += 1
+                with _noted(refused):
+                    await copy.take_off(driver, number)
+                    deleted += 1
         told = await _told(driver, allowed, copy, weeks)
+        shown = await driver.clock()
+        is_off = shown is None or abs(shown - self._local(zone)) > CLOCK_OFF
         gone = [
             number
             async for number in _in_turns(list(copy.cards))
             if _is_gone(copy.cards[number], told.cards.get(number))
+            or (is_off and _has_hours(copy.cards[number]))
         ]
         for number in gone:
-            await driver.delete_card(number)
-            del copy.cards[number]
-            deleted += 1
-        if copy.profiles is not None:
-            for number, profile in told.profiles.items():
-                if not may_stay(copy.profiles.get(number), profile, today):
-                    await driver.put_profile(number, profile)
-                    copy.profiles[number] = profile
+            with _noted(refused):
+                await copy.take_off(driver, number)
+                deleted += 1
+        if refused:  # they may go by a profile that is to be another's
+            raise DeviceError(_in_short(refused))
+        if state.trusted:
+            await driver.set_clock(self._local(zone))
+        refused += told.faults
+        with _noted(refused):
+            await copy.put_profiles(driver, told.profiles, today)
+        no_hours = bool(refused)
         changed = [
             number
             async for number in _in_turns(told.cards)
             if not _is_good(copy.cards.get(number), told.cards[number], today)
+            and not (no_hours and _has_hours(told.cards[number]))
         ]
         changed.sort(key=lambda number: number not in copy.cards)
         for number in changed:
             if self._state(members)._replace(known=state.known) != state:
                 return False
-            if state.trusted:
-                await driver.put_card(number, told.cards[number])
-                copy.cards[number] = told.cards[number]
-            elif copy.cards.pop(number, None) is not None:
-                # Days are written by a clock that is vouched for, or not at all.
-                await driver.delete_card(number)
+            with _noted(refused):
+                if state.trusted:
+                    await copy.put(driver, number, told.cards[number])
+                elif number in copy.cards:
+                    # Days are written by a clock that is vouched for, or not at all.
+                    await copy.take_off(driver, number)
+        if refused:
+            raise DeviceError(_in_short(refused))
         log.info(
             "card list written",
             controller=driver.controller,
@@ -258,6 +319,9 @@ class CardLists:
             )
         # Numbers that were in use until now may do for who had none.
         return not (told.without and (deleted or changed))
+
+    def _local(self, zone: ZoneInfo) -> datetime:
+        return self._clock.now().astimezone(zone).replace(tzinfo=None, microsecond=0)
 
     def _numbers(
         self, driver: KeepsCards, there: Mapping[int, ListedCard]
@@ -286,9 +350,18 @@ async def _told(
                 wanted[choices[0]] += 1
                 if there is not None and door in there.doors:
                     used[choices[0]][there.doors[door]] += 1
+    faults: list[str] = []
     if timed and copy.profiles is None:
-        copy.profiles = await driver.profiles()
-    order = [week for week, _ in wanted.most_common()]
+        try:
+            copy.profiles = await driver.profiles()
+        except DeviceError as error:
+            if not copy.unread:
+                copy.unread = True
+                raise
+            # Not by chance: whoever needs no hours doesn't wait for that.
+            faults.append(f"{error} (time profiles): cards with hours are not on its list")
+            timed.clear()
+    order = [week for week, _ in wanted.most_common()] if timed else []
     numbers = numbered(order, used, copy.profiles or {})
     if len(numbers.of) < len(order):
         # One schedule alone does for many mixtures that have it.
@@ -303,7 +376,7 @@ async def _told(
             cards[number] = ListedCard(may.first, may.last, doors)
     without = [hours for hours in timed if weeks.choices(hours)[0] not in numbers.of]
     names = sorted(" + ".join(sorted(hours)) for hours in without)
-    return _Told(cards, numbers.profiles, names)
+    return _Told(cards, numbers.profiles, names, faults)
 
 
 def _number(choices: Sequence[Week], numbers: Numbers) -> int:
@@ -319,6 +392,24 @@ async def _in_turns(every: Iterable[T]) -> AsyncIterator[T]:
             await asyncio.sleep(0)
             since = loop.time()
         yield each
+
+
+@contextmanager
+def _noted(refused: list[str]) -> Iterator[None]:
+    """Go on with the next where the controller refuses one."""
+    try:
+        yield
+    except DeviceRefused as error:
+        refused.append(str(error))
+
+
+def _in_short(refused: Sequence[str]) -> str:
+    more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
+    return f"{refused[0]}{more}"
+
+
+def _has_hours(card: ListedCard) -> bool:
+    return any(number != ANY_TIME for number in card.doors.values())
 
 
 def _is_gone(there: ListedCard, wanted: ListedCard | None) -> bool:

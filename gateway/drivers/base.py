@@ -46,7 +46,10 @@ class PulsesOutput(Protocol):
 
 
 class KeepsCards(Protocol):
-    """A door of a controller that has a list of cards of its own, which the gateway writes."""
+    """A door of a controller that has a list of cards of its own, which the gateway writes.
+
+    What is not answered raises DeviceError.
+    """
 
     @property
     def controller(self) -> str:
@@ -55,6 +58,9 @@ class KeepsCards(Protocol):
     @property
     def controller_door(self) -> int:
         """The number of this door there."""
+
+    async def clock(self) -> datetime | None:
+        """What its clock shows, None if that is no time. Raises DeviceError."""
 
     async def set_clock(self, local: datetime) -> None:
         """Set the controller's clock, by which days begin and end. Raises DeviceError."""
@@ -66,13 +72,13 @@ class KeepsCards(Protocol):
         """Its time profiles, by number. Raises DeviceError."""
 
     async def put_profile(self, number: int, profile: Profile) -> None:
-        """Add or change a profile. Raises DeviceError where it doesn't read back as it is to be."""
+        """Add or change a profile. Raises DeviceRefused where it doesn't read back the same."""
 
     async def put_card(self, number: int, card: ListedCard) -> None:
-        """Add or change a card. Raises DeviceError where that is not confirmed."""
+        """Add or change a card. Raises DeviceRefused where it isn't taken."""
 
     async def delete_card(self, number: int) -> None:
-        """Take a card off the list. Raises DeviceError where that is not confirmed."""
+        """Take a card off the list. Raises DeviceRefused where it stays there."""
 
     def card_value(self, number: int) -> str | None:
         """The canonical `wiegand` value of a number on the list."""

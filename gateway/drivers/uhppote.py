@@ -62,6 +62,7 @@ from gateway.errors import (
     DeviceError,
     DeviceMisconfigured,
     DeviceProtocolError,
+    DeviceRefused,
     DeviceUnavailable,
 )
 
@@ -594,6 +595,10 @@ class Uhppote:
         """See `KeepsCards.controller_door`."""
         return self._settings.door
 
+    async def clock(self) -> datetime | None:
+        """See `KeepsCards.clock`."""
+        return await self._ask(encode.get_time_request(self._settings.serial), _shown)
+
     async def set_clock(self, local: datetime) -> None:
         """See `KeepsCards.set_clock`."""
         request = encode.set_time_request(self._settings.serial, local)
@@ -625,7 +630,7 @@ class Uhppote:
         request = profile_request(self._settings.serial, number, profile)
         said = await self._ask(request, decode.set_time_profile_response)
         if not said.stored or await self._profile(number) != profile:
-            raise DeviceError(f"{self.device_id}: the board didn't take time profile {number}")
+            raise DeviceRefused(f"{self.device_id}: the board didn't take time profile {number}")
 
     async def _profile(self, number: int) -> Profile | None:
         request = encode.get_time_profile_request(self._settings.serial, number)
@@ -639,7 +644,7 @@ class Uhppote:
         )
         said = await self._ask(request, decode.put_card_response)
         if not said.stored:
-            raise DeviceError(f"{self.device_id}: the board didn't take a card")
+            raise DeviceRefused(f"{self.device_id}: the board didn't take a card")
 
     async def delete_card(self, number: int) -> None:
         """See `KeepsCards.delete_card`."""
@@ -651,7 +656,7 @@ class Uhppote:
         request = encode.get_card_request(self._settings.serial, number)
         there = await self._ask(request, decode.get_card_response)
         if there.card_number == number:
-            raise DeviceError(f"{self.device_id}: the board didn't take a card off its list")
+            raise DeviceRefused(f"{self.device_id}: the board didn't take a card off its list")
 
     def card_value(self, number: int) -> str | None:
         """See `KeepsCards.card_value`."""
@@ -778,6 +783,14 @@ def read_profile(number: int, packet: bytes) -> Profile | None:
         tuple(segments),
         said.linked_profile_id,
     )
+
+
+def _shown(packet: bytes) -> datetime | None:
+    try:
+        shown: datetime = decode.get_time_response(packet).datetime
+    except ValueError:
+        return None  # a clock that has lost its battery
+    return shown
 
 
 def _wall(minute: int) -> time:

@@ -5,6 +5,7 @@ The driver's messages go to the simulated controller's own decision, with no soc
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -26,6 +27,7 @@ from gateway.domain.own_hours import LAST
 from gateway.domain.record_faults import parse_records
 from gateway.domain.records import WEEKDAYS
 from gateway.drivers.uhppote import Uhppote, UhppoteSettings
+from gateway.errors import DeviceUnavailable
 from hwsim.uhppote import ANY_TIME, PASS, Controller, ListedCard, Profile
 from tests.control.site import record_rows
 from tests.virtual import START, VirtualClock, run
@@ -39,7 +41,8 @@ MINUTE = timedelta(minutes=1)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 AHEAD = 35
 SETTLED_S = 3.5
-PAGES = 0x88, 0x50, 0x52  # set-time-profile, put-card, delete-card
+PAGES = (0x88, 0x50, 0x52)  # set-time-profile, put-card, delete-card
+CLOCK, CARDS = 0x30, 0x58  # set-time, get-cards
 
 
 class OnDesk(Uhppote):
@@ -49,17 +52,25 @@ class OnDesk(Uhppote):
         settings = UhppoteSettings(host="127.0.0.1", serial=7, door=door, fallback="card_list")
         super().__init__(f"board-{door}", settings, clock)
         self.board = controller
+        self.pages: tuple[int, ...] = PAGES
         self.states: list[Controller] = []
+        self.asked: Counter[int] = Counter()
         self.paged: Callable[[], None] = lambda: None
 
     async def _ask(self, request: bytes, reader: Callable[[bytes], T]) -> T:
-        answer = self.board.request(bytes(request), 0)
-        assert answer is not None
-        if request[1] in PAGES:
+        self.asked[request[1]] += 1
+        answer = self.board.request(bytes(request), on_board(self._clock.now()))
+        if answer is None:
+            raise DeviceUnavailable("the board doesn't answer")
+        if request[1] in self.pages:
             cards, profiles = dict(self.board.cards), dict(self.board.profiles)
             self.states.append(replace(self.board, cards=cards, profiles=profiles))
             self.paged()
         return reader(answer)
+
+
+def on_board(at: datetime) -> int:
+    return (at - START) // timedelta(microseconds=1) * 1000
 
 
 def compiled(rows: Rows) -> Entitlements:
@@ -90,7 +101,10 @@ def week(name: str, hours: list[list[str]], days: str = " ".join(WEEKDAYS)) -> d
 
 
 def written(
-    controller: Controller, *stages: tuple[Rows, datetime], trusted: bool = True
+    controller: Controller,
+    *stages: tuple[Rows, datetime],
+    trusted: bool = True,
+    pages: tuple[int, ...] = PAGES,
 ) -> list[Controller]:
     """Have the list written for one set of records after another, by a gateway that is started
     each time; return every state that the controller was in on the way.
@@ -100,6 +114,7 @@ def written(
         clock = VirtualClock()
         clock.trusted = trusted
         driver = OnDesk(1, controller, clock)
+        driver.pages = pages
         members = [
             Member(each, DOORS[each.controller_door], lambda: True, lambda: True)
             for each in (driver, OnDesk(2, controller, clock))
@@ -368,6 +383,70 @@ def test_a_clock_that_may_be_wrong_takes_cards_with_hours_off() -> None:
     assert board.cards
     written(board, (office(), JUNE), trusted=False)
     assert not board.cards
+
+
+def test_a_site_whose_clocks_are_set_to_another_zone_has_its_hours_by_no_wrong_clock() -> None:
+    board = Controller(7)
+    here, there = (
+        [{**row, "timezone": {"site": zone, "schedule": "Europe/London"}[row["type"]]}
+         if row["type"] in {"site", "schedule"} else row for row in office()]
+        for zone in ("Europe/London", "Asia/Tokyo")
+    )  # fmt: skip
+    written(board, (here, JUNE))
+    records = compiled(here)
+    for state in written(board, (there, JUNE), pages=(*PAGES, CLOCK)):
+        for at in probes(records, JUNE, 8, (-1, 0)):
+            alone = state.judged(1, ANN, state.clock(on_board(at))) == PASS
+            assert not alone or grants(records, JUNE, 1, ANN, at), at
+    assert opens_alone(board, 9 * HOUR, 1, ANN, JUNE + DAY)
+
+
+def two_more() -> Rows:
+    """Ann with office hours, Ben and Cyd at any hour."""
+    more = [holder("ben", "g"), credential(BEN, "ben"), holder("cyd", "g"), credential(CYD, "cyd")]
+    return [*office(), *more]
+
+
+def test_a_card_that_is_refused_keeps_no_other_off_and_is_tried_less_and_less_often() -> None:
+    board = Controller(7, room=2)
+
+    async def journey() -> None:
+        clock = VirtualClock()
+        clock.shift = JUNE - START
+        driver = OnDesk(1, board, clock)
+        force = InForce(compiled(two_more()), "r1", None)
+        member = Member(driver, "front", lambda: True, lambda: True)
+        lists = CardLists([member], lambda: force, clock)
+        await lists.imported(b"\n".join(json.dumps(row).encode() for row in two_more()))
+        keeping = asyncio.create_task(lists.run())
+        await asyncio.sleep(3600)
+        assert len(board.cards) == 2
+        assert 12 < driver.asked[0x50] < 30
+        assert driver.asked[CARDS] == 1, "what is there is known"
+        (out,) = {ANN, BEN, CYD} - board.cards.keys()
+        gone = next(iter(board.cards))
+        rows = [{**row, "status": "lost"} if row["id"] == f"c-{gone}" else row
+                for row in two_more()]  # fmt: skip
+        force = InForce(compiled(rows), "r2", None)
+        await asyncio.sleep(2)  # a change waits for no pause
+        assert gone not in board.cards
+        assert out in board.cards
+        keeping.cancel()
+        await asyncio.wait((keeping,))
+
+    run(journey())
+
+
+def test_a_controller_that_tells_no_profiles_has_the_cards_that_need_none() -> None:
+    board = Controller(7, unknown=frozenset({0x98}))
+    with capture_logs() as said:
+        written(board, (two_more(), JUNE))
+    assert set(board.cards) == {BEN, CYD}
+    assert not board.profiles
+    whys = [each["why"] for each in said if each["event"] == "card list not written"]
+    assert whys[-1] == (
+        "the board doesn't answer (time profiles): cards with hours are not on its list"
+    )
 
 
 def test_a_revocation_does_not_wait_for_the_rest_of_a_long_list() -> None:
