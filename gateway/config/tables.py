@@ -64,8 +64,13 @@ def _convert(raw: object, hint: Any, path: str, faults: list[Fault]) -> Any:
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return convert_table(raw, hint, path, faults)
     if origin is tuple and isinstance(raw, list):
+        hints = (args[0],) * len(raw) if args[-1] is Ellipsis else args
+        if len(raw) != len(hints):
+            faults.append(Fault(path, f"must be a list of {len(hints)}, not of {len(raw)}"))
+            return None
         return tuple(
-            _convert(item, args[0], f"{path}[{index}]", faults) for index, item in enumerate(raw)
+            _convert(item, each, f"{path}[{index}]", faults)
+            for index, (item, each) in enumerate(zip(raw, hints, strict=True))
         )
     if origin in (dict, Mapping) and isinstance(raw, dict):
         return {
@@ -74,8 +79,9 @@ def _convert(raw: object, hint: Any, path: str, faults: list[Fault]) -> Any:
     try:
         return msgspec.convert(raw, hint)
     except msgspec.ValidationError as error:
-        if origin is Literal and isinstance(raw, str):
-            faults.append(Fault(path, f"must be one of {', '.join(args)}; not {raw!r}"))
+        if origin is Literal and isinstance(raw, type(args[0])):
+            known = ", ".join(map(str, args))
+            faults.append(Fault(path, f"must be one of {known}; not {raw!r}"))
             return None
         # A pattern says nothing to people; what it stands for is in the type's description.
         meant = next((m.description for m in args if isinstance(m, msgspec.Meta)), None)

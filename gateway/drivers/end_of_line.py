@@ -50,6 +50,10 @@ UNSTEADY_AFTER: Final = timedelta(seconds=2)
 Millivolts = Annotated[
     int, msgspec.Meta(ge=0, le=60_000, description="a whole number of millivolts, 0 to 60000")
 ]
+SupplyMillivolts = Annotated[
+    int,
+    msgspec.Meta(ge=1000, le=60_000, description="a whole number of millivolts, 1000 to 60000"),
+]
 Ohms = Annotated[
     int, msgspec.Meta(ge=100, le=100_000, description="a whole number of ohms, 100 to 100000")
 ]
@@ -81,7 +85,7 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class LoopSupply(_Table, frozen=True):
     """What feeds the loops of a board, each through a pull-up of its own."""
 
-    mv: Millivolts
+    mv: SupplyMillivolts
     pull_up_ohms: Ohms | None = None
     """Not needed where each loop's bands are given."""
     input: InputNumber | None = None

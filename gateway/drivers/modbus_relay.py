@@ -178,6 +178,9 @@ TURNAROUND_S_MAX: Final = 0.25
 READ_CHARACTERS: Final = 8
 """The request of a reading or of a write of one coil (V1.1b3, 6.1 to 6.5, with address, CRC)."""
 
+REGISTERS: Final = 0x10000
+"""As many as there are (V1.1b3, 4.4)."""
+
 ANALOGUE_INPUTS_MAX: Final = 16
 """More than any such board has."""
 
@@ -429,6 +432,11 @@ class ModbusRelaySettings(DeviceSettings, frozen=True, kw_only=True):
                 yield f"`{name}` is what the profile says already: leave it out"
         if self.analogue is not None and not 1 <= (self.inputs or 0) <= ANALOGUE_INPUTS_MAX:
             yield f"`inputs` must be 1 to {ANALOGUE_INPUTS_MAX} where they are measured"
+        elif self.analogue is not None:
+            last = max(self.analogue.register, self.analogue.mode_register or 0)
+            if last + (self.inputs or 0) > REGISTERS:
+                beyond = f"go past {REGISTERS - 1}"
+                yield f"`analogue` {self.inputs} inputs from register {last} on {beyond}"
         for name, count, low in (
             ("outputs", self.outputs, 1 if self.inputs == 0 else 0),
             ("inputs", self.inputs, 0),

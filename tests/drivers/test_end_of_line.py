@@ -448,6 +448,25 @@ def test_bands_in_millivolts_are_taken_as_they_stand() -> None:
             },
             "1 to 16 where they are measured",
         ),
+        (
+            {
+                "profile": None,
+                "outputs": 0,
+                "inputs": 8,
+                "timed_pulse": False,
+                "analogue": {"function": 3, "register": 65530, "step_uv": 1, "full_scale_mv": 5000},
+            },
+            "loops.analogue: 8 inputs from register 65530 on go past 65535",
+        ),
+        (
+            {"analogue": {"function": 2, "register": 0, "step_uv": 1, "full_scale_mv": 5000}},
+            "loops.analogue.function: must be one of 3, 4; not 2",
+        ),
+        ({"loop_supply": {"mv": 0, "pull_up_ohms": 2200, "input": 8}}, "1000 to 60000"),
+        (
+            {"loops": [{"input": 1, "closed_mv": [1000]}]},
+            "loops[0].closed_mv: must be a list of 2, not of 1",
+        ),
     ],
 )
 def test_loops_that_cannot_work_are_refused_with_what_to_do(
