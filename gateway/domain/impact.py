@@ -8,11 +8,14 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from gateway.domain.coverage import Coverage, Slots, Way, cut
-from gateway.domain.decision import window
+from gateway.domain.decision import Side, window
 from gateway.domain.entitlements import ValidRecords
 from gateway.domain.instants import later
 from gateway.domain.records import AccessException, Booking, Holder, SiteTables
 from gateway.domain.schedule import OpeningHours, all_opening_hours
+
+NAMED_MAX = 100
+"""Grants that are named one by one: a change of more than so many is no churn of a few people."""
 
 _AHEAD = timedelta(days=7)
 """The hours of schedules are compared over this long: a week has each of its weekdays."""
@@ -35,6 +38,14 @@ class Limits(NamedTuple):
 
 
 LIMITS = Limits()
+
+
+class Grant(NamedTuple):
+    """A holder, and a door by one of its sides."""
+
+    holder: str
+    door: str
+    side: Side
 
 
 class Impact(NamedTuple):
@@ -69,6 +80,9 @@ class Impact(NamedTuple):
     standing_open: tuple[str, ...]
     """Doors that stand unlocked in more hours of the week than before, other than into `public`;
     one that led there before counts as locked then."""
+    grants_taken: tuple["Grant", ...] = ()
+    """Which ones, in order; none where they are more than `NAMED_MAX`."""
+    grants_given: tuple["Grant", ...] = ()
 
     @property
     def taken_share(self) -> float:
@@ -151,6 +165,8 @@ def impact(was: ValidRecords, new: ValidRecords, at: datetime) -> Impact:
     )
     found: Counter[_Difference] = Counter()
     opened = []
+    grants_taken: list[Grant] = []
+    grants_given: list[Grant] = []
     for holder_id in was.holders.keys() | new.holders.keys():
         if before.is_ordinary(holder_id) and after.is_ordinary(holder_id):
             groups = after.groups(holder_id)
@@ -166,6 +182,8 @@ def impact(was: ValidRecords, new: ValidRecords, at: datetime) -> Impact:
         found[differs] += 1
         if differs.restricted:
             opened.append(holder_id)
+        _name(grants_taken, holder_id, differs.ways_taken)
+        _name(grants_given, holder_id, differs.ways_given)
 
     def summed(what: Callable[[_Difference], float]) -> float:
         return sum(what(differs) * holders for differs, holders in found.items())
@@ -196,7 +214,18 @@ def impact(was: ValidRecords, new: ValidRecords, at: datetime) -> Impact:
             )
         ),
         standing_open=tuple(sorted(_standing_open(before, after))),
+        grants_taken=_if_few(grants_taken),
+        grants_given=_if_few(grants_given),
     )
+
+
+def _name(grants: list[Grant], holder: str, ways: Iterable[Way]) -> None:
+    if len(grants) <= NAMED_MAX:
+        grants.extend(Grant(holder, way.door, way.side) for way in ways)
+
+
+def _if_few(grants: list[Grant]) -> tuple[Grant, ...]:
+    return tuple(sorted(grants)) if len(grants) <= NAMED_MAX else ()
 
 
 class _Difference(NamedTuple):
@@ -212,11 +241,15 @@ class _Difference(NamedTuple):
     hours_given: float
     restricted: bool
     """A restricted zone becomes open to the holder."""
+    ways_taken: tuple[Way, ...]
+    ways_given: tuple[Way, ...]
 
     def or_soon(self, soon: "_Difference") -> "_Difference":
         """With what is taken within the week, where that is more."""
+        more = max(self, soon, key=attrgetter("taken"))
         return self._replace(
-            taken=max(self.taken, soon.taken),
+            taken=more.taken,
+            ways_taken=more.ways_taken,
             hours_taken=max(self.hours_taken, soon.hours_taken),
         )
 
@@ -238,8 +271,10 @@ class _Compared:
             for way in old.keys() & new.keys()
             if old[way] != new[way]
         ]
-        taken = [old[way] for way in old.keys() - new.keys()]
-        given = [new[way] for way in new.keys() - old.keys()]
+        ways_taken = tuple(old.keys() - new.keys())
+        ways_given = tuple(new.keys() - old.keys())
+        taken = [old[way] for way in ways_taken]
+        given = [new[way] for way in ways_given]
         hours = self._hours
         lost = [one & ~other for one, other in changed]
         won = [other & ~one for one, other in changed]
@@ -253,6 +288,8 @@ class _Compared:
             hours_taken=sum(map(hours, (*taken, *lost))),
             hours_given=sum(map(hours, (*given, *won))),
             restricted=not self._into(new) <= self._into(old),
+            ways_taken=ways_taken,
+            ways_given=ways_given,
         )
 
     def _into(self, rights: _Rights) -> set[str]:

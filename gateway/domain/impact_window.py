@@ -4,12 +4,17 @@ import hashlib
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from functools import reduce
+from itertools import chain
 from typing import NamedTuple
 
-from gateway.domain.impact import LIMITS, Impact, Limits
+from gateway.domain.impact import LIMITS, Grant, Impact, Limits
 
 HOLDERS_MAX = 5_000
 """The most that may be let into restricted zones within the window: they are remembered."""
+
+GRANTS_MAX = 500
+"""Of those taken, and of those given, so many are remembered one by one: what many people do on an
+ordinary day. Whatever is taken beyond counts each time."""
 
 _HOUR = timedelta(hours=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -24,6 +29,7 @@ class Hour(NamedTuple):
     hours_before: float
     """In force before the first of them."""
     taken: int
+    """Beside those in `grants_taken`."""
     given: int
     narrowed: int
     widened: int
@@ -31,6 +37,10 @@ class Hour(NamedTuple):
     hours_given: float
     restricted_holders: tuple[str, ...]
     """What stands for their ids, 16 characters each: whoever comes again counts once."""
+    grants_taken: tuple[str, ...] = ()
+    """What stands for holder and door: one that is given and taken again and again counts once, so
+    that nobody who books and cancels a room all day keeps a lost card in force."""
+    grants_given: tuple[str, ...] = ()
 
 
 Recent = tuple[Hour, ...]
@@ -51,10 +61,18 @@ def with_change(recent: Recent, change: Impact, at: datetime) -> Recent:
     """What is recent once the change is in force."""
     if change.first:
         return recent
-    hour = _hour(change, at)
-    if hour[3:] == _NOTHING:
+    hour = _hour(change, at, recent)
+    if not any(hour[3:]):
         return recent
-    return _by_hour((*recent, hour))
+    taken, given = frozenset(hour.grants_taken), frozenset(hour.grants_given)
+    before = (
+        each._replace(
+            grants_taken=tuple(one for one in each.grants_taken if one not in taken),
+            grants_given=tuple(one for one in each.grants_given if one not in given),
+        )
+        for each in recent
+    )
+    return _by_hour((*before, hour))
 
 
 def still_recent(recent: Recent, at: datetime, limits: Limits = LIMITS) -> Recent:
@@ -72,18 +90,23 @@ def still_recent(recent: Recent, at: datetime, limits: Limits = LIMITS) -> Recen
 
 def _together(change: Impact, recent: Recent) -> Impact:
     """All of it as one change. What one took and another gave back counts as both, so no order of
-    steps makes less of more. A change that takes nothing is not charged with what others took, nor
-    one that gives nothing with what they gave: there is no harm in it.
+    steps makes less of more, but the same holder's same door once each. A change that takes nothing
+    is not charged with what others took, nor one that gives nothing with what they gave: there is
+    no harm in it.
     """
     sums = reduce(_joined, recent)
+    grants_taken = {*map(_named, change.grants_taken), *sums.grants_taken}
+    grants_given = {*map(_named, change.grants_given), *sums.grants_given}
+    taken = change.taken - len(change.grants_taken) + sums.taken + len(grants_taken)
+    given = change.given - len(change.grants_given) + sums.given + len(grants_given)
     takes = bool(change.taken or change.narrowed)
     gives = bool(change.given or change.widened)
     opened = {*map(_short, change.restricted_holders), *sums.restricted_holders}
     return change._replace(
         grants_before=sums.grants_before,
         grants_after=max(1, change.grants_after),  # who empties a site is refused for that alone
-        taken=change.taken + sums.taken if takes else 0,
-        given=change.given + sums.given if gives else 0,
+        taken=taken if takes else 0,
+        given=given if gives else 0,
         narrowed=change.narrowed + sums.narrowed if takes else 0,
         widened=change.widened + sums.widened if gives else 0,
         hours_before=sums.hours_before,
@@ -93,26 +116,37 @@ def _together(change: Impact, recent: Recent) -> Impact:
     )
 
 
-def _hour(change: Impact, at: datetime) -> Hour:
+def _hour(change: Impact, at: datetime, recent: Recent) -> Hour:
+    taken = _remembered(change.grants_taken, (hour.grants_taken for hour in recent))
+    given = _remembered(change.grants_given, (hour.grants_given for hour in recent))
     return Hour(
         (at - _EPOCH) // _HOUR,
         change.grants_before,
         change.hours_before,
-        change.taken,
-        change.given,
+        change.taken - len(taken),
+        change.given - len(given),
         change.narrowed,
         change.widened,
         change.hours_taken,
         change.hours_given,
         tuple(map(_short, change.restricted_holders)),
+        taken,
+        given,
     )
 
 
-def _short(holder: str) -> str:
-    return hashlib.sha256(holder.encode()).hexdigest()[:16]
+def _remembered(grants: tuple[Grant, ...], before: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    """What stands for them; nothing where there is no room for all."""
+    found = tuple(map(_named, grants))
+    return found if len({*found, *chain.from_iterable(before)}) <= GRANTS_MAX else ()
 
 
-_NOTHING = (0, 0, 0, 0, 0.0, 0.0, ())
+def _named(grant: Grant) -> str:
+    return _short("\x1f".join(grant))
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _by_hour(hours: Iterable[Hour]) -> Recent:
@@ -131,5 +165,11 @@ def _joined(first: Hour, then: Hour) -> Hour:
         widened=first.widened + then.widened,
         hours_taken=first.hours_taken + then.hours_taken,
         hours_given=first.hours_given + then.hours_given,
-        restricted_holders=tuple(sorted({*first.restricted_holders, *then.restricted_holders})),
+        restricted_holders=_either(first.restricted_holders, then.restricted_holders),
+        grants_taken=_either(first.grants_taken, then.grants_taken),
+        grants_given=_either(first.grants_given, then.grants_given),
     )
+
+
+def _either(some: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted({*some, *others}))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from gateway.domain.entitlements import ValidRecords
 from gateway.domain.impact import LIMITS, Limits, impact
 from gateway.domain.impact_window import (
+    GRANTS_MAX,
     HOLDERS_MAX,
     Hour,
     Recent,
@@ -17,7 +18,7 @@ from gateway.domain.impact_window import (
     with_change,
 )
 from tests.domain.sites import JsonObject
-from tests.domain.test_impact import AT, BOOKED, LATER, MEMBERS, STAFF, holders, records
+from tests.domain.test_impact import AT, BOOKED, LATER, MEMBERS, ROOM, STAFF, holders, records
 
 HOUR = timedelta(hours=1)
 FEW = Limits(grants_min=3, restricted_holders_max=1)
@@ -92,11 +93,45 @@ def test_whoever_only_gives_is_not_charged_with_what_others_took() -> None:
     assert len(reasons(impact(taken, fewer, AT), exhausted)) == 1
 
 
+BOOKINGS: tuple[JsonObject, ...] = (ROOM, {**ROOM, "status": "cancelled"})
+STOLEN: JsonObject = {"type": "credential", "id": "c7", "status": "stolen"}
+
+
+def test_whoever_books_and_cancels_all_day_keeps_no_stolen_card_in_force() -> None:
+    booked, cancelled = (records(booking) for booking in BOOKINGS)
+    day = [cancelled, *[booked, cancelled] * 150]
+    number, _, recent = refused_at(day, apart=HOUR / 15)
+    assert number is None
+    assert sum(len(hour.grants_taken) for hour in recent) == 1
+    assert reasons(impact(cancelled, records(BOOKINGS[1], STOLEN), AT), recent) == ()
+
+
+def test_what_is_taken_again_counts_from_then_on() -> None:
+    booked, cancelled = (records(booking) for booking in BOOKINGS)
+    taken, given = impact(booked, cancelled, AT), impact(cancelled, booked, AT)
+    recent: Recent = ()
+    for hour, change in enumerate((taken, given, taken)):
+        recent = with_change(recent, change, AT + hour * HOUR)
+    assert [len(hour.grants_taken) for hour in recent] == [0, 0, 1]
+    assert still_recent(recent, AT + 26 * HOUR)[-1:] == recent[-1:]
+
+
+def test_beyond_what_can_be_remembered_each_one_counts() -> None:
+    booked, cancelled = (records(booking) for booking in BOOKINGS)
+    change = impact(booked, cancelled, AT)
+    (hour,) = with_change((), change, AT)
+    full: Recent = (hour._replace(grants_taken=tuple(f"{n:016x}" for n in range(GRANTS_MAX))),)
+    for times in (1, 2):
+        full = with_change(full, change, AT)
+        assert (full[0].taken, len(full[0].grants_taken)) == (times, GRANTS_MAX)
+
+
 def test_an_hour_ahead_neither_stays_for_years_nor_is_forgotten() -> None:
     _, _, recent = refused_at(cancelled(0, 5))
     ahead = (*recent, recent[0]._replace(number=recent[0].number + 90_000))
     (now,) = still_recent(ahead, AT)
-    assert (now.number, now.taken) == (recent[0].number, 20)
+    assert now.number == recent[0].number
+    assert len(now.grants_taken) == 10
     assert still_recent((now,), AT + timedelta(hours=24)) == (now,)
     assert still_recent((now,), AT + timedelta(hours=25)) == ()
 
@@ -106,7 +141,9 @@ def test_what_is_kept_has_no_more_hours_than_the_window() -> None:
     steps = cancelled(*(number % 2 for number in range(40)))
     _, _, recent = refused_at(steps, limits, apart=HOUR / 2)
     assert len(recent) <= 7
-    assert HOLDERS_MAX * 20 < 256 * 1024 // 2  # half of what the cache's pointer may have
+    assert (
+        HOLDERS_MAX + 2 * GRANTS_MAX
+    ) * 20 < 256 * 1024 // 2  # half of what the cache's pointer may have
 
 
 GROUPS = st.sampled_from(([], [MEMBERS], [STAFF], [MEMBERS, STAFF], [MEMBERS, BOOKED]))
