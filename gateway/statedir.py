@@ -20,8 +20,15 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _log = structlog.get_logger(__name__)
 
 
-def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o600, synced: bool = True) -> None:
     """Replace a file so that a power cut leaves the old content or the new.
+
+    Args:
+        path: The file.
+        content: What will be in it.
+        mode: Who may read it.
+        synced: False for what can be had again and shows by itself whether it is whole: a power
+            cut may leave nothing of it, or a part.
 
     Raises:
         StorageError: it can't be written; the old content is still there.
@@ -34,9 +41,11 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(descriptor)
+            if synced:
+                os.fsync(descriptor)
         temporary.replace(path)
-        sync_directory(path.parent)
+        if synced:
+            sync_directory(path.parent)
     except OSError as error:
         raise StorageError(f"{path}: can't be written: {error.strerror}") from error
 

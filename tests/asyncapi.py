@@ -5,6 +5,7 @@ docs/spec/trust.md lists. `docs/asyncapi.yaml` is the outcome, and the end-to-en
 live message against it.
 """
 
+import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,6 +71,8 @@ def _plain(schema: Any) -> Any:
     """Without titles that only repeat the name, and discriminators in the form of OpenAPI."""
     if isinstance(schema, dict):
         kept = {key: each for key, each in schema.items() if key != "title"}
+        if isinstance(told := kept.get("description"), str):
+            kept["description"] = inspect.cleandoc(told)  # as Python 3.13 compiles docstrings
         if isinstance(kept.get("discriminator"), dict):
             del kept["discriminator"]
         return {key: _plain(each) for key, each in kept.items()}

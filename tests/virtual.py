@@ -15,8 +15,16 @@ START = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
 
 def run(journey: Coroutine[Any, Any, T]) -> T:
     """Run `journey` to its end; whatever it waits for passes at once."""
-    with asyncio.Runner(loop_factory=looptime.new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=_loop) as runner:
         return runner.run(journey)
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    loop = looptime.new_event_loop()
+    shut_down = loop.shutdown_default_executor
+    # From Python 3.12 on a runner gives threads 300 s to end, which would pass at once here.
+    setattr(loop, "shutdown_default_executor", lambda _limit_s=None: shut_down())  # noqa: B010
+    return loop
 
 
 class VirtualClock:

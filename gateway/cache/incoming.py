@@ -1,6 +1,8 @@
 """A bundle on its way in: its document and chunks, kept encrypted until it is whole.
 
-They hold card numbers and the digest key, so nothing of them lies on the disk in the clear.
+They hold card numbers and the digest key, so nothing of them lies on the disk in the clear. Nothing
+here is synced: taps wait for the same disk, and what a power cut spoils can't be decrypted and is
+asked for again.
 """
 
 import contextlib
@@ -42,11 +44,15 @@ class Incoming:
                     path.unlink()
         except OSError as error:
             raise StorageError(f"{self._directory}: {error.strerror}") from error
-        write_atomically(self._directory / _DOCUMENT, self._key.encrypt(b"document", document))
+        write_atomically(
+            self._directory / _DOCUMENT, self._key.encrypt(b"document", document), synced=False
+        )
 
     def put(self, sha256: bytes, data: bytes) -> None:
         """Keep a chunk whose hash was checked. Raises StorageError."""
-        write_atomically(self._directory / sha256.hex(), self._key.encrypt(sha256, data))
+        write_atomically(
+            self._directory / sha256.hex(), self._key.encrypt(sha256, data), synced=False
+        )
 
     def chunk(self, sha256: bytes) -> bytes:
         """A chunk. Raises StorageError: it is not here, or damaged."""
@@ -55,11 +61,6 @@ class Incoming:
     def missing(self, chunks: list[bytes]) -> list[bytes]:
         """Which of these are not here."""
         return [each for each in chunks if not (self._directory / each.hex()).exists()]
-
-    def drop(self, chunk: bytes) -> None:
-        """Forget a chunk that turned out to be damaged."""
-        with contextlib.suppress(OSError):
-            (self._directory / chunk.hex()).unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Forget everything: it is in force, or refused. What can't be deleted does no harm."""

@@ -94,7 +94,7 @@ async def pulses_and_is_seen(relays: Any, inputs: int = 8) -> None:
         await run.until(lambda facts: sum(isinstance(f, InputChanged) for f in facts) == inputs)
         known = len(run.facts)
         for output in (1, 5, 8):
-            await relays.pulse(output, 150 * MS)
+            await relays.pulse(output, 450 * MS)
             for active in (True, False):
                 await run.until(
                     lambda facts: any(

@@ -217,6 +217,29 @@ async def test_disorder_and_duplicates_do_no_harm_and_a_restart_goes_on(
         assert box.number == 3
 
 
+@pytest.mark.parametrize("left", [b"", b"a part"], ids=["nothing", "a part"])
+async def test_what_a_power_cut_spoilt_on_its_way_in_is_asked_for_again(
+    state: Path, key_file: Path, left: bytes
+) -> None:
+    made = snapshot(MANY, about(3))
+    async with running(state, key_file) as box:
+        box.sync.document(document_of(made))
+        await until(lambda: len(box.need()["chunks"]) == len(made.chunks))
+        await box.sync.chunk(made.chunks[0])
+    chunk = next(path for path in (state / "incoming").iterdir() if path.name != "manifest")
+    chunk.write_bytes(left)
+    async with running(state, key_file) as box:
+        for each in made.chunks[1:]:
+            await box.sync.chunk(each)
+        await until(lambda: not box.need()["chunks"] and not list((state / "incoming").iterdir()))
+        assert box.number is None
+        box.sync.document(document_of(made))  # as the cloud answers a report that lags behind
+        await until(lambda: len(box.need()["chunks"]) == len(made.chunks))
+        for each in made.chunks:
+            await box.sync.chunk(each)
+        await until(lambda: box.number == 3)
+
+
 async def test_what_is_missing_is_asked_for_again(state: Path, key_file: Path) -> None:
     async with running(state, key_file) as box:
         await box.send(snapshot(FIRST, about(1)))
