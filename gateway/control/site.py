@@ -67,6 +67,10 @@ REST_WAIT = timedelta(seconds=2)
 """All strikes are at rest within 2 s of start, before any reader is live (docs/promises.md P2). A
 relay board that is not there by then doesn't keep the other doors shut."""
 
+SURE_WITHIN = timedelta(seconds=1)
+"""For how long what was glimpsed of an exit button may become sure without being a press anew: as
+long as the shortest release lasts."""
+
 MODES_EVERY = timedelta(seconds=2)
 """How often modes are looked at where nothing else says so: a clock that was set, or has lost its
 source, changes them without an event. Known edges are met exactly, by the scheduler."""
@@ -135,8 +139,8 @@ class SiteController:
         }
         self._points = _Points(config.doors)
         self._contacts: dict[str, Contact] = {}
-        self._glimpsed: set[tuple[str, bool]] = set()
-        """Door and wire of each REX that was taken for pressed before that was sure."""
+        self._glimpsed: dict[tuple[str, bool], timedelta] = {}
+        """Door and wire of each REX that was taken for pressed before that was sure, and when."""
         self._pressed: dict[str, tuple[bool, timedelta]] = {}
         """By which wire, and when, somebody last asked to leave by each door."""
         self._switches_open: set[str] = set()
@@ -384,7 +388,7 @@ class SiteController:
             self._broken[door, name] = fact.what
             self._wires(door, name, fact.what)
             if name == "rex":
-                self._glimpsed.discard((door, False))
+                self._glimpsed.pop((door, False), None)
             if name == "tamper":
                 self._switch_moved(door, fact, opened=True)
 
@@ -448,12 +452,13 @@ class SiteController:
         sure: bool,
     ) -> None:
         wire = (door, opposite)
-        known = wire in self._glimpsed and sure
-        self._glimpsed.discard(wire)
+        glimpsed = self._glimpsed.pop(wire, None)
+        # Nobody tells of a press that was over before it was sure: it must not hide the next one.
+        known = sure and glimpsed is not None and fact.at - glimpsed < SURE_WITHIN
         if fact.active != (pressed_when == "active"):
             return
         if not sure:
-            self._glimpsed.add(wire)
+            self._glimpsed[wire] = fact.at
         by, at = self._pressed.get(door, (opposite, fact.at))
         if known or (by != opposite and fact.at - at < SETTLE):
             return  # the same press
@@ -597,7 +602,8 @@ class SiteController:
             if name == fact.device:
                 if pair := self._supervised.get((door, "rex")):
                     pair.forget()
-                self._glimpsed -= {(door, False), (door, True)}
+                for opposite in (False, True):
+                    self._glimpsed.pop((door, opposite), None)
         for name, output in self._points.strikes:
             if name == fact.device:
                 self._to_strike(name, output, StrikeSaid(Strike.UNKNOWN), fact.at)

@@ -122,6 +122,17 @@ def test_an_exit_button_counts_as_soon_as_it_is_glimpsed_and_once_a_press(tmp_pa
     run(journey())
 
 
+def test_a_press_too_short_to_be_sure_does_not_hide_the_next_one(tmp_path: Path) -> None:
+    async def journey() -> None:
+        async with inputs(tmp_path) as site:
+            await site.say(site.glimpsed(REX, True), wait_s=60)
+            # Told without a glimpse: a dead board on the line kept the second look waiting.
+            await site.say(site.changed(REX, True))
+            assert site.presses() == 2
+
+    run(journey())
+
+
 def test_a_glimpse_moves_no_contact(tmp_path: Path) -> None:
     async def journey() -> None:
         async with inputs(tmp_path) as site:
