@@ -120,6 +120,9 @@ def following(
 def _client(options: argparse.Namespace) -> tuple[mqtt.Client, int]:
     client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv311)
     try:
+        for name in ("ca", "cert", "cert_key"):
+            if (file := getattr(options, name)) is not None:
+                Path(file).open("rb").close()  # ssl's own error doesn't name it
         if options.ca is not None:
             client.tls_set(options.ca, options.cert, options.cert_key)
         if options.user is not None:

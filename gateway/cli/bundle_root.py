@@ -70,6 +70,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     show.add_argument("--before", type=Path, metavar="FILE", help="the root that it succeeds")
     add_json(show)
     show.set_defaults(act=_show)
+    for each in actions.choices.values():
+        each.epilog, each.formatter_class = _EXAMPLE, argparse.RawDescriptionHelpFormatter
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -181,6 +183,11 @@ def _tell(options: argparse.Namespace, document: Document, before: KeySet | None
     say(f"root {found.version} of {found.site}")
     for role, each in found.roles.items():
         say(f"  {role}: {each.threshold} of {', '.join(kid.hex() for kid in each.keys)}")
+    if len(found.roles["bundle"].keys) == 1:
+        say(
+            "one bundle key alone: no second signature can be given to a bundle that changes much,"
+            " and it is refused until a `rotate` names another key"
+        )
     if resets:
         say("all bundle keys are replaced: the next bundle may have any revision")
     if retimes:

@@ -80,6 +80,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         act.add_argument("-o", "--output", type=Path, metavar="FILE", help="instead of --host")
         add_broker(act, required=False)
         add_json(act)
+        act.epilog, act.formatter_class = _EXAMPLE, argparse.RawDescriptionHelpFormatter
 
 
 def _run(options: argparse.Namespace) -> int:

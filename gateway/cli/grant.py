@@ -72,6 +72,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     reading.add_argument("text", metavar="TEXT")
     add_json(reading)
     reading.set_defaults(act=_read)
+    for each in actions.choices.values():
+        each.epilog, each.formatter_class = _EXAMPLE, argparse.RawDescriptionHelpFormatter
 
 
 def _run(options: argparse.Namespace) -> int:

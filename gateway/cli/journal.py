@@ -27,7 +27,12 @@ _DESCRIPTION = "Show what the running gateway has recorded."
 _EXAMPLE = """\
 example:
   door-gateway journal tail --follow
-  door-gateway journal tail -n 1000 --json | jq 'select(.event.code == "access")'"""
+  door-gateway journal tail -n 1000 --json | jq 'select(.event.code == "access")'
+  door-gateway journal show 1204 --language de
+  door-gateway journal key > lon-1.pem
+  door-gateway journal export week-23.jsonl
+  door-gateway journal verify week-23.jsonl --key lon-1.pem
+  door-gateway journal erase --holder h-maya --reason 'request 7'"""
 
 _WAIT_S = 30.0
 _BATCH = 500
@@ -42,8 +47,6 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     tail = actions.add_parser(
         "tail",
         help="the last events, a line each",
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     tail.add_argument(
         "-n", "--lines", type=_line_count, default=20, metavar="N", help="how many (20)"
@@ -96,6 +99,8 @@ def _configure_proof(actions: "argparse._SubParsersAction[argparse.ArgumentParse
     add_config(erase)
     add_json(erase)
     erase.set_defaults(act=journal_proof.erase)
+    for each in actions.choices.values():
+        each.epilog, each.formatter_class = _EXAMPLE, argparse.RawDescriptionHelpFormatter
 
 
 def _seq(text: str) -> int:

@@ -49,7 +49,7 @@ def recorded(path: Path) -> Iterator[Recorded]:
     except sqlite3.Error as error:
         raise GatewayError(
             f"{path}: {error}: a running core has its journal alone; "
-            "give a copy, or the output of `door-gateway journal tail -n 1000000 --json`"
+            "give a copy, or the output of `door-gateway journal tail -n 100000 --json`"
         ) from error
     except OSError as error:
         raise GatewayError(f"{path}: can't be read: {error.strerror}") from error

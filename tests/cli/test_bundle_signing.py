@@ -74,6 +74,16 @@ def test_a_key_set_is_signed_on_as_many_machines_as_it_takes(
     assert root.expires - root.made == 365 * 86_400
 
 
+def test_a_key_set_in_which_nobody_could_sign_a_second_time_says_so(
+    at: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(NEW_ROOT) == 0
+    assert "one bundle key alone" not in capsys.readouterr().out
+    other = {"bundle=b1.pub,b2.pub": "bundle=b1.pub", "root.cbor": "alone.cbor"}
+    assert main([other.get(word, word) for word in NEW_ROOT]) == 0
+    assert "no second signature can be given" in capsys.readouterr().out
+
+
 def test_a_rotation_needs_both_and_says_what_it_resets(
     at: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -287,3 +297,5 @@ async def test_publish_sends_the_document_and_every_chunk(
         ]
     assert await asyncio.to_thread(main, send) == 2
     assert "no session with the broker" in capsys.readouterr().err
+    assert main([*send, "--ca", "b1.pub", "--cert", "gone.pem"]) == 2
+    assert "gone.pem" in capsys.readouterr().err

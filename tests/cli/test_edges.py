@@ -65,6 +65,24 @@ def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"door-gateway {__version__}\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "actions"),
+    [
+        ("journal", ("tail", "show", "key", "export", "verify", "erase")),
+        ("grant", ("issue", "read")),
+        ("bundle root", ("new", "rotate", "sign", "show")),
+        ("command", ("unlock", "lockdown", "logs")),
+    ],
+)
+def test_the_help_of_every_action_has_an_example(
+    command: str, actions: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for action in actions:
+        with pytest.raises(SystemExit):
+            main([*command.split(), action, "--help"])
+        assert f"example:\n  door-gateway {command} " in capsys.readouterr().out, action
+
+
 @pytest.mark.parametrize("command", ["run", "core", "link"])
 def test_the_long_lived_processes_say_that_they_print_logs(
     command: str, capsys: pytest.CaptureFixture[str]
