@@ -17,8 +17,8 @@ from gateway.fleet.model import TOPICS, Fleet
 _DESCRIPTION = """\
 Show all sites of a broker live: doors, alarms, parity, lag, latencies; the worst first. With --json
 listen for a while (--seconds; health comes once a minute) and print one object a gateway; exits 1
-where one of them is not well. Needs the `fleet` extra for the live view, and on the broker the
-right to read acs/v1/+/+/#. It looks only: nothing is ever sent."""
+where one of them is not well, 2 where none is heard. Needs the `fleet` extra for the live view, and
+on the broker the right to read acs/v1/+/+/#. It looks only: nothing is ever sent."""
 
 _EXAMPLE = """\
 example:
@@ -32,7 +32,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = _DESCRIPTION, _EXAMPLE
     add_broker(parser)
     add_json(parser)
-    parser.add_argument("--seconds", type=float, default=65.0, help="how long --json listens")
+    parser.add_argument("--seconds", type=float, default=65.0, help="how long --json listens (65)")
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -53,6 +53,13 @@ def _print(options: argparse.Namespace, clock: SystemClock) -> int:
         return EXIT_COULD_NOT
     now = clock.now()
     rows = fleet.sorted(now)
+    if not rows:
+        print(
+            f"{options.host}: no gateway was heard in {options.seconds:g} s: is it their broker, and"
+            f" may we read {TOPICS} on it?",
+            file=sys.stderr,
+        )
+        return EXIT_COULD_NOT
     for each in rows:
         row = {"verdict": each.verdict(now), **msgspec.to_builtins(each)}
         print_json(row)
