@@ -55,8 +55,8 @@ def _print(options: argparse.Namespace, clock: SystemClock) -> int:
     rows = fleet.sorted(now)
     if not rows:
         print(
-            f"{options.host}: no gateway was heard in {options.seconds:g} s: is it their broker, and"
-            f" may we read {TOPICS} on it?",
+            f"{options.host}: no gateway was heard in {options.seconds:g} s: is it their broker,"
+            f" and may we read {TOPICS} on it?",
             file=sys.stderr,
         )
         return EXIT_COULD_NOT
