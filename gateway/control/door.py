@@ -26,6 +26,7 @@ from gateway.domain.carried_grant import (
 from gateway.domain.decision import Decision, PresentedCredential, Request, decide
 from gateway.domain.door_mode import InForceMode, Standing, mode_of
 from gateway.domain.door_state import (
+    Alarm,
     Cause,
     ContactSaid,
     Decided,
@@ -59,7 +60,7 @@ from gateway.domain.door_state import (
 from gateway.domain.entitlements import Entitlements, holding_of
 from gateway.domain.events import Event
 from gateway.domain.explanation import explain
-from gateway.domain.memory import Changes, Count, PinRow, Remembered, Watched, recall
+from gateway.domain.memory import Alarms, Changes, Count, PinRow, Remembered, Watched, recall
 from gateway.domain.restrictions import Passage, Restricted, restrict, settled
 from gateway.domain.signal import Signal
 from gateway.errors import DeviceError, DeviceUnavailable, StorageError
@@ -233,6 +234,7 @@ class DoorController:
 
     async def run(self) -> None:
         """Work until cancelled."""
+        self._recall_alarms()
         async with self._tasks:
             self._tasks.create_task(self._run_taps(), name=f"{self.door} taps")
             self._tasks.create_task(self._run_points(), name=f"{self.door} points")
@@ -452,9 +454,20 @@ class DoorController:
             await asyncio.sleep(IDENTIFY_EVERY.total_seconds())
 
     async def _take(self, fact: DoorFact, at: timedelta, *, wait: bool = True) -> RemoteOutcome:
+        alarms = self.state.alarms
         self.state, effects = door_state.step(self._rules(), self.state, fact, self._moment())
+        if self.state.alarms != alarms:
+            raised = tuple(sorted(each.value for each in self.state.alarms))
+            self._memory.apply({alarms_key(self.door): Alarms(raised=raised) if raised else None})
         self._on_change(self.door)
         return await self._carry_out(effects, at, wait=wait)
+
+    def _recall_alarms(self) -> None:
+        """Take up the alarms of before a restart: they end when the contact says so, no sooner."""
+        kept = recall(self._memory, alarms_key(self.door), Alarms)
+        if kept is not None and self._wiring.has_contact:
+            alarms = frozenset(each for each in Alarm if each.value in kept.raised)
+            self.state = msgspec.structs.replace(self.state, alarms=self.state.alarms | alarms)
 
     # --- Deciding --------------------------------------------------------------------------------
 
@@ -865,6 +878,11 @@ class DoorController:
 def unseen_key(zone: str) -> str:
     """Where those are counted who left a zone by REX, unseen."""
     return f"unseen/{zone}"
+
+
+def alarms_key(door: str) -> str:
+    """Where the alarms of a door are remembered."""
+    return f"alarms/{door}"
 
 
 def _ms(duration: timedelta) -> float:

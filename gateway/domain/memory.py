@@ -137,6 +137,12 @@ class BreakGlassWindow(_Value, frozen=True, tag="break_glass_window"):
     until: timedelta
 
 
+class Alarms(_Value, frozen=True, tag="alarms"):
+    """The alarms of a door that nothing has restored yet."""
+
+    raised: tuple[str, ...]
+
+
 class Usual(_Value, frozen=True, tag="usual"):
     """How often something usually happens: no rule of a door looks at it (detection)."""
 
@@ -155,6 +161,7 @@ Remembered = (
     | FirstOfTwo
     | BreakGlassCounter
     | BreakGlassWindow
+    | Alarms
     | Usual
 )
 Changes = Mapping[str, Remembered | None]

@@ -235,6 +235,26 @@ def hard(**more: Any) -> Any:
 ANN = "04AA0001"
 
 
+@pytest.mark.parametrize("boot", ["boot-1", "boot-2"])
+def test_an_alarm_stands_over_restarts_until_the_door_is_closed(boot: str) -> None:
+    async def journey() -> None:
+        async with club() as c:
+            await c.contact(Contact.OPEN)
+            await asyncio.sleep(120)
+            paper = c.paper
+        assert [code for code in paper.codes() if code in ("forced_open", "held_open")] == [
+            "forced_open",
+            "held_open",
+        ]
+        for _ in range(2):
+            # The site says of its doors that they are closed when it begins.
+            async with club(paper=paper, boot=boot) as c:
+                restored = [event.alarm for event in c.found(events.AlarmRestored)]
+                assert sorted(restored) == ["forced_open", "held_open"]
+
+    played(journey())
+
+
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_card_that_went_in_lets_nobody_in_again_before_it_has_gone_out(restart: bool) -> None:
     async def journey() -> None:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gateway.domain.memory import (
+    Alarms,
     BreakGlassCounter,
     BreakGlassWindow,
     Count,
@@ -40,6 +41,7 @@ VALUES: list[Remembered] = [
     FirstOfTwo(holder="sam", until=s(120)),
     BreakGlassCounter(next=7),
     BreakGlassWindow(until=s(3600)),
+    Alarms(raised=("forced_open",)),
     Usual(count=2.5),
 ]
 
