@@ -70,6 +70,7 @@ class Cloud(EventCloud):
         super().__post_init__()
         self._chunks: dict[str, bytes] = {}
         self._roots: dict[int, bytes] = {}
+        self._signatures: dict[int, int] = {}
 
     # --- What it sells ----------------------------------------------------------------------------
 
@@ -82,6 +83,7 @@ class Cloud(EventCloud):
         with self._lock:
             before = self.book.current
             revision = self.book.publish(number)
+            self._signatures[revision.number] = signatures
             about = self.about(signatures)
             if before is None:
                 self.send(records.snapshot(revision, about))
@@ -192,14 +194,19 @@ class Cloud(EventCloud):
             if (successor := self._roots.get(need["root"] + 1)) is not None:
                 self.tell(gateway, "sync/manifest", successor)
             return
-        revision = self.book.current
-        if need["chunks"] or revision is None or need["revision"] == revision.number:
+        current = self.book.current
+        if need["chunks"] or current is None or need["revision"] == current.number:
             return
-        base = self.book.revisions.get(need["revision"] or 0)
+        # What two have signed for is a step of its own: what came after it is not theirs.
+        twice = [n for n, count in self._signatures.items() if count > 1]
+        there = need["revision"] or 0
+        step = max((n for n in twice if there < n <= current.number), default=current.number)
+        revision, about = self.book.revisions[step], self.about(self._signatures[step])
+        base = self.book.revisions.get(there)
         if base is not None and base.digest().hex() == need["digest"]:
-            self.send(records.delta(revision, base, self.about()), gateway)
+            self.send(records.delta(revision, base, about), gateway)
         else:
-            self.send(records.snapshot(revision, self.about()), gateway)
+            self.send(records.snapshot(revision, about), gateway)
 
     def _take_parity(
         self, gateway: str, state: GatewayState, report: dict[str, Any] | None

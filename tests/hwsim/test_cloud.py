@@ -2,12 +2,15 @@
 
 import json
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import paho.mqtt.client as mqtt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from gateway.trust.bundle import Held, Revision, check_manifest
+from gateway.trust.root import Now, first_root
 from hwsim.cloud import Cloud, Keyring, RecordBook
 from hwsim.cloud.cloud import PARITY, REPORT_APART_S_MAX
 from hwsim.cloud.signing import message
@@ -85,6 +88,28 @@ def test_a_gateway_that_missed_key_sets_gets_them_one_after_the_other(cloud: Say
     cloud.answers = False
     cloud.hears("sync/need", need(root=1))
     assert cloud.names() == []
+
+
+def test_a_gateway_that_was_away_gets_what_two_have_signed_with_both_signatures(
+    cloud: Saying,
+) -> None:
+    first, large, last = cloud.book.current, cloud.sell(signatures=2), cloud.sell()
+    assert first is not None
+    root = first_root(cloud.keyring.root(), "LON")
+    cloud.said.clear()
+    for has, gets, signatures in ((first, large, 2), (large, last, 1)):
+        cloud.hears("sync/need", need(revision=has.number, digest=has.digest().hex()))
+        ((_, document),) = cloud.said
+        cloud.said.clear()
+        signed = check_manifest(
+            document,
+            root,
+            Held(Revision(has.number, has.digest()), None),
+            gateway="lon-1",
+            now=Now(datetime.now(UTC), trusted=True),  # noqa: TID251 - as the cloud's
+            disk_free=1 << 30,
+        )
+        assert (signed.manifest.revision, len(signed.signers)) == (gets.number, signatures)
 
 
 def test_a_report_counts_once_and_in_its_time_only(cloud: Saying) -> None:
