@@ -5,7 +5,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import structlog
 
@@ -56,6 +56,7 @@ from gateway.domain.facts import (
     TamperChanged,
     UnexpectedOutput,
 )
+from gateway.domain.memory import Alarms
 from gateway.domain.signal import Signal
 from gateway.drivers.base import Driver, Indicates, KeepsCards, PulsesOutput
 from gateway.errors import DeviceUnavailable, StorageError
@@ -76,6 +77,9 @@ MODES_EVERY = timedelta(seconds=2)
 source, changes them without an event. Known edges are met exactly, by the scheduler."""
 
 
+TROUBLE: Final = "trouble/"
+"""What the keys of remembered troubles of wires and cases begin with."""
+
 _When = Literal["active", "inactive"]
 
 
@@ -91,6 +95,12 @@ class DeviceState:
         self.tampered = False
         self.power_failed = False
         self.battery_percent: int | None = None
+
+    @property
+    def alarms(self) -> tuple[str, ...]:
+        """What is wrong with it, as it is remembered."""
+        found = (("tamper", self.tampered), ("power", self.power_failed))
+        return tuple(name for name, is_wrong in found if is_wrong)
 
 
 class SiteController:
@@ -158,6 +168,7 @@ class SiteController:
 
     async def run(self) -> None:
         """Bring every strike to rest, then make the readers live; work until cancelled."""
+        self.take_up()
         # Those with points come first: somebody may want to get out. A reader with outputs of its
         # own is one of them, and what is presented at it counts no sooner than at any other.
         boards = {
@@ -181,6 +192,32 @@ class SiteController:
             group.create_task(self.card_lists.run(), name="card lists")
             for name in self._drivers.keys() - boards:
                 group.create_task(self._keep(name), name=f"device {name}")
+
+    def take_up(self) -> None:
+        """What was wrong with wires and cases before a restart is so until a device says it isn't:
+        its next word ends it, and is told.
+        """
+        for key, value in self.memory.items(TROUBLE):
+            kind, _, which = key.partition("/")
+            raised = value.raised if isinstance(value, Alarms) else ()
+            door, _, name = which.rpartition("/")
+            if kind == "device" and which in self.devices:
+                self.devices[which].tampered = "tamper" in raised
+                self.devices[which].power_failed = "power" in raised
+            elif kind == "switch" and self._has(which, "tamper"):
+                self._switches_open.add(which)
+            elif kind == "input" and (pair := self._supervised.get((door, name))):
+                pair.faulty = True
+            elif kind == "input" and raised and self._has(door, name):
+                self._broken[door, name] = raised[0]
+
+    def _has(self, door: str, name: str) -> bool:
+        """Whether a door has a `contact`, `rex` or `tamper` of its own."""
+        return getattr(self._config.doors.get(door), name, None) is not None
+
+    def _remember(self, which: str, *raised: str) -> None:
+        """Keep what is wrong with the event that tells it."""
+        self.memory.apply({TROUBLE + which: Alarms(raised=raised) if raised else None})
 
     def _listing(self) -> Iterator[Member]:
         """The doors of controllers whose own list the gateway writes."""
@@ -470,6 +507,7 @@ class SiteController:
 
     def _wires(self, door: str, name: str, fault: str | None) -> None:
         """The wires of a supervised input were found broken, or well again."""
+        self._remember(f"input/{door}/{name}", *([] if fault is None else [fault]))
         self._on_change(door)
         log.warning("supervised input", door=door, point=name, fault=fault)
         if fault is None:
@@ -511,12 +549,14 @@ class SiteController:
         if device.tampered != fact.active:
             # It stands while the device is lost: whoever opened a case may cut its wire next.
             device.tampered = fact.active
+            self._remember(f"device/{fact.device}", *device.alarms)
             doors = tuple(sorted(self._points.doors_of(fact.device)))
             self._tamper(fact.device, None, doors, active=fact.active)
 
     def _switch_moved(self, door: str, fact: InputChanged | InputFaulty, *, opened: bool) -> None:
         if (door in self._switches_open) != opened:
             (self._switches_open.add if opened else self._switches_open.discard)(door)
+            self._remember(f"switch/{door}", *(["tamper"] if opened else []))
             self._tamper(fact.device, fact.input, (door,), active=opened)
 
     def _tamper(
@@ -533,6 +573,7 @@ class SiteController:
         if device.power_failed == fact.failed:
             return
         device.power_failed = fact.failed
+        self._remember(f"device/{fact.device}", *device.alarms)
         log.warning("power", device=fact.device, failed=fact.failed)
         what = events.PowerFailed if fact.failed else events.PowerRestored
         self.record(what(**self._stamp(), device=fact.device))

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tomli_w
 
 from gateway.config.site import load
@@ -24,6 +25,8 @@ from gateway.domain.facts import (
     InputChanged,
     InputFaulty,
     InputGlimpsed,
+    PowerChanged,
+    TamperChanged,
 )
 from gateway.drivers import REGISTRY
 from tests.control.test_door import Paper
@@ -37,7 +40,7 @@ CONTACT, REX, CONTACT_OPPOSITE, REX_OPPOSITE, CASE = 1, 5, 2, 6, 7
 class Inputs:
     """A site whose devices are spoken for; nothing is opened."""
 
-    def __init__(self, directory: Path, *, supervised: bool) -> None:
+    def __init__(self, directory: Path, *, supervised: bool, paper: Paper | None) -> None:
         config: dict[str, Any] = site_config(directory)
         front = config["doors"]["front"]
         if supervised:
@@ -46,13 +49,13 @@ class Inputs:
         front["tamper"] = {"device": BOARD, "input": CASE, "closed_when": "active"}
         file = directory / "site.toml"
         file.write_text(tomli_w.dumps(config))
-        self.clock, self.paper = VirtualClock(), Paper()
+        self.clock, self.paper = VirtualClock(), paper or Paper()
         self.told: list[str] = []
         """The doors whose published state was looked at anew."""
         self.site = SiteController(
             load(file, REGISTRY),
             journal=self.paper,
-            memory=SiteMemory(dict, boot="b", clock=self.clock),
+            memory=SiteMemory(lambda: self.paper.state, boot="b", clock=self.clock),
             in_force=lambda: InForce(NO_RECORDS, None, None),
             clock=self.clock,
             rng=random.Random(0),
@@ -90,8 +93,11 @@ class Inputs:
 
 
 @asynccontextmanager
-async def inputs(directory: Path, *, supervised: bool = False) -> AsyncIterator[Inputs]:
-    made = Inputs(directory, supervised=supervised)
+async def inputs(
+    directory: Path, *, supervised: bool = False, paper: Paper | None = None
+) -> AsyncIterator[Inputs]:
+    made = Inputs(directory, supervised=supervised, paper=paper)
+    made.site.take_up()
     running = [asyncio.create_task(door.run()) for door in made.site.doors.values()]
     await made.say(DeviceOnline(BOARD, made.clock.monotonic()))
     try:
@@ -248,6 +254,37 @@ def test_a_tamper_switch_with_broken_wires_is_an_opened_case(tmp_path: Path) -> 
             assert site.site.troubles("front") == []
             told = [code for code in site.paper.codes() if "tamper" in code or "input" in code]
             assert told == ["input_fault", "tamper", "input_restored", "tamper_restored"]
+
+    run(journey())
+
+
+@pytest.mark.parametrize("mended", [False, True])
+def test_broken_wires_and_open_cases_are_so_over_a_restart_and_their_end_is_told(
+    tmp_path: Path, mended: bool
+) -> None:
+    async def journey() -> None:
+        async with inputs(tmp_path, supervised=True) as site:
+            await site.say(site.changed(CONTACT, True), site.changed(CONTACT_OPPOSITE, True))
+            await site.say(site.changed(REX, False), site.changed(REX_OPPOSITE, True), wait_s=1)
+            at = site.clock.monotonic()
+            await site.say(TamperChanged(BOARD, True, at), PowerChanged(BOARD, True, at))
+            await site.say(site.faulty(CASE, "cut"))
+            paper = site.paper
+            before = len(paper.events)
+        async with inputs(tmp_path, supervised=True, paper=paper) as site:
+            assert site.site.troubles("front") == ["tamper", "input_fault"]
+            assert site.site.devices[BOARD].power_failed
+            at = site.clock.monotonic()
+            await site.say(TamperChanged(BOARD, not mended, at))
+            await site.say(PowerChanged(BOARD, not mended, at))
+            await site.say(site.changed(CASE, True) if mended else site.faulty(CASE, "cut"))
+            await site.say(site.changed(CONTACT, True))
+            await site.say(site.changed(CONTACT_OPPOSITE, not mended), wait_s=1)
+            told = paper.codes()[before:]
+            ends = ["input_restored"] * 2 + ["power_restored"] + ["tamper_restored"] * 2
+            assert sorted(code for code in told if code != "device_online") == ends * mended
+        async with inputs(tmp_path, supervised=True, paper=paper) as site:
+            assert site.site.troubles("front") == ["tamper", "input_fault"] * (not mended)
 
     run(journey())
 
