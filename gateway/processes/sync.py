@@ -122,6 +122,8 @@ class Sync:
         """Why the digest can't be worked out."""
         self._wanted: Revision | None = None
         self._answer_next = clock.monotonic()
+        self._lost = False
+        """A document was not looked at: it may have been the one that is waited for."""
         self._dropped = 0
         self._drop_told_next = clock.monotonic()
 
@@ -340,6 +342,7 @@ class Sync:
             self._told.refused(broken)
 
     def _drop(self) -> None:
+        self._lost = True
         self._dropped += 1
         now = self._clock.monotonic()
         if now >= self._drop_told_next:
@@ -367,6 +370,9 @@ class Sync:
 
     async def _apply_what_comes(self) -> None:
         while True:
+            if self._lost and self._clock.monotonic() - self._asked_at >= SAME_QUESTION:
+                self._lost = False
+                self.refresh()
             try:
                 async with asyncio.timeout(LOOK_S):
                     await self._news.wait()

@@ -289,6 +289,21 @@ async def test_a_flood_of_documents_is_not_looked_at(state: Path, key_file: Path
         await until(lambda: len(box.refused) == DOCUMENTS_AT_ONCE + 1)
 
 
+async def test_what_came_in_a_flood_and_was_not_looked_at_is_asked_for_again(
+    state: Path, key_file: Path
+) -> None:
+    async with running(state, key_file) as box:
+        for _ in range(1000):
+            box.sync.document(b"junk")
+        box.sync.document(document_of(snapshot(FIRST, about(1))))
+        await until(lambda: len(box.refused) == DOCUMENTS_AT_ONCE)
+        asked = box.needs()
+        box.clock.mono += timedelta(seconds=2)
+        await until(lambda: box.needs() > asked)
+        await box.send(snapshot(FIRST, about(1)))
+        await until(lambda: box.number == 1)
+
+
 async def test_a_set_with_faults_is_told_and_the_next_good_one_works(
     state: Path, key_file: Path
 ) -> None:
