@@ -413,7 +413,8 @@ class UhppoteBoard:
         self.host, self.port = host, port
         self.hung = False
         self.late_s: dict[int, list[float]] = {}
-        """How late the next answers to requests of a code are; infinite for one that is lost."""
+        """How late the next answers to requests of a code are; infinite for one that is lost, and
+        below zero where the request itself is."""
         self.changed: list[Callable[[int], None]] = []
         self._transport: asyncio.DatagramTransport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -442,10 +443,13 @@ class UhppoteBoard:
         """Answer a message."""
         if self.hung or self._transport is None:
             return
+        late = self.late_s.get(data[1])
+        late_s = late.pop(0) if late else 0.0
+        if late_s < 0:
+            return
         reply = self.controller.request(data, time.monotonic_ns())
         if reply is not None:
-            late = self.late_s.get(data[1])
-            self._answer(reply, addr, late.pop(0) if late else 0.0)
+            self._answer(reply, addr, late_s)
         self.settle()
 
     def _answer(self, reply: bytes, addr: Any, late_s: float = 0.0) -> None:

@@ -241,6 +241,9 @@ class DoorProtocol:
         self.energised: bool | None = None
         self._expected_until = timedelta()
         self.delay_s = 0
+        """For how long the board opens when it is told to, or its button is pressed; 0: not known,
+        as long as it hasn't answered.
+        """
 
     def swiped(self, swipe: Swipe, at: timedelta) -> CredentialPresented | AdmittedElsewhere | None:
         """The fact of a card at this door's reader, which may be let in already; else None."""
@@ -277,7 +280,8 @@ class DoorProtocol:
                 facts.append(InputChanged(self.device_id, which, active, at))
         if pressed:
             self._expected_until = max(
-                self._expected_until, at + timedelta(seconds=self.delay_s) + OVERDUE
+                self._expected_until,
+                at + timedelta(seconds=self.delay_s or DELAY_S_MAX) + OVERDUE,
             )
         energised = bool(status.relays >> (number - 1) & 1)
         if self.energised != energised:
@@ -532,6 +536,10 @@ class Uhppote:
         self._clock = clock
         self._protocol = DoorProtocol(device_id, settings)
         self._board: _Board | None = None
+        self._setting = asyncio.Lock()
+        """Held while the door's mode or time is set, and until the pulse that it is for is told."""
+        self._half_closed = False
+        """Whether the board was told to close, and may not know that it is under control again."""
 
     async def run(self, emit: FactSink) -> None:
         """See `Driver.run`."""
@@ -563,6 +571,9 @@ class Uhppote:
                         raise self._lost(board)
                     if protocol.unexpected(self._clock.monotonic()):
                         await self._force_off(board, emit)
+                    if self._half_closed and not self._setting.locked():
+                        # Neither grants nor its exit button open a door that is closed for good.
+                        await self._to_rest(board)
             finally:
                 self._board = None
                 if heard in board.listeners:
@@ -679,17 +690,21 @@ class Uhppote:
     async def _control(self, board: _Board, mode: int, delay_s: int) -> None:
         settings = self._settings
         request = encode.set_door_control_request(settings.serial, settings.door, mode, delay_s)
+        self._protocol.delay_s = 0
+        self._half_closed |= mode != CONTROLLED
         said = await board.ask(request, decode.set_door_control_response)
         if (said.door, said.mode, said.delay) != (settings.door, mode, delay_s):
             raise DeviceError(f"{self.device_id}: the board didn't take mode {mode}")
+        self._protocol.delay_s = delay_s
+        self._half_closed &= mode != CONTROLLED
 
     async def _to_rest(self, board: _Board) -> None:
         """End whatever holds the strike: closed for good, then under control again."""
-        delay_s = self._protocol.delay_s or 1
-        await self._control(board, NORMALLY_CLOSED, delay_s)
-        await self._control(board, CONTROLLED, delay_s)
-        self._protocol.delay_s = delay_s
-        self._protocol.rested()
+        async with self._setting:
+            delay_s = self._protocol.delay_s or 1
+            await self._control(board, NORMALLY_CLOSED, delay_s)
+            await self._control(board, CONTROLLED, delay_s)
+            self._protocol.rested()
 
     async def _force_off(self, board: _Board, emit: FactSink) -> None:
         await self._to_rest(board)
@@ -699,11 +714,10 @@ class Uhppote:
 
     async def pulse(self, output: int, duration: timedelta) -> None:
         """See `PulsesOutput.pulse`."""
-        async with self._call(output) as board:
+        async with self._call(output) as board, self._setting:
             seconds = self._protocol.pulse(duration, self._clock.monotonic())
-            if seconds != self._protocol.delay_s:
+            if seconds != self._protocol.delay_s or self._half_closed:
                 await self._control(board, CONTROLLED, seconds)
-                self._protocol.delay_s = seconds
             settings = self._settings
             request = encode.open_door_request(settings.serial, settings.door)
             said = await board.ask(request, decode.open_door_response)

@@ -42,8 +42,10 @@ from hwsim.observations import Output
 from hwsim.site import Site, running_site
 from hwsim.uhppote import (
     ANY_TIME,
+    CONTROLLED,
     NO_PASS,
     NO_PRIVILEGE,
+    NORMALLY_CLOSED,
     NORMALLY_OPEN,
     PASS,
     WRONG_TIME,
@@ -461,6 +463,27 @@ async def test_a_lost_answer_is_no_refusal_and_a_late_one_is_nobody_elses(
         await driver.put_profile(2, DAY)
         board.late_s = {0x98: [REQUEST_S_MAX + 0.05, 0.1, 0.1]}
         assert await driver.profiles() == {2: DAY}
+
+
+async def test_a_door_that_was_closed_for_good_halfway_is_under_control_again(
+    site: Site, clock: Clock
+) -> None:
+    board = door(site).board
+    driver = build(site, clock)
+    async with running(driver):
+        await driver.pulse(1, 5 * SECOND)
+        board.late_s = {0x80: [0.0, -1, -1, -1]}
+        with pytest.raises(DeviceUnavailable):
+            await driver.rest(1)
+        assert board.controller.doors[0].mode == NORMALLY_CLOSED
+        await eventually(lambda: board.controller.doors[0].mode == CONTROLLED)
+        await driver.pulse(1, 5 * SECOND)
+        # A longer time that the board took, though nobody heard it say so, is nobody else's.
+        board.late_s = {0x80: [math.inf] * 3}
+        with pytest.raises(DeviceUnavailable):
+            await driver.pulse(1, 15 * SECOND)
+        await driver.pulse(1, 5 * SECOND)
+        assert board.controller.doors[0].delay_s == 5
 
 
 async def test_each_reader_of_a_board_has_its_own_swipes(site: Site, clock: Clock) -> None:
