@@ -58,6 +58,7 @@ class ListedCard:
     first: bytes
     last: bytes
     doors: bytes
+    first_card: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +251,8 @@ class Controller:
         if number not in self.cards:
             return self._reply(0x5C, b"\xff" * 4)
         card = self.cards[number]
-        return self._reply(0x5C, number.to_bytes(4, "little") + card.first + card.last + card.doors)
+        data = card.first + card.last + card.doors + bytes([0, 0, 0, card.first_card])
+        return self._reply(0x5C, number.to_bytes(4, "little") + data)
 
     def _card(self, message: bytes, _now_ns: int) -> bytes:
         card = self.cards.get(int.from_bytes(message[8:12], "little"))

@@ -6,6 +6,7 @@ import random
 import socket
 import tomllib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import date, datetime, time, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -456,6 +457,9 @@ async def test_a_lost_answer_is_no_refusal_and_a_late_one_is_nobody_elses(
     async with running(driver):
         for number in range(100_001, 100_005):
             await driver.put_card(number, card)
+        mark = replace(board.controller.cards[100_001], first_card=1)
+        board.controller.cards[100_001] = mark
+        assert not (await driver.cards())[100_001].doors, "it could unlock the door for others"
         board.late_s = {0x52: [math.inf]}
         await driver.delete_card(100_004)
         assert not board.late_s[0x52]
