@@ -61,9 +61,10 @@ def _configure(parser: argparse.ArgumentParser) -> None:
             act.add_argument("mode", choices=("controlled", "unlocked", "blocked"))
             act.add_argument("--for", dest="span", type=duration, required=True)
         if name in ("lockdown", "evacuation", "release"):
-            scope = act.add_mutually_exclusive_group()
-            scope.add_argument("--door", metavar="ID", help="default: the whole site")
+            scope = act.add_mutually_exclusive_group(required=True)
+            scope.add_argument("--door", metavar="ID")
             scope.add_argument("--zone", metavar="ID")
+            scope.add_argument("--site", action="store_true", help="the whole site")
         if name == "release":
             act.add_argument("--of", choices=("lockdown", "evacuation"), required=True)
         if name == "forgive":

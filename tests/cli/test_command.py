@@ -112,7 +112,7 @@ async def test_a_command_is_sent_and_its_signed_answer_told(
             assert "refused: blocked" in out
             out = await said("release", "--zone", "club", "--of", "lockdown", extra=[])
             assert "not checked" in out
-            await said("lockdown")
+            await said("lockdown", "--site")
             await said("forgive", "--holder", "sam")
             heard = [(each.act, each.scope, each.target, each.of) for each in gateway.heard[3:]]
             assert heard == [
@@ -173,3 +173,15 @@ async def test_a_wish_is_signed_once_and_one_that_was_retained_never(
             await relay.wait()
             client.close()
     assert [(each.act, each.target, each.by) for each in heard] == [("unlock", "a/b", "ha")]
+
+
+@pytest.mark.parametrize("act", ["lockdown", "evacuation", "release --of lockdown"])
+def test_what_is_about_the_whole_site_has_to_be_said(
+    act: str, signing_key: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "signed"
+    with pytest.raises(SystemExit) as ended:
+        main(["command", *act.split(), *common(signing_key), "-o", str(out)])
+    assert ended.value.code == 2
+    assert "one of the arguments --door --zone --site is required" in capsys.readouterr().err
+    assert not out.exists()
