@@ -120,6 +120,8 @@ class Sync:
         self._drifted: tuple[bytes, bytes] | None = None
         self._unread: str | None = None
         """Why the digest can't be worked out."""
+        self._too_large: str | None = None
+        """Why the newest bundle waits for a second signature."""
         self._wanted: Revision | None = None
         self._answer_next = clock.monotonic()
         self._lost = False
@@ -253,6 +255,8 @@ class Sync:
             found.append(
                 f"records on the disk can't be read, the next bundle mends them: {self._unread}"
             )
+        if self._too_large is not None:
+            found.append(f"new records are refused: {self._too_large}")
         return found
 
     def refresh(self) -> None:
@@ -340,6 +344,8 @@ class Sync:
         else:
             log.error("refused", why=str(broken))
             self._told.refused(broken)
+            if broken.rule is Rule.IMPACT:
+                self._too_large = str(broken)
 
     def _drop(self) -> None:
         self._lost = True
@@ -418,7 +424,7 @@ class Sync:
                 await self._told.cards(await asyncio.to_thread(self._records, signed.manifest))
         finally:
             await self._forget_coming()
-        self._drifted = self._unread = None
+        self._drifted = self._unread = self._too_large = None
         self._told.applied(applied)
         self.report()
         return applied

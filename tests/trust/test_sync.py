@@ -253,6 +253,22 @@ async def test_what_is_missing_is_asked_for_again(state: Path, key_file: Path) -
         await until(lambda: box.need()["chunks"])
 
 
+async def test_that_a_large_change_waits_for_a_second_signature_is_a_problem_until_one_is_taken(
+    state: Path, key_file: Path
+) -> None:
+    async with running(state, key_file) as box:
+        await box.send(snapshot(canonical_set(records(100)), about(1)))
+        await until(lambda: box.number == 1)
+        await box.send(snapshot(FIRST, about(2)))
+        await until(lambda: box.rules == ["impact"])
+        (problem,) = box.sync.problems()
+        assert problem.startswith("new records are refused: ")
+        assert "second signature" in problem
+        await box.send(snapshot(FIRST, about(2)), "bundle-1", "bundle-2")
+        await until(lambda: box.number == 2)
+        assert box.sync.problems() == []
+
+
 async def test_a_hostile_link_changes_nothing_but_counts(state: Path, key_file: Path) -> None:
     chance = random.Random(5)
     good = document_of(snapshot(SECOND, about(2)))
