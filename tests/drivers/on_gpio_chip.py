@@ -8,6 +8,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -66,13 +67,26 @@ def chip_of(site: Site) -> ChipProcess:
     return cast("ChipSite", site).chip
 
 
+async def read_card(chip: ChipProcess, run: Running, bits: str = CARD) -> int:
+    """Hold up a card until it is read; when its last bit went out, in monotonic nanoseconds.
+
+    Where the chip's process gets no core for 25 ms in mid-frame, the frame is two, and refused.
+    """
+    before = len(run.values)
+    for _ in range(5):
+        last_ns = await chip.card(D0, D1, bits)
+        with suppress(TimeoutError):
+            await run.until(lambda _facts: len(run.values) > before, 0.2)
+            return last_ns
+    raise AssertionError("not read in five times")
+
+
 class TestAWiegandReaderOnGpio(DriverContract):
     device: ClassVar[str] = "yard-reader"
 
     async def prove(self, site: Site, run: Running) -> None:
         before = len(run.values)
-        await chip_of(site).card(D0, D1, CARD)
-        await run.until(lambda _facts: len(run.values) > before)
+        await read_card(chip_of(site), run)
         assert run.values[before:] == ["H10301:123:4567"]
         card = run.facts[-1]
         assert isinstance(card, CredentialPresented)
@@ -85,9 +99,7 @@ class TestAWiegandReaderOnGpio(DriverContract):
         async with running(self.build(site, clock)) as run:
             took = []
             for _ in range(10):
-                before = len(run.values)
-                last_ns = await chip_of(site).card(D0, D1, CARD)
-                await run.until(lambda _facts: len(run.values) > before)  # noqa: B023
+                last_ns = await read_card(chip_of(site), run)
                 took.append((run.told_ns[-1] - last_ns) / 1e6)
             print(f"\nlast bit to fact, ms, frame ended by silence: {sorted(took)}")
             assert 4 < sorted(took)[5] < allowed(12)
@@ -96,9 +108,7 @@ class TestAWiegandReaderOnGpio(DriverContract):
         async with running(self.build(site, clock, at_once=True, formats=["H10301"])) as run:
             took = []
             for _ in range(10):
-                before = len(run.values)
-                last_ns = await chip_of(site).card(D0, D1, CARD)
-                await run.until(lambda _facts: len(run.values) > before)  # noqa: B023
+                last_ns = await read_card(chip_of(site), run)
                 took.append((run.told_ns[-1] - last_ns) / 1e6)
             print(f"\nlast bit to fact, ms, at once: {sorted(took)}")
             assert sorted(took)[5] < allowed(4)
@@ -109,15 +119,17 @@ class TestAWiegandReaderOnGpio(DriverContract):
         other = encode("H10306", 1, 2)
         async with running(self.build(site, clock)) as run:
             chip = chip_of(site)
-            sending = asyncio.create_task(chip.card(D0, D1, CARD))
-            await asyncio.sleep(0.02)
-            until = time.monotonic() + 0.2
-            while time.monotonic() < until:
-                pass  # nobody serves the loop in mid-frame
-            await sending
-            await run.until(lambda _facts: run.values)
-            await chip.card(D0, D1, other)
-            await run.until(lambda _facts: len(run.values) > 1)
+            for _ in range(5):
+                sending = asyncio.create_task(chip.card(D0, D1, CARD))
+                await asyncio.sleep(0.02)
+                until = time.monotonic() + 0.2
+                while time.monotonic() < until:
+                    pass  # nobody serves the loop in mid-frame
+                await sending
+                with suppress(TimeoutError):
+                    await run.until(lambda _facts: run.values, 0.2)
+                    break
+            await read_card(chip, run, other)
             assert run.values == ["H10301:123:4567", "H10306:1:2"]
 
     async def test_edges_that_were_lost_drop_their_frame(self, site: Site, clock: Clock) -> None:

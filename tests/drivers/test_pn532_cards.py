@@ -36,6 +36,7 @@ from hwsim.secure_cards import (
 from hwsim.site import Site, SiteError, running_site
 from tests.drivers.contract import running
 from tests.drivers.test_pn532 import ChipLine, Stopped, chipset
+from tests.timing import allowed
 
 UID, REAL_UID = "04782E21801D80", bytes.fromhex("04782E21801D80")
 MASTER, UID_KEY, PICC_KEY, MAC_KEY = (bytes([number]) * 16 for number in (1, 2, 3, 4))
@@ -406,11 +407,11 @@ async def test_the_example_reads_the_cards_that_the_simulator_makes_for_it(
         made = msgspec.convert({k: v for k, v in table.items() if k != "driver"}, Pn532Settings)
         async with running(Pn532(name, made, clock)) as run:
             for kind in ("desfire", "pkoc", "sun"):
-                await site.present_secure(name, kind, "Sam", 0.1)
+                await site.present_secure(name, kind, "Sam", allowed(0.3))
                 await run.until(lambda facts: isinstance(facts[-1], CredentialPresented))
                 assert run.values[-1] == await site.secure_value(name, kind, "Sam")
                 await asyncio.sleep(0.3)
-                await site.present_secure(name, kind, "Sam", 0.1, forged=True)
+                await site.present_secure(name, kind, "Sam", allowed(0.3), forged=True)
                 await run.until(lambda facts: isinstance(facts[-1], CredentialRefused))
                 await asyncio.sleep(0.3)
         assert len(run.values) == 3
