@@ -427,7 +427,7 @@ class TestAPn532(DriverContract):
 
     async def prove(self, site: Site, run: Running) -> None:
         uid = f"{next(self._numbers):08X}"
-        await site.present(self.device, uid, hold=0.05)
+        await site.present(self.device, uid, hold=allowed(0.15))
         await run.until(lambda _facts: uid in run.values)
         assert run.values.count(uid) == 1
 
@@ -438,7 +438,7 @@ class TestAPn532(DriverContract):
         uids = ["04A1B2C3", "08A1B2C3", "04A1B2C3D4E5F6", "04A1B2C3D4E5F6A7B8C9"]
         async with running(self.build(site, clock)) as run:
             for uid in uids * 2:
-                await site.present(self.device, uid, hold=0.15, iso_dep=iso_dep)
+                await site.present(self.device, uid, hold=allowed(0.15), iso_dep=iso_dep)
             await asyncio.sleep(0.05)
             assert run.values == uids * 2
 
@@ -459,7 +459,7 @@ class TestAPn532(DriverContract):
         async with running(self.build(site, clock)) as run:
             for number in range(5):
                 before_ns = time.monotonic_ns()
-                await site.present(self.device, f"0102030{number}", hold=0.05)
+                await site.present(self.device, f"0102030{number}", hold=allowed(0.1))
                 await run.until(lambda _facts: len(run.values) > number)  # noqa: B023
                 assert run.told_ns[-1] - before_ns < 100 * MS
                 sent_at = timedelta(microseconds=site.seen.of(CardSent)[-1].at_ns // 1000)
