@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from gateway.cli import EXIT_OK, Command
-from gateway.cli.common import add_json, print_json
+from gateway.cli.common import add_examples, add_json, print_json
 from gateway.cli.duration import duration
 from gateway.cli.output import say
 from gateway.cli.signed_files import add_output, now_s, read_bounded, write_new
@@ -70,8 +70,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     show.add_argument("--before", type=Path, metavar="FILE", help="the root that it succeeds")
     add_json(show)
     show.set_defaults(act=_show)
-    for each in actions.choices.values():
-        each.epilog, each.formatter_class = _EXAMPLE, argparse.RawDescriptionHelpFormatter
+    add_examples(actions, _EXAMPLE)
 
 
 def _run(options: argparse.Namespace) -> int:

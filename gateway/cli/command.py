@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from gateway.cli import EXIT_NO, EXIT_OK, Command
 from gateway.cli.broker import add_broker, broker_session
-from gateway.cli.common import add_json, print_json
+from gateway.cli.common import add_examples, add_json, print_json
 from gateway.cli.duration import duration
 from gateway.cli.output import say
 from gateway.cli.signed_files import write_new
@@ -81,7 +81,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         act.add_argument("-o", "--output", type=Path, metavar="FILE", help="instead of --host")
         add_broker(act, required=False)
         add_json(act)
-        act.epilog, act.formatter_class = _EXAMPLE, argparse.RawDescriptionHelpFormatter
+    add_examples(acts, _EXAMPLE)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -31,6 +31,14 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
 
 
+def add_examples(
+    actions: "argparse._SubParsersAction[argparse.ArgumentParser]", examples: str
+) -> None:
+    """Show a command's examples in the help of each of its actions."""
+    for each in actions.choices.values():
+        each.epilog, each.formatter_class = examples, argparse.RawDescriptionHelpFormatter
+
+
 def add_reason(parser: argparse.ArgumentParser, about: str | None = None) -> None:
     """Add `--reason`, which is journaled."""
     parser.add_argument("--reason", required=True, type=_reason, help=about)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.cli import EXIT_NO, EXIT_OK, Command
-from gateway.cli.common import add_json, print_json
+from gateway.cli.common import add_examples, add_json, print_json
 from gateway.cli.duration import duration
 from gateway.cli.output import say
 from gateway.clock import SystemClock
@@ -72,8 +72,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     reading.add_argument("text", metavar="TEXT")
     add_json(reading)
     reading.set_defaults(act=_read)
-    for each in actions.choices.values():
-        each.epilog, each.formatter_class = _EXAMPLE, argparse.RawDescriptionHelpFormatter
+    add_examples(actions, _EXAMPLE)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -12,7 +12,15 @@ from pathlib import Path
 import msgspec
 
 from gateway.cli import EXIT_OK, Command, journal_proof
-from gateway.cli.common import add_config, add_json, add_reason, bounded, load_config, socket_of
+from gateway.cli.common import (
+    add_config,
+    add_examples,
+    add_json,
+    add_reason,
+    bounded,
+    load_config,
+    socket_of,
+)
 from gateway.cli.journal_file import records_of
 from gateway.cli.output import say, visible, visible_lines
 from gateway.domain import events
@@ -99,8 +107,7 @@ def _configure_proof(actions: "argparse._SubParsersAction[argparse.ArgumentParse
     add_config(erase)
     add_json(erase)
     erase.set_defaults(act=journal_proof.erase)
-    for each in actions.choices.values():
-        each.epilog, each.formatter_class = _EXAMPLE, argparse.RawDescriptionHelpFormatter
+    add_examples(actions, _EXAMPLE)
 
 
 def _seq(text: str) -> int:
