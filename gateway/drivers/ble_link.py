@@ -9,12 +9,12 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Final, Literal, cast
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from gateway.config.devices import DeviceSettings
-from gateway.drivers.worker_process import WorkerLines, worker_process
+from gateway.drivers.worker_process import WorkerLines, read_worker, worker_process
 from gateway.errors import DeviceUnavailable
 
 WORKER: Final = Path(__file__).with_name("ble_worker.py")
@@ -197,17 +197,10 @@ class BleLink:
         lines = BleLines(self._device_id)
         async with worker_process(WORKER, *self._arguments) as worker:
             self._orders = worker.stdin
-            said = cast("asyncio.StreamReader", worker.stdout)
             limit_s = START_S_MAX
             try:
                 while True:
-                    try:
-                        async with asyncio.timeout(limit_s):
-                            data = await said.read(4096)
-                    except TimeoutError:
-                        raise DeviceUnavailable(
-                            f"{self._device_id}: its worker is silent since {limit_s:g} s"
-                        ) from None
+                    data = await read_worker(worker, self._device_id, limit_s)
                     if not data:
                         raise DeviceUnavailable(f"{self._device_id}: its worker ended")
                     for message in lines.receive(data):

@@ -43,7 +43,7 @@ from gateway.drivers.card_settings import (
 )
 from gateway.drivers.cards import GrantProof
 from gateway.drivers.grant_judge import GrantJudge
-from gateway.drivers.worker_process import WorkerLines, worker_process
+from gateway.drivers.worker_process import WorkerLines, read_worker, worker_process
 from gateway.errors import DeviceUnavailable
 
 log = structlog.get_logger()
@@ -223,16 +223,9 @@ class Pn532:
         told = json.dumps(self._settings.told(), separators=(",", ":")).encode()
         async with worker_process(WORKER, self._port) as worker:
             cast("asyncio.StreamWriter", worker.stdin).write(told + b"\n")
-            lines = cast("asyncio.StreamReader", worker.stdout)
             while True:
                 limit_s = SILENCE_S_MAX if protocol.online else START_S_MAX
-                try:
-                    async with asyncio.timeout(limit_s):
-                        data = await lines.read(4096)
-                except TimeoutError:
-                    raise DeviceUnavailable(
-                        f"{self.device_id}: {self._port}: its worker is silent since {limit_s:g} s"
-                    ) from None
+                data = await read_worker(worker, f"{self.device_id}: {self._port}", limit_s)
                 if not data:
                     raise DeviceUnavailable(f"{self.device_id}: its worker on {self._port} ended")
                 for message in protocol.receive(data):

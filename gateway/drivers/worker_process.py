@@ -46,6 +46,19 @@ async def worker_process(
                 await worker.wait()
 
 
+async def read_worker(worker: asyncio.subprocess.Process, whose: str, limit_s: float) -> bytes:
+    """Read the next bytes a worker writes; empty once it has ended.
+
+    Raises:
+        DeviceUnavailable: the worker wrote nothing for `limit_s` seconds.
+    """
+    try:
+        async with asyncio.timeout(limit_s):
+            return await cast("asyncio.StreamReader", worker.stdout).read(4096)
+    except TimeoutError:
+        raise DeviceUnavailable(f"{whose}: its worker is silent since {limit_s:g} s") from None
+
+
 class WorkerLines:
     """A worker's bytes in, its complete lines out; a line of over `bytes_max` is none of its."""
 

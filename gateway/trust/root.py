@@ -229,7 +229,7 @@ def resets_revision(before: KeySet, after: KeySet) -> bool:
 
     None of the former keys may be left: what one of them signed long ago would be the next bundle.
     """
-    return set(before.roles["bundle"].keys).isdisjoint(after.roles["bundle"].keys)
+    return _replaces_all("bundle", before, after)
 
 
 def resets_time(before: KeySet, after: KeySet) -> bool:
@@ -237,7 +237,11 @@ def resets_time(before: KeySet, after: KeySet) -> bool:
 
     None of the former keys may be left: it would carry it ahead again.
     """
-    return set(before.roles["freshness"].keys).isdisjoint(after.roles["freshness"].keys)
+    return _replaces_all("freshness", before, after)
+
+
+def _replaces_all(role: Role, before: KeySet, after: KeySet) -> bool:
+    return set(before.roles[role].keys).isdisjoint(after.roles[role].keys)
 
 
 class Roots:
