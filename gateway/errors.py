@@ -14,6 +14,7 @@ GatewayError
 │   ├── DatabaseLocked     another process holds it (gateway/sqlite.py)
 │   ├── DatabaseTooNew     a later release wrote it, in a form that this one can't read
 │   └── Unsealable         a sealed set is damaged or under another key (gateway/cache/sealed.py)
+├── Undecodable            bytes from a disk or a peer are not JSON or MessagePack of their form
 ├── IpcError               the other end of the socket broke the protocol, or is not there
 │   └── NotAllowed         the peer's credentials don't give it that right
 ├── LinkError              the link can't work as it is configured (gateway/link/errors.py)
@@ -90,6 +91,10 @@ class StateDirInUse(GatewayError):
 
 class StorageError(GatewayError):
     """A database or state file can't be read or written."""
+
+
+class Undecodable(GatewayError):
+    """Bytes from a disk or a peer can't be decoded. The text never repeats them."""
 
 
 class IpcError(GatewayError):

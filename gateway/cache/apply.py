@@ -72,6 +72,7 @@ from gateway.cache.source import (
     value_of,
     write_source,
 )
+from gateway.decoding import decode_json
 from gateway.domain.canonical import PERSONAL, SetDigest, bucket_of
 from gateway.domain.delta import apply_delta
 from gateway.domain.entitlements import Holding, ValidRecords, compile_records
@@ -295,7 +296,7 @@ def _cascade(
 ) -> tuple[set[Key], dict[Key, Line]]:
     """What the deletions delete and change among these lines (`gateway.domain.delta`)."""
     base = {
-        line.key: msgspec.json.decode(line.body, type=dict[str, object])
+        line.key: decode_json(line.body, dict[str, object])
         for line in lines
         if line.type in PERSONAL
     }
@@ -618,7 +619,7 @@ def _outcome_of(arguments: argparse.Namespace) -> Outcome:
                 records = _read_records(arguments.input)
                 return apply(place, key, records, arguments.as_of, arguments.current)
             case "bundle":
-                order = msgspec.json.decode(_read_records(arguments.input), type=BundleOrder)
+                order = decode_json(_read_records(arguments.input), BundleOrder)
                 return apply_bundle(place, key, order, arguments.current)
             case "audit":
                 return audit(place, key)

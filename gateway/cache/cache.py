@@ -31,10 +31,11 @@ from gateway.cache.outcome import (
     Unchanged,
 )
 from gateway.cache.sealed import remove_old_bundles
+from gateway.decoding import decode_json, decode_with
 from gateway.domain.impact import LIMITS, Limits
 from gateway.domain.impact_window import Recent, still_recent
 from gateway.domain.record_faults import LintWarning
-from gateway.errors import RecordsRefused, StorageError
+from gateway.errors import RecordsRefused, StorageError, Undecodable
 from gateway.statedir import write_atomically
 from gateway.trust.bundle import Held, Revision, SignedManifest
 from gateway.trust.rules import BreaksRule, Rule
@@ -46,6 +47,8 @@ POINTER_BYTES_MAX = 256 * 1024
 """The pointer is two lines, with an id and a number for each door; whatever is longer isn't one."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_OUTCOMES: msgspec.json.Decoder[Outcome] = msgspec.json.Decoder(Outcome)
 
 _T = TypeVar("_T")
 
@@ -403,12 +406,12 @@ class Cache:
             key = self._opened_key()
             if not hmac.compare_digest(mac, key.mac(b"pointer 1", line).hex().encode()):
                 raise StorageError(f"{path.name}: damaged, or made with another credential key")
-            return msgspec.json.decode(line, type=_Pointer)
+            return decode_json(line, _Pointer)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise StorageError(f"{path.name}: can't be read: {error.strerror}") from error
-        except (ValueError, msgspec.DecodeError) as error:
+        except (ValueError, Undecodable) as error:
             raise StorageError(f"{path.name}: damaged") from error
 
     def _map(self, pointer: _Pointer) -> CompiledEntitlements:
@@ -485,8 +488,8 @@ class Cache:
     ) -> Compiled | Unchanged | Audited:
         answer, status = await self._answer(command, descriptors)
         try:
-            outcome: Outcome = msgspec.json.decode(answer, type=Outcome)
-        except msgspec.DecodeError:
+            outcome = decode_with(_OUTCOMES, answer)
+        except Undecodable:
             raise StorageError(
                 f"the process that compiles the records ended with {status}"
             ) from None

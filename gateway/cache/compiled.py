@@ -11,11 +11,12 @@ import lmdb
 import msgspec
 
 from gateway.cache.key import CredentialKey
+from gateway.decoding import decode_msgpack
 from gateway.domain import records
 from gateway.domain.entitlements import CompiledRecords, Holding
 from gateway.domain.records import Credential, SiteTables
 from gateway.domain.schedule import OpeningHours, all_opening_hours
-from gateway.errors import StorageError
+from gateway.errors import StorageError, Undecodable
 from gateway.statedir import sync_directory
 
 
@@ -77,13 +78,13 @@ class CompiledEntitlements:
             )
             # One read transaction for good: nothing is ever written, so it pins nothing.
             self._table = environment.begin(buffers=True)
-            meta = msgspec.msgpack.decode(self._get(_META), type=Meta)
+            meta = decode_msgpack(self._get(_META), Meta)
             if meta.format != FORMAT:
                 raise StorageError(f"{path.name}: has format {meta.format}, not {FORMAT}")
-            self.tables: SiteTables = msgspec.msgpack.decode(self._get(_SITE), type=SiteTables)
+            self.tables = decode_msgpack(self._get(_SITE), SiteTables)
         except OSError as error:
             raise StorageError(f"{path.name}: can't be read: {error.strerror}") from error
-        except (lmdb.Error, msgspec.DecodeError, KeyError) as error:
+        except (lmdb.Error, Undecodable, KeyError) as error:
             raise StorageError(f"{path.name}: can't be used: {error}") from error
         finally:
             os.close(memory)

@@ -7,6 +7,7 @@ import msgspec
 import structlog
 
 from gateway.cache.key import CredentialKey
+from gateway.decoding import decode_json
 from gateway.statedir import write_atomically
 
 FLOOR_BYTES_MAX = 1024
@@ -66,12 +67,12 @@ def read_floor(path: Path, key: CredentialKey) -> Floor | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        _log.error("the floor of revision can't be read", file=str(path), why=str(error))
+        _log.error("revision_floor_unreadable", file=str(path), reason=str(error))
         return None
     if not hmac.compare_digest(mac, _mac(key, line)):
-        _log.error("the floor of revision is damaged", file=str(path))
+        _log.error("revision_floor_damaged", file=str(path))
         return None
-    return msgspec.json.decode(line, type=Floor)
+    return decode_json(line, Floor)
 
 
 def write_floor(path: Path, floor: Floor, key: CredentialKey) -> None:

@@ -16,11 +16,12 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.cache.key import CredentialKey
+from gateway.decoding import decode_json
 from gateway.domain.canonical import SetDigest, canonical, leaf
 from gateway.domain.entitlements import ValidRecords
 from gateway.domain.json_text import decode_object
 from gateway.domain.record_faults import LintWarning, parse_records
-from gateway.errors import StorageError
+from gateway.errors import StorageError, Undecodable
 from gateway.statedir import sync_directory, write_atomically
 
 SEALED_BYTES_MAX = 1024 * 1024 * 1024
@@ -155,7 +156,7 @@ def check_header(seal: Seal, key: CredentialKey) -> None:
         raise Unsealable(f"a set of version {seal.version}, which this release doesn't know")
     if seal.key != key.id:
         raise Unsealable("sealed with another credential key")
-    if not hmac.compare_digest(seal.mac, _seal_mac(seal, key)):
+    if not hmac.compare_digest(seal.mac.encode(), _seal_mac(seal, key).encode()):
         raise Unsealable("the seal is damaged")
 
 
@@ -187,7 +188,7 @@ class Unsealed(NamedTuple):
 
 def hash_in(body: bytes) -> tuple[str, str]:
     """Kind and sealed value of a credential's body."""
-    members = msgspec.json.decode(body, type=_Value)
+    members = decode_json(body, _Value)
     return members.kind, members.value
 
 
@@ -207,7 +208,7 @@ def unseal(lines: Iterable[Line], fresh: Mapping[Key, bytes] | None = None) -> U
     values: dict[tuple[str, str], str] = {}
     for line in lines:
         if line.type == "credential" and line.key in fresh:
-            values[hash_in(line.body)] = msgspec.json.decode(fresh[line.key], type=_Value).value
+            values[hash_in(line.body)] = decode_json(fresh[line.key], _Value).value
     digests = {(kind, value): _hash(sealed) for (kind, sealed), value in values.items()}
     counters: dict[str, itertools.count[int]] = {}
 
@@ -226,7 +227,7 @@ def unseal(lines: Iterable[Line], fresh: Mapping[Key, bytes] | None = None) -> U
             if line.type != "credential" or line.key in fresh:
                 yield fresh.get(line.key, line.body)
                 continue
-            members = msgspec.json.decode(line.body, type=dict[str, object])
+            members = decode_json(line.body, dict[str, object])
             of = str(members["kind"]), str(members["value"])
             value = values.get(of)
             if value is None:
@@ -237,7 +238,7 @@ def unseal(lines: Iterable[Line], fresh: Mapping[Key, bytes] | None = None) -> U
 
     try:
         parsed = parse_records(read())
-    except (msgspec.DecodeError, KeyError, ValueError) as error:
+    except (Undecodable, KeyError, ValueError) as error:
         raise Unsealable(f"the records can't be used any more: {error}") from error
     return Unsealed(parsed.records, parsed.warnings, digests)
 
@@ -286,7 +287,7 @@ def write_delta(
     try:
         if len(_chain(directory, base)) > CHAIN_MAX:
             return False
-    except (OSError, msgspec.DecodeError, Unsealable):
+    except (OSError, Undecodable, Unsealable):
         return False
     header = msgspec.json.encode(_DeltaHeader(seal, base, sorted(gone)))
     write_atomically(directory / f"{seal.revision}.delta", _file(header, put))
@@ -306,16 +307,16 @@ def read_bundle(path: Path, key: CredentialKey) -> SealedSet:
                 raise Unsealable(f"{part.name}: too large")
             header, *bodies = part.read_bytes().splitlines()
             if part.suffix == ".delta":
-                delta = msgspec.json.decode(header, type=_DeltaHeader)
+                delta = decode_json(header, _DeltaHeader)
                 seal = delta.seal
                 for gone in delta.gone:
                     lines.pop(gone, None)
             else:
-                seal = msgspec.json.decode(header, type=Seal)
+                seal = decode_json(header, Seal)
             lines |= {line.key: line for line in map(_line, bodies)}
     except OSError as error:
         raise Unsealable(f"{path.name}: can't be read: {error.strerror}") from error
-    except (msgspec.DecodeError, ValueError, KeyError) as error:
+    except (Undecodable, ValueError, KeyError) as error:
         raise Unsealable(f"{path.name}: damaged") from error
     found = SealedSet(seal, sorted(lines.values()))
     check_seal(found, key)
@@ -334,7 +335,7 @@ def remove_old_bundles(directory: Path, keep: frozenset[str]) -> None:
     for name in keep:
         try:
             needed.update(_chain(directory, name))
-        except (FileNotFoundError, msgspec.DecodeError, ValueError, Unsealable):
+        except (FileNotFoundError, Undecodable, ValueError, Unsealable):
             continue  # there was none before the first, or it is damaged
     for path in bundles(directory):
         if path not in needed:
@@ -345,7 +346,7 @@ def remove_old_bundles(directory: Path, keep: frozenset[str]) -> None:
 
 
 def _chain(directory: Path, name: str) -> list[Path]:
-    """The files that make up a set, the whole one last. Raises OSError and DecodeError."""
+    """The files that make up a set, the whole one last. Raises OSError and Undecodable."""
     found: list[Path] = []
     while len(found) <= CHAIN_MAX + 1:
         whole = directory / f"{name}.jsonl"
@@ -353,7 +354,7 @@ def _chain(directory: Path, name: str) -> list[Path]:
             return [*found, whole]
         delta = directory / f"{name}.delta"
         with delta.open("rb") as file:
-            name = msgspec.json.decode(file.readline(), type=_DeltaHeader).base
+            name = decode_json(file.readline(), _DeltaHeader).base
         found.append(delta)
     raise Unsealable(f"{found[0].name}: its bases go round in a circle")
 
@@ -365,7 +366,7 @@ def _file(header: bytes, lines: Iterable[Line]) -> bytes:
 
 def _line(row: bytes) -> Line:
     body, _, sums = row.partition(b"\t")  # JSON has no tab in it
-    members = msgspec.json.decode(body, type=_Names)
+    members = decode_json(body, _Names)
     raw = bytes.fromhex(sums.decode("ascii"))
     return Line(members.type, members.id, body, raw[:_LEAF_BYTES], raw[_LEAF_BYTES:])
 

@@ -18,8 +18,9 @@ from gateway.cache.sealed import (
     check_seal,
     hash_in,
 )
+from gateway.decoding import decode_json
 from gateway.domain.canonical import PERSONAL, TYPES, SetDigest
-from gateway.errors import StorageError
+from gateway.errors import StorageError, Undecodable
 from gateway.sqlite import (
     DatabaseCorrupt,
     SqliteErrors,
@@ -66,9 +67,9 @@ class Source:
         if row is None:
             raise Unsealable(f"{self._path.name}: holds no records yet")
         try:
-            seal = msgspec.json.decode(row[0], type=Seal)
-            sums = msgspec.json.decode(row[1], type=Sums)
-        except msgspec.DecodeError as error:
+            seal = decode_json(row[0], Seal)
+            sums = decode_json(row[1], Sums)
+        except Undecodable as error:
             raise DatabaseCorrupt(f"{self._path}: damaged: its seal") from error
         check_header(seal, key)
         return seal, sums
@@ -182,8 +183,8 @@ def holders_in(kind: str, body: bytes) -> list[str]:
     if kind == "holder":
         return []
     try:
-        parts = msgspec.json.decode(body, type=_Parts)
-    except msgspec.DecodeError:
+        parts = decode_json(body, _Parts)
+    except Undecodable:
         return []  # a damaged line; what points to it leads nowhere
     return parts.holders if parts.holder is None else [parts.holder]
 

@@ -23,6 +23,7 @@ from gateway.cli.common import (
 )
 from gateway.cli.journal_file import records_of
 from gateway.cli.output import say, visible, visible_lines
+from gateway.decoding import decode_json
 from gateway.domain import events
 from gateway.domain.explanation import explain
 from gateway.domain.member_text import LANGUAGES, told, worded
@@ -197,7 +198,7 @@ class _Wanted:
     def takes(self, body: bytes) -> bool:
         if not self.filters:
             return True
-        members = msgspec.json.decode(body, type=dict[str, object])
+        members = decode_json(body, dict[str, object])
         holders = {members.get("holder"), *_strings(members.get("holders"))}
         return (
             (not self._codes or members["code"] in self._codes)
@@ -262,7 +263,7 @@ def _told(event: events.AccessDecided, options: argparse.Namespace) -> str:
 
 def line_of(seq: int, body: bytes) -> str:
     """An event in one line, for people."""
-    members = msgspec.json.decode(body, type=dict[str, object])
+    members = decode_json(body, dict[str, object])
     at, code = str(members.pop("at"))[:19].replace("T", " "), members.pop("code")
     event = events.decode(body)
     if isinstance(event, events.AccessDecided):

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import msgspec
 
+from gateway.decoding import decode_json
 from gateway.domain import events
 from gateway.domain.entitlements import ValidRecords
 from gateway.domain.record_faults import parse_records
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, Undecodable
 from gateway.journal.chain import SALT_BYTES
 
 _SQLITE_MAGIC = b"SQLite format 3\0"
@@ -44,7 +45,7 @@ def recorded(path: Path) -> Iterator[Recorded]:
         for seq, body, erased in rows:
             try:
                 yield Recorded(seq, events.decode(body), erased)
-            except msgspec.DecodeError:
+            except Undecodable:
                 continue
     except sqlite3.Error as error:
         raise GatewayError(
@@ -80,7 +81,7 @@ def _of_lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
             if not line.strip():
                 continue
             try:
-                found = msgspec.json.decode(line, type=_Line)
-            except msgspec.DecodeError as error:
+                found = decode_json(line, _Line)
+            except Undecodable as error:
                 raise GatewayError(f"{path}: line {number} is no event: {error}") from error
             yield found.seq, bytes(found.event), bool(found.erased)

@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.serialization import (
 from gateway.cli import EXIT_NO, EXIT_OK
 from gateway.cli.common import load_config, print_json, socket_of
 from gateway.cli.output import say
+from gateway.decoding import decode_json
 from gateway.domain import events
-from gateway.errors import GatewayError, IpcError
+from gateway.errors import GatewayError, IpcError, Undecodable
 from gateway.ipc.client import CoreClient, connect
 from gateway.ipc.messages import Erased
 from gateway.journal.verify import (
@@ -206,8 +207,8 @@ def _outside(path: Path, opens: _Opens) -> dict[str, dict[int, bytes]]:
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(LINE_BYTES_MAX + 1), b""), 1):
             try:
-                kept = msgspec.json.decode(line, type=_Kept)
-            except msgspec.DecodeError:
+                kept = decode_json(line, _Kept)
+            except Undecodable:
                 continue  # another event
             try:
                 claim = opens.checkpoint(unpacked(kept.event.message))
@@ -219,8 +220,8 @@ def _outside(path: Path, opens: _Opens) -> dict[str, dict[int, bytes]]:
 
 def _stream_of(line: bytes) -> str:
     try:
-        return msgspec.json.decode(line, type=Header).stream
-    except msgspec.DecodeError:
+        return decode_json(line, Header).stream
+    except Undecodable:
         return ""  # the verifier says what is wrong with it
 
 

@@ -20,6 +20,7 @@ import structlog
 
 from gateway.clock import Clock
 from gateway.control.door import InForce
+from gateway.decoding import decode_json
 from gateway.domain.own_hours import (
     ANY_TIME,
     AT_ANY_HOUR,
@@ -181,7 +182,7 @@ class CardLists:
             if count % LINES_A_TURN == 0:
                 await asyncio.sleep(0)
             if b'"wiegand"' in line and len(self._known) < KNOWN_MAX:
-                record = msgspec.json.decode(line, type=_Credential)
+                record = decode_json(line, _Credential)
                 if (record.type, record.kind) == ("credential", "wiegand"):
                     self._known[record.value] = None
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 
-import msgspec
 import structlog
 
 from gateway.clock import Clock
 from gateway.domain.memory import Changes, Place, Remembered, Spent, restore, store
+from gateway.errors import Undecodable
 
 log = structlog.get_logger()
 
@@ -120,7 +120,7 @@ class SiteMemory:
                 continue
             try:
                 self._values[key] = value = restore(raw, self._boot, now)
-            except (msgspec.DecodeError, OverflowError) as error:
+            except Undecodable as error:
                 log.error("not remembered any more", key=key, why=str(error))
                 continue
             if isinstance(value, Place) or _ends(value) > timedelta.min:

@@ -11,6 +11,7 @@ from typing import ClassVar, NamedTuple, get_args
 
 import msgspec
 
+from gateway.decoding import decode_with
 from gateway.domain.after_decision import Surroundings
 from gateway.domain.carried_grant import CarriedGrant, Refusal
 from gateway.domain.memory import Remembered
@@ -709,8 +710,8 @@ class Parts(NamedTuple):
 
 
 def split(body: bytes) -> Parts:
-    """The two parts of an event's canonical bytes. Raises msgspec.DecodeError."""
-    members = _members.decode(body)
+    """The two parts of an event's canonical bytes. Raises Undecodable."""
+    members = decode_with(_members, body)
     personal = {name: members.pop(name) for name in PERSONAL if name in members}
     if not personal:
         return Parts(body, b"")
@@ -723,8 +724,8 @@ def join(public: bytes, personal: bytes) -> bytes:
 
 
 def decode(body: bytes) -> Event:
-    """The event of its canonical bytes. Raises msgspec.ValidationError."""
-    return _decoder.decode(body)
+    """The event of its canonical bytes. Raises Undecodable."""
+    return decode_with(_decoder, body)
 
 
 PERSONAL = ("holder", "holders", "credential", "pin", "via", "context", "grant", "member")

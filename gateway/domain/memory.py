@@ -11,6 +11,8 @@ from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
+from gateway.decoding import decode_with
+
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     def shifted(self, by: timedelta) -> "Remembered":
@@ -197,8 +199,8 @@ def store(value: Remembered, boot: str, now: timedelta) -> bytes:
 
 
 def restore(raw: bytes, boot: str, now: timedelta) -> Remembered:
-    """The value that `raw` holds, its moments brought to this boot. Raises msgspec.DecodeError."""
-    stored = _decoder.decode(raw)
+    """The value that `raw` holds, its moments brought to this boot. Raises Undecodable."""
+    stored = decode_with(_decoder, raw)
     if stored.boot == boot:
         return stored.value
     # Counted anew from what was left when it was written.

@@ -12,7 +12,8 @@ from urllib.parse import quote
 
 import msgspec
 
-from gateway.errors import StorageError
+from gateway.decoding import decode_json
+from gateway.errors import StorageError, Undecodable
 from gateway.statedir import sync_directory, write_atomically
 
 KEY_BYTES: Final = 16
@@ -121,8 +122,8 @@ class KeyStore:
         if data is None:
             return None
         try:
-            window = msgspec.json.decode(data, type=Window)
-        except msgspec.DecodeError:
+            window = decode_json(data, Window)
+        except Undecodable:
             return None
         left = timedelta(seconds=window.until_s) - now
         if not timedelta() < left <= WINDOW_MAX:

@@ -20,8 +20,9 @@ import msgspec
 import structlog
 
 from gateway.clock import Clock, TimeTrust
+from gateway.decoding import decode_json
 from gateway.domain import events
-from gateway.errors import StorageError
+from gateway.errors import StorageError, Undecodable
 from gateway.journal.chain import (
     CHAIN_BYTES,
     CHECKPOINT_EVERY,
@@ -564,8 +565,8 @@ class Journal:
     def _changed(self, seq: int, at: int, body: bytes) -> bytes:
         _log.error("an event or its chain has changed on disk", file=str(self._path), seq=seq)
         try:
-            msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            decode_json(body, dict[str, msgspec.Raw])
+        except Undecodable:
             why = f"event {seq} changed on disk"
             gap = events.JournalGap(at=_instant(at), trust=int(TimeTrust.T0), lost=1, why=why)
             return events.encode(gap)
@@ -574,7 +575,7 @@ class Journal:
     def _decode(self, raw: RawEvent) -> events.Event:
         try:
             return events.decode(raw.body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except Undecodable:
             # Written by a later release, with a code that this one doesn't know.
             return events.JournalGap(
                 at=_EPOCH,
@@ -991,9 +992,13 @@ def _refuse_emptied(path: Path) -> None:
 def _read_mark(path: Path) -> _Mark | None:
     try:
         with path.open("rb") as file:
-            return msgspec.json.decode(file.read(MARK_BYTES_MAX), type=_Mark)
-    except (OSError, msgspec.DecodeError):
-        return None  # it is a help, no condition
+            return decode_json(file.read(MARK_BYTES_MAX), _Mark)
+    except FileNotFoundError:
+        return None
+    except (OSError, Undecodable) as error:
+        # A help and not a condition: a start must not depend on it.
+        _log.warning("journal_mark_unreadable", file=str(path), reason=str(error))
+        return None
 
 
 async def _insert(database: aiosqlite.Connection, rows: Iterable[_Row]) -> None:

@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from gateway.decoding import decode_json
 from gateway.domain import events
+from gateway.errors import Undecodable
 from gateway.journal.chain import SALT_BYTES
 from gateway.sqlite import SqliteErrors
 
@@ -63,8 +65,8 @@ class Salvage(NamedTuple):
                 continue
             try:
                 event = events.decode(row.body)
-                members = msgspec.json.decode(row.body, type=dict[str, msgspec.Raw])
-            except (msgspec.DecodeError, UnicodeDecodeError):
+                members = decode_json(row.body, dict[str, msgspec.Raw])
+            except Undecodable:
                 continue
             # An event that is salvaged for the second time keeps its first identity.
             origin = msgspec.json.encode({"stream": self.stream, "seq": row.seq})

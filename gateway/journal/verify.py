@@ -10,7 +10,8 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from gateway.errors import GatewayError
+from gateway.decoding import decode_json
+from gateway.errors import GatewayError, Undecodable
 from gateway.journal.chain import SALT_BYTES, commitment_to, genesis, link
 
 LINE_BYTES_MAX = 64 * 1024
@@ -276,8 +277,8 @@ def _hash(line: Line, chain: bytes, seq: int) -> bytes:
 
 def _message_of(line: Line) -> str | None:
     try:
-        event = msgspec.json.decode(line.event, type=_Checkpoint)
-    except msgspec.DecodeError:
+        event = decode_json(bytes(line.event), _Checkpoint)
+    except Undecodable:
         return None
     return event.message if event.code == "checkpoint" else None
 
@@ -298,7 +299,7 @@ def _decoded(raw: bytes, kind: type[_T]) -> _T | None:
     if len(raw) > LINE_BYTES_MAX:
         return None
     try:
-        found = msgspec.json.decode(raw, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        found = decode_json(raw, kind)
+    except Undecodable:
         return None
     return found if msgspec.json.encode(found) + b"\n" == raw else None

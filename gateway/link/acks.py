@@ -4,6 +4,8 @@ from typing import Annotated
 
 import msgspec
 
+from gateway.decoding import decode_with
+from gateway.errors import Undecodable
 from gateway.ipc.messages import Stream
 from gateway.link.errors import LinkError
 
@@ -26,6 +28,6 @@ def open_ack(payload: bytes) -> Ack:
     if len(payload) > ACK_BYTES_MAX:
         raise LinkError(f"an acknowledgement of {len(payload)} bytes: {ACK_BYTES_MAX} are allowed")
     try:
-        return _decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as malformed:
+        return decode_with(_decoder, payload)
+    except Undecodable as malformed:
         raise LinkError(f"not an acknowledgement: {malformed}") from malformed
