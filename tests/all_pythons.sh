@@ -3,7 +3,7 @@
 set -eu
 
 ran=""
-for version in 3.11 3.12 3.13; do
+for version in 3.11 3.12 3.13 3.14; do
     python=""
     for candidate in "python$version" "$HOME"/.pyenv/versions/"$version".*/bin/python; do
         if command -v "$candidate" >/dev/null 2>&1 && "$candidate" -c '' 2>/dev/null; then
