@@ -22,6 +22,7 @@ GatewayError
 │   └── BrokerUnavailable  transient: no session with the broker; tried again with backoff
 ├── NotAdmitted            an envelope is not believed (gateway/trust/admission.py)
 │   └── BreaksRule         it breaks a rule of docs/spec/trust.md, which it names (trust/rules.py)
+├── NotCbor                bytes are no CBOR in its one form (gateway/trust/cbor.py)
 ├── NotSigned              a message bears no signature to believe (gateway/trust/cose.py)
 │   ├── UnknownKey         it names none of the keys asked for
 │   └── BadSignature       it names a key that did not sign it

@@ -3,15 +3,15 @@
 import argparse
 import sys
 import threading
-from collections import deque
-from datetime import datetime
 
 import msgspec
 
 from gateway.cli import EXIT_COULD_NOT, EXIT_NO, EXIT_OK, Command
 from gateway.cli.broker import add_broker, following
 from gateway.cli.common import add_json, print_json
+from gateway.cli.output import visible
 from gateway.clock import SystemClock
+from gateway.fleet.inbox import Inbox
 from gateway.fleet.model import TOPICS, Fleet
 
 _DESCRIPTION = """\
@@ -23,9 +23,6 @@ on the broker the right to read acs/v1/+/+/#. It looks only: nothing is ever sen
 _EXAMPLE = """\
 example:
   door-gateway fleet --host broker.example --ca ca.pem --cert ops.pem --cert-key ops.key"""
-
-INBOX_MAX = 100_000
-"""Messages between two looks, a second apart; of more the oldest are not shown."""
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +46,7 @@ def _print(options: argparse.Namespace, clock: SystemClock) -> int:
     with following(options, TOPICS, take, said.append):
         threading.Event().wait(options.seconds)
     if not any(line.startswith("connected") for line in said):
-        print(said[-1] if said else f"{options.host}: no answer", file=sys.stderr)
+        print(visible(said[-1] if said else f"{options.host}: no answer"), file=sys.stderr)
         return EXIT_COULD_NOT
     now = clock.now()
     rows = fleet.sorted(now)
@@ -75,11 +72,11 @@ def _show(options: argparse.Namespace, clock: SystemClock) -> int:
             file=sys.stderr,
         )
         return EXIT_COULD_NOT
-    inbox: deque[tuple[str, bytes, datetime]] = deque(maxlen=INBOX_MAX)
+    inbox = Inbox()
     view = FleetView(Fleet(), inbox, clock.now)
 
     def take(topic: str, payload: bytes, _retained: bool) -> None:
-        inbox.append((topic, payload, clock.now()))
+        inbox.put(topic, payload, clock.now())
 
     def said(line: str) -> None:
         view.connection = line

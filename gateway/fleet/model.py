@@ -1,9 +1,9 @@
 """What is known of many gateways, from their messages alone: no broker, no clock, no terminal."""
 
-from collections import deque
-from collections.abc import Mapping
+import heapq
+from collections import Counter, deque
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Annotated, NamedTuple
 from urllib.parse import unquote
 
 import msgspec
@@ -18,8 +18,20 @@ PAYLOAD_BYTES_MAX = 1 << 20
 GATEWAYS_MAX = 50_000
 DOORS_MAX = 1_000
 """Of one gateway."""
+DOORS_OF_ALL_MAX = 200_000
+"""Of all gateways: four times what a site of each would have."""
 ALARMS_KEPT = 500
 """The last ones of all sites: a screen shows forty."""
+ALARMS_OF_ONE_KEPT = 100
+"""Of those, of one gateway: a storm at one site hides no other's."""
+EVENTS_MAX = 1_000
+"""Events of one message: a gateway sends up to 100 at a time."""
+ID_CHARACTERS_MAX = 256
+TEXT_CHARACTERS_MAX = 1_000
+PROBLEMS_MAX = 1_000
+REPORT_BYTES_MAX = 64 * 1024
+_REPORT_ITEMS_MAX = 8_192
+"""Of a parity report, which counts the records of each type and of each door."""
 SILENT_AFTER = timedelta(minutes=3)
 """Health comes every minute."""
 
@@ -31,16 +43,23 @@ ALARMS = frozenset(
 """Event codes that are shown as they come."""
 
 
+_Id = Annotated[str, msgspec.Meta(max_length=ID_CHARACTERS_MAX)]
+_Text = Annotated[str, msgspec.Meta(max_length=TEXT_CHARACTERS_MAX)]
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+_Seq = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+
+
 class Door(msgspec.Struct):
     """A door as it last said it was: the retained state."""
 
-    door: str
-    mode: str
+    door: _Id
+    mode: _Id
     locked: bool | None
-    contact: str
-    at: datetime
-    alarms: list[str] = []
-    readers_online: dict[str, bool] = {}
+    contact: _Id
+    at: _Instant
+    alarms: Annotated[list[_Id], msgspec.Meta(max_length=64)] = []
+    readers_online: Annotated[dict[_Id, bool], msgspec.Meta(max_length=64)] = {}
 
 
 class _Status(msgspec.Struct):
@@ -48,13 +67,16 @@ class _Status(msgspec.Struct):
     core: bool | None = None
 
 
+_Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+
+
 class _Latency(msgspec.Struct):
-    p50: float
-    p99: float
+    p50: _Milliseconds
+    p99: _Milliseconds
 
 
 class _Figures(msgspec.Struct):
-    latency_ms: dict[str, _Latency] = {}
+    latency_ms: Annotated[dict[_Id, _Latency], msgspec.Meta(max_length=64)] = {}
 
 
 class _Device(msgspec.Struct):
@@ -62,27 +84,54 @@ class _Device(msgspec.Struct):
 
 
 class _Health(msgspec.Struct):
-    version: str
-    revision: str | None
-    as_of: datetime | None
-    at: datetime
-    trust: int
-    backlog: int
-    problems: list[str]
-    devices: dict[str, _Device] = {}
-    figures: dict[str, _Figures] = {}
+    version: _Id
+    revision: _Id | None
+    as_of: _Instant | None
+    at: _Instant
+    trust: Annotated[int, msgspec.Meta(ge=0, le=3)]
+    backlog: _Count
+    problems: Annotated[list[_Text], msgspec.Meta(max_length=PROBLEMS_MAX)]
+    devices: Annotated[dict[_Id, _Device], msgspec.Meta(max_length=10_000)] = {}
+    figures: Annotated[dict[_Id, _Figures], msgspec.Meta(max_length=DOORS_MAX)] = {}
+
+
+class _Event(msgspec.Struct):
+    """Members of an event that the view shows; what else it has is not decoded."""
+
+    code: _Id
+    at: _Instant
+    text: _Text | None = None
+    door: _Text | None = None
+    device: _Text | None = None
+    scope: _Text | None = None
+    why: _Text | None = None
+    first: _Text | int | None = None
+
+    def about(self) -> str:
+        """Return what the event is about, in its own words."""
+        if self.code == "finding":
+            return self.text or ""
+        named = (self.door, self.device, self.scope, self.why, self.first)
+        return next((str(name) for name in named if name), "")
 
 
 class _Numbered(msgspec.Struct):
-    seq: int
-    event: dict[str, Any]
+    seq: _Seq
+    event: _Event
 
 
 class _Events(msgspec.Struct):
-    stream: str
-    events: list[_Numbered]
+    stream: _Id
+    events: Annotated[list[_Numbered], msgspec.Meta(max_length=EVENTS_MAX)]
     urgent: bool = False
     """Ahead of the backlog: each comes again at its place in the sequence."""
+
+
+class _Report(msgspec.Struct):
+    """The set that a beacon wants in force, or a parity report says is."""
+
+    revision: _Count | None
+    digest: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)] | None
 
 
 class _Position(msgspec.Struct):
@@ -91,7 +140,7 @@ class _Position(msgspec.Struct):
     ahead: set[int] = msgspec.field(default_factory=set)
 
 
-class Alarm(msgspec.Struct, frozen=True):
+class Alarm(NamedTuple):
     """An event that somebody should look at."""
 
     site: str
@@ -157,7 +206,9 @@ class Fleet:
         self.recent: deque[Alarm] = deque(maxlen=ALARMS_KEPT)
         self.malformed = 0
         self.beyond = 0
-        """Messages of gateways beyond `GATEWAYS_MAX`, which are not shown."""
+        """Messages of gateways beyond `GATEWAYS_MAX`, and of doors beyond their bounds."""
+        self._doors = 0
+        self._recent_of = Counter[tuple[str, str]]()
         self._positions: dict[tuple[str, str], _Position] = {}
         self._reports: dict[tuple[str, str], dict[str, tuple[int, bytes]]] = {}
 
@@ -169,7 +220,8 @@ class Fleet:
         site, gateway, what = unquote(levels[2]), unquote(levels[3]), levels[4:]
         if what[0] in ("ack", "cmd", "sync"):
             return  # not the gateway's own word
-        if len(payload) > PAYLOAD_BYTES_MAX:
+        too_long = max(map(len, (site, gateway, *what))) > ID_CHARACTERS_MAX
+        if len(payload) > PAYLOAD_BYTES_MAX or too_long:
             self.malformed += 1
             return
         known = self._known(site, gateway)
@@ -178,7 +230,7 @@ class Fleet:
             return
         try:
             self._told(known, what, payload, now)
-        except (msgspec.DecodeError, GatewayError, ValueError, TypeError, KeyError):
+        except (msgspec.DecodeError, GatewayError, ValueError, ArithmeticError, RecursionError):
             self.malformed += 1
 
     def sorted(self, now: datetime) -> list[Gateway]:
@@ -201,9 +253,8 @@ class Fleet:
                 known.online, known.core = status.online, status.core
                 known.heard = now if status.online else known.heard
             case ["door", door, "state"]:
-                if len(known.doors) < DOORS_MAX or unquote(door) in known.doors:
-                    # Retained: it may be of any age, so it is no sign of life.
-                    known.doors[unquote(door)] = _doors.decode(payload)
+                # Retained: it may be of any age, so it is no sign of life.
+                self._door(known, unquote(door), payload)
             case ["health"]:
                 self._healthy(known, _healths.decode(payload), now)
             case ["event"]:
@@ -212,6 +263,14 @@ class Fleet:
                 self._compare(known, kind, payload, now)
             case _:
                 known.heard = now
+
+    def _door(self, known: Gateway, name: str, payload: bytes) -> None:
+        is_new = name not in known.doors
+        if is_new and (len(known.doors) >= DOORS_MAX or self._doors >= DOORS_OF_ALL_MAX):
+            self.beyond += 1
+            return
+        known.doors[name] = _doors.decode(payload)
+        self._doors += is_new
 
     def _healthy(self, known: Gateway, health: _Health, now: datetime) -> None:
         known.heard = known.health = now
@@ -235,25 +294,37 @@ class Fleet:
         for each in batch.events:
             if each.seq <= position.last or (batch.urgent and each.seq in position.ahead):
                 continue  # sent again
-            code, at = str(each.event["code"]), datetime.fromisoformat(each.event["at"])
+            code, at = each.event.code, each.event.at
             if code in ALARMS and each.seq not in position.ahead:
-                self.recent.append(Alarm(*key, code, _about(each.event), at, each.seq))
+                self._remember(Alarm(*key, code, each.event.about(), at, each.seq))
             if batch.urgent:
                 position.ahead.add(each.seq)
             else:
                 position.last = each.seq
                 position.ahead.discard(each.seq)
                 known.lag_s = max(0.0, (now - at).total_seconds())
-        while len(position.ahead) > ALARMS_KEPT:
-            position.ahead.remove(min(position.ahead))
+        if len(position.ahead) > ALARMS_KEPT:
+            position.ahead = set(heapq.nlargest(ALARMS_KEPT, position.ahead))
+
+    def _remember(self, alarm: Alarm) -> None:
+        mine = (alarm.site, alarm.gateway)
+        if self._recent_of[mine] >= ALARMS_OF_ONE_KEPT:
+            del self.recent[next(n for n, old in enumerate(self.recent) if old[:2] == mine)]
+        elif len(self.recent) == ALARMS_KEPT:
+            oldest = self.recent.popleft()
+            self._recent_of[oldest[:2]] -= 1
+            self._recent_of[mine] += 1
+        else:
+            self._recent_of[mine] += 1
+        self.recent.append(alarm)
 
     def _compare(self, known: Gateway, kind: str, payload: bytes, now: datetime) -> None:
         """By what both say; the cloud, which acts on it, verifies their signatures."""
-        body = cose.decode(cose.parse1(payload).payload, bytes_max=PAYLOAD_BYTES_MAX)
-        if not isinstance(body, dict):
-            raise TypeError("no map")
+        payload = cose.parse1(payload, bytes_max=REPORT_BYTES_MAX).payload
+        body = cose.decode(payload, bytes_max=REPORT_BYTES_MAX, items_max=_REPORT_ITEMS_MAX)
+        report = msgspec.convert(body, _Report)
         reports = self._reports.setdefault((known.site, known.gateway), {})
-        reports[kind] = (int(body["revision"] or 0), bytes(body["digest"] or b""))
+        reports[kind] = (report.revision or 0, report.digest or b"")
         if kind == "parity":
             known.heard = now
         if len(reports) == 2:
@@ -261,15 +332,6 @@ class Fleet:
             known.parity = (
                 "same" if wanted == enforced else "behind" if enforced[0] < wanted[0] else "differs"
             )
-
-
-def _about(event: Mapping[str, Any]) -> str:
-    if event["code"] == "finding":
-        return str(event["text"])
-    for member in ("door", "device", "scope", "why", "first"):
-        if event.get(member):
-            return str(event[member])
-    return ""
 
 
 _statuses = msgspec.json.Decoder(_Status)

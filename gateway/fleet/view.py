@@ -1,6 +1,5 @@
 """The live view of many sites, in a terminal."""
 
-from collections import deque
 from collections.abc import Callable
 from datetime import datetime
 from typing import ClassVar
@@ -11,14 +10,16 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.widgets import DataTable, Footer, Header, Static
 
+from gateway.domain.visible import visible
+from gateway.fleet.inbox import Inbox
 from gateway.fleet.model import Fleet, Gateway
-
-Message = tuple[str, bytes, datetime]
-"""Topic, payload, and when it came."""
 
 REFRESH_S = 1.0
 ROWS_MAX = 500
 """The worst of them: whoever has more sites looks for one with `--site`."""
+
+_TEXT_CHARACTERS_MAX = 200
+"""Of any text that others wrote: a line of a wide screen."""
 
 _STYLES = {
     "alarm": "bold white on red",
@@ -45,7 +46,7 @@ class FleetView(App[None]):
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("q", "quit", "Quit")]
 
-    def __init__(self, fleet: Fleet, inbox: deque[Message], now: Callable[[], datetime]) -> None:
+    def __init__(self, fleet: Fleet, inbox: Inbox, now: Callable[[], datetime]) -> None:
         """`inbox` is where another thread puts messages; they are looked at when it is drawn."""
         super().__init__()
         self._fleet = fleet
@@ -79,14 +80,14 @@ class FleetView(App[None]):
 
     def show(self) -> None:
         """Draw what is known now."""
-        while self._inbox:
-            self._fleet.take(*self._inbox.popleft())
+        for message in self._inbox.take():
+            self._fleet.take(*message)
         now, table = self._now(), self._table
         chosen = self._chosen()
         rows = self._fleet.sorted(now)
         verdicts = [each.verdict(now) for each in rows]
         bad = sum(verdict != "well" for verdict in verdicts)
-        self.sub_title = f"{len(rows)} gateways, {bad} to look at · {self.connection}"
+        self.sub_title = f"{len(rows)} gateways, {bad} to look at · {_shown(self.connection)}"
         table.clear()
         for each, verdict in zip(rows[:ROWS_MAX], verdicts, strict=False):
             table.add_row(*_row(each, verdict), key=f"{each.site}\0{each.gateway}")
@@ -96,7 +97,7 @@ class FleetView(App[None]):
                 table.move_cursor(row=keys.index(chosen))
         self._show_doors()
         alarms = [
-            f"{alarm.at:%H:%M:%S} {alarm.site} {alarm.code.replace('_', ' ')}  {alarm.about}"
+            f"{alarm.at:%H:%M:%S} {_shown(alarm.site)} {_words(alarm.code)}  {_shown(alarm.about)}"
             for alarm in list(self._fleet.recent)[:-13:-1]
         ]
         self.query_one("#alarms", Static).update(Text("\n".join(["last alarms", *alarms])))
@@ -120,10 +121,10 @@ def _row(each: Gateway, verdict: str) -> list[Text]:
     ms = ["-" if value is None else f"{value:.0f} ms" for value in (each.p50_ms, each.p99_ms)]
     return [
         Text(verdict, style=_STYLES[verdict]),
-        Text(each.site),
-        Text(each.gateway),
+        Text(_shown(each.site)),
+        Text(_shown(each.gateway)),
         Text(str(len(each.doors))),
-        Text((each.revision or "-")[:12]),
+        Text(_shown(each.revision or "-", 12)),
         Text(each.parity or "-", style="red" if each.parity == "differs" else ""),
         Text("-" if each.backlog is None else f"{each.backlog:,}"),
         Text("-" if each.lag_s is None else f"{each.lag_s:.0f} s"),
@@ -133,13 +134,23 @@ def _row(each: Gateway, verdict: str) -> list[Text]:
 
 
 def _doors(known: Gateway) -> list[str]:
-    lines = [f"{known.site} {known.gateway}  {known.version or ''}"]
+    version = _shown(known.version or "")
+    lines = [f"{_shown(known.site)} {_shown(known.gateway)}  {version}"]
     for name, door in sorted(known.doors.items()):
         lock = {True: "locked", False: "released", None: "lock unknown"}[door.locked]
-        alarm = f"ALARM {', '.join(door.alarms).replace('_', ' ')}; " if door.alarms else ""
-        away = [name for name, there in door.readers_online.items() if not there]
+        alarm = f"ALARM {', '.join(map(_words, door.alarms))}; " if door.alarms else ""
+        away = [_shown(name) for name, there in door.readers_online.items() if not there]
         lines.append(
-            f"  {name:<18} {alarm}{door.mode}, {lock}, {door.contact}"
+            f"  {_shown(name):<18} {alarm}{_shown(door.mode)}, {lock}, {_shown(door.contact)}"
             + (f"  readers away: {', '.join(away)}" if away else "")
         )
-    return [*lines, *(f"  PROBLEM {problem}" for problem in known.problems)]
+    return [*lines, *(f"  PROBLEM {_shown(problem)}" for problem in known.problems)]
+
+
+def _words(code: str) -> str:
+    return _shown(code).replace("_", " ")
+
+
+def _shown(text: str, characters_max: int = _TEXT_CHARACTERS_MAX) -> str:
+    """Return what a gateway or a broker said as it may go to the terminal."""
+    return visible(text[:characters_max])

@@ -25,6 +25,8 @@ _PREFIX_BYTES = 4
 
 DOCUMENT_BYTES_MAX = 1024 * 1024
 CHUNKS_MAX = 4096
+_MANIFEST_ITEMS_MAX = 4 * CHUNKS_MAX + 1024
+"""An array of three for each chunk; the rest has up to 256 gateways and 256 buckets."""
 CHUNK_BYTES_MAX = 256 * 1024
 RAW_CHUNK_BYTES_MAX = 4 * 1024 * 1024
 """A chunk grows to this at most, whatever it says of itself: memory is bounded chunk by chunk."""
@@ -137,7 +139,7 @@ def manifest_in(payload: bytes) -> Manifest:
     Raises:
         BreaksRule: `malformed` or `too_large`.
     """
-    manifest = payload_as(payload, Manifest, DOCUMENT_BYTES_MAX)
+    manifest = payload_as(payload, Manifest, DOCUMENT_BYTES_MAX, _MANIFEST_ITEMS_MAX)
     for chunk in manifest.chunks:
         if chunk.size > CHUNK_BYTES_MAX or chunk.raw_size > RAW_CHUNK_BYTES_MAX:
             raise BreaksRule(
@@ -243,7 +245,7 @@ _RANKS = {name: rank for rank, name in enumerate(TYPES)}
 def _deletion(text: bytes) -> Change:
     try:
         named = msgspec.json.decode(text, type=tuple[str, str])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         raise BreaksRule(Rule.CHUNK, 'a deletion must be ["type","id"]') from None
     if named[0] not in _RANKS or not named[1] or msgspec.json.encode(named) != text:
         raise BreaksRule(Rule.CHUNK, "a deletion is not in its one form")

@@ -18,6 +18,8 @@ RESULT_CONTEXT: Final = b"door-gateway/result/v1"
 
 COMMAND_BYTES_MAX = 2048
 """About 250 bytes; with every text as long as it may be 1,700."""
+_RESULT_ITEMS_MAX = 8192
+"""The lines of a log, of which 48 KiB are sent."""
 RESULT_BYTES_MAX = 64 * 1024
 """The answer to `logs`; every other has under 200."""
 
@@ -179,7 +181,7 @@ def open_result(message: bytes, key: Ed25519PublicKey | None) -> Result:
         keys: dict[bytes, PublicKey] = {kid_of(key): key}
         signed = verify1(message, keys, context=RESULT_CONTEXT, bytes_max=RESULT_BYTES_MAX)
         payload = signed.payload
-    found = decode(payload, bytes_max=RESULT_BYTES_MAX)
+    found = decode(payload, bytes_max=RESULT_BYTES_MAX, items_max=_RESULT_ITEMS_MAX)
     try:
         return msgspec.convert(found, Result)
     except msgspec.ValidationError as malformed:

@@ -1,4 +1,4 @@
-"""COSE_Sign1 (RFC 9052, section 4.2) with two algorithms, and CBOR read strictly: one form each.
+"""COSE_Sign1 (RFC 9052, section 4.2) with two algorithms and one form.
 
 A *message* has its payload in it; a *document* is a payload with up to 16 detached signatures.
 The profile is narrower than the standard. `alg` and `kid` stand in the protected header, with an
@@ -26,15 +26,21 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from gateway.errors import GatewayError
+from gateway.trust import cbor
+from gateway.trust.cbor import DEPTH_MAX, ITEMS_MAX, NO_TAGS, NotCbor
 
 PrivateKey = Ed25519PrivateKey | EllipticCurvePrivateKey
 PublicKey = Ed25519PublicKey | EllipticCurvePublicKey
+
+encode: Final = cbor.encode
+"""The one encoding of what is signed."""
 
 EDDSA: Final = -8
 ES256: Final = -7
 """The algorithms, as in the IANA registry "COSE Algorithms"."""
 
 _SIGN1: Final = 18
+_SIGN1_ONLY: Final = frozenset({_SIGN1})
 SIGN1_TAG: Final = b"\xd2"
 """The CBOR tag 18, as it stands before every COSE_Sign1."""
 
@@ -49,9 +55,6 @@ KID_BYTES_MAX = 64
 MESSAGE_BYTES_MAX = 64 * 1024
 """Where the caller knows no smaller bound. Nothing larger is parsed."""
 
-DEPTH_MAX = 8
-"""Containers within containers. Deeper is an attack on the parser, not a message of ours."""
-
 _SIGNATURE_BYTES = 64
 _COORDINATE_BYTES = 32
 
@@ -59,7 +62,12 @@ _COORDINATE_BYTES = 32
 SIGNATURES_MAX = 16
 """Of one document: as many as a role may have keys."""
 
-_SIGNATURES_BYTES_MAX = 1 + SIGNATURES_MAX * (HEADER_BYTES_MAX + _SIGNATURE_BYTES + 16)
+_MESSAGE_ITEMS_MAX = 21
+"""The array and its four parts, and room for an unprotected header, which is refused by name."""
+_HEADER_ITEMS_MAX = 7
+"""The map and three members."""
+_DOCUMENT_ITEMS_MAX = 3 + SIGNATURES_MAX * (1 + _MESSAGE_ITEMS_MAX)
+"""Two arrays, the payload and the tagged signatures."""
 
 
 class NotSigned(GatewayError):
@@ -187,7 +195,8 @@ def parse1(message: bytes, *, bytes_max: int = MESSAGE_BYTES_MAX) -> Sign1:
     """
     if not message.startswith(SIGN1_TAG):
         raise NotSigned("no COSE_Sign1: it must be tagged 18")
-    match decode(message.removeprefix(SIGN1_TAG), bytes_max=bytes_max):
+    untagged = message.removeprefix(SIGN1_TAG)
+    match decode(untagged, bytes_max=bytes_max, items_max=_MESSAGE_ITEMS_MAX):
         case [_, _, bytes() as payload, _] as parts:
             return _parsed(parts, payload)
     raise NotSigned("no COSE_Sign1: it is [protected, unprotected, payload, signature]")
@@ -199,31 +208,10 @@ def parse_document(data: bytes, *, bytes_max: int) -> Document:
     Raises:
         NotSigned: it is no document: [payload, [COSE_Sign1 with a detached payload, …]].
     """
-    # A megabyte of empty maps takes the decoder most of a second, in which no door is answered:
-    # nothing is decoded but the signatures.
-    if len(data) - _payload_end(data) > _SIGNATURES_BYTES_MAX:
-        raise NotSigned("no document: more behind its payload than its signatures may take")
-    match decode(data, bytes_max=bytes_max):
+    match decode(data, bytes_max=bytes_max, items_max=_DOCUMENT_ITEMS_MAX, tags=_SIGN1_ONLY):
         case [bytes() as payload, list() as signatures] if 1 <= len(signatures) <= SIGNATURES_MAX:
             return Document(payload, tuple(_detached(each, payload) for each in signatures))
     raise NotSigned(f"no document: it is a payload and 1 to {SIGNATURES_MAX} signatures")
-
-
-def _payload_end(data: bytes) -> int:
-    """Where the first of a document's two parts ends, by its head alone; 0 where it is no string
-    of bytes.
-    """
-    # RFC 8949, section 3: an array of two (0x82); a string of bytes (0x40 …) of up to 23 bytes, or
-    # behind its length in 1, 2 or 4 bytes.
-    kind, argument = divmod(data[1] if data[:1] == b"\x82" and len(data) > 1 else 0, 32)
-    width = {24: 1, 25: 2, 26: 4}.get(argument, 0)
-    if kind != _BYTE_STRING or (argument > _IN_HEAD_MAX and not width):
-        return 0
-    return 2 + width + (int.from_bytes(data[2 : 2 + width], "big") if width else argument)
-
-
-_BYTE_STRING = 2
-_IN_HEAD_MAX = 23
 
 
 def _detached(item: object, payload: bytes) -> Sign1:
@@ -248,7 +236,7 @@ def _parsed(parts: Sequence[object], payload: bytes) -> Sign1:
         raise NotSigned("the unprotected header must be empty: nobody has signed it")
     if len(signature) != _SIGNATURE_BYTES:
         raise NotSigned(f"a signature of {len(signature)} bytes: both algorithms have 64")
-    header = decode(protected, bytes_max=HEADER_BYTES_MAX)
+    header = decode(protected, bytes_max=HEADER_BYTES_MAX, items_max=_HEADER_ITEMS_MAX)
     if not isinstance(header, dict) or not {_ALG, _KID} <= header.keys() <= {
         _ALG,
         _CONTENT_TYPE,
@@ -284,33 +272,25 @@ def signature_holds(key: PublicKey, signature: bytes, to_be_signed: bytes) -> bo
     return True
 
 
-def encode(value: object) -> bytes:
-    """The one encoding of a value: shortest forms, keys in order, nothing of indefinite length."""
-    return cbor2.dumps(value, canonical=True)
-
-
-def decode(data: bytes, *, bytes_max: int, depth_max: int = DEPTH_MAX) -> object:
-    """The value of one CBOR item, if the data is exactly what `encode` makes of it.
-
-    Length and depth are bounded before anything is built; indefinite lengths, repeated keys,
-    longer forms than need be, other orders and trailing bytes are refused.
+def decode(
+    data: bytes,
+    *,
+    bytes_max: int,
+    depth_max: int = DEPTH_MAX,
+    items_max: int = ITEMS_MAX,
+    tags: frozenset[int] = NO_TAGS,
+) -> object:
+    """Return the value of one CBOR item, as `cbor.decode` does.
 
     Raises:
-        NotSigned: it is anything else.
+        NotSigned: the data is anything else.
     """
-    if len(data) > bytes_max:
-        raise NotSigned(f"{len(data)} bytes: no more than {bytes_max} are read")
     try:
-        value: object = cbor2.loads(
-            data, max_depth=depth_max, allow_indefinite=False, allow_duplicate_keys=False
+        return cbor.decode(
+            data, bytes_max=bytes_max, depth_max=depth_max, items_max=items_max, tags=tags
         )
-        again = encode(value)
-    # Decoders of single tags raise what they like, from ValueError to OverflowError.
-    except (cbor2.CBORError, ValueError, TypeError, ArithmeticError, RecursionError) as malformed:
-        raise NotSigned(f"not CBOR as it is written here: {malformed}") from malformed
-    if again != data:
-        raise NotSigned("CBOR, but not in the one deterministic encoding")
-    return value
+    except NotCbor as malformed:
+        raise NotSigned(str(malformed)) from malformed
 
 
 def _algorithm_of(key: PublicKey) -> int:

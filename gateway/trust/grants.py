@@ -105,16 +105,20 @@ def verify_message(
     """
     try:
         signed = parse1(message, bytes_max=MESSAGE_BYTES_MAX)
-        claims = _claims(signed.payload)
     except NotSigned:
         return "grant_malformed"
     key = keys.get(signed.kid)
-    late = claims.grant.issued >= believed_until
-    if key is None or late or isinstance(key, EllipticCurvePublicKey):
+    if key is None or isinstance(key, EllipticCurvePublicKey):
         return "grant_unknown_key"
     to_be_signed = signature_input(signed.protected, signed.payload, CONTEXT)
     if not signature_holds(key, signed.signature, to_be_signed):
         return "grant_bad_signature"
+    try:
+        claims = _claims(signed.payload)
+    except NotSigned:
+        return "grant_malformed"
+    if claims.grant.issued >= believed_until:
+        return "grant_unknown_key"
     if audience not in claims.audiences:
         return "grant_wrong_audience"
     if claims.key is not None and claims.key != proven:

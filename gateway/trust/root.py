@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from gateway.errors import StorageError
 from gateway.statedir import sync_directory, write_atomically
+from gateway.trust.cbor import ITEMS_MAX
 from gateway.trust.cose import (
     MESSAGE_BYTES_MAX,
     SIGNATURES_MAX,
@@ -140,10 +141,15 @@ def opened_document(data: bytes, bytes_max: int) -> Document:
         raise BreaksRule(Rule.MALFORMED, str(error)) from error
 
 
-def payload_as(payload: bytes, form: type[_P], bytes_max: int = MESSAGE_BYTES_MAX) -> _P:
+def payload_as(
+    payload: bytes,
+    form: type[_P],
+    bytes_max: int = MESSAGE_BYTES_MAX,
+    items_max: int = ITEMS_MAX,
+) -> _P:
     """A payload in its form: no key unknown, missing or of another type. Raises BreaksRule."""
     try:
-        value = decode(payload, bytes_max=bytes_max)
+        value = decode(payload, bytes_max=bytes_max, items_max=items_max)
         if not isinstance(value, Mapping):
             raise BreaksRule(Rule.MALFORMED, "the payload is no map")
         return msgspec.convert(value, form)

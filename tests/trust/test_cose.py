@@ -153,7 +153,7 @@ SIGNATURE = bytes(64)
         (cbor2.CBORTag(18, [encode({1: -8}), {}, b"", SIGNATURE]), "protected header"),
         (cbor2.CBORTag(18, [encode({1: -8, 4: b"k", 2: []}), {}, b"", SIGNATURE]), "header"),
         (cbor2.CBORTag(18, [encode({1: -35, 4: b"k"}), {}, b"", SIGNATURE]), "algorithm -35"),
-        (cbor2.CBORTag(18, [encode({1: -8.0, 4: b"k"}), {}, b"", SIGNATURE]), "algorithm"),
+        (cbor2.CBORTag(18, [encode({1: -8.0, 4: b"k"}), {}, b"", SIGNATURE]), "float"),
         (cbor2.CBORTag(18, [encode({1: -8, 4: b""}), {}, b"", SIGNATURE]), "kid"),
         (cbor2.CBORTag(18, [encode({1: -8, 4: "k"}), {}, b"", SIGNATURE]), "kid"),
         (cbor2.CBORTag(18, [encode({1: -8, 3: [], 4: b"k"}), {}, b"", SIGNATURE]), "content"),
