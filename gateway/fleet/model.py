@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from gateway.decoding import decode_with
 from gateway.errors import GatewayError
 from gateway.trust import cose
 
@@ -230,7 +231,7 @@ class Fleet:
             return
         try:
             self._told(known, what, payload, now)
-        except (msgspec.DecodeError, GatewayError, ValueError, ArithmeticError, RecursionError):
+        except (GatewayError, msgspec.ValidationError, ArithmeticError):
             self.malformed += 1
 
     def sorted(self, now: datetime) -> list[Gateway]:
@@ -249,16 +250,16 @@ class Fleet:
     def _told(self, known: Gateway, what: list[str], payload: bytes, now: datetime) -> None:
         match what:
             case ["status"]:
-                status = _statuses.decode(payload)
+                status = decode_with(_statuses, payload)
                 known.online, known.core = status.online, status.core
                 known.heard = now if status.online else known.heard
             case ["door", door, "state"]:
                 # Retained: it may be of any age, so it is no sign of life.
                 self._door(known, unquote(door), payload)
             case ["health"]:
-                self._healthy(known, _healths.decode(payload), now)
+                self._healthy(known, decode_with(_healths, payload), now)
             case ["event"]:
-                self._events(known, _events.decode(payload), now)
+                self._events(known, decode_with(_events, payload), now)
             case ["parity" | "beacon" as kind]:
                 self._compare(known, kind, payload, now)
             case _:
@@ -269,7 +270,7 @@ class Fleet:
         if is_new and (len(known.doors) >= DOORS_MAX or self._doors >= DOORS_OF_ALL_MAX):
             self.beyond += 1
             return
-        known.doors[name] = _doors.decode(payload)
+        known.doors[name] = decode_with(_doors, payload)
         self._doors += is_new
 
     def _healthy(self, known: Gateway, health: _Health, now: datetime) -> None:

@@ -8,9 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import msgspec
-
-from gateway.errors import IpcError, NotAllowed, RecordFault, RecordsRefused
+from gateway.errors import IpcError, NotAllowed, RecordFault, RecordsRefused, Undecodable
 from gateway.ipc.framing import Framing, frame
 from gateway.ipc.messages import (
     FETCH_BYTES_MAX,
@@ -289,7 +287,7 @@ class _Wire(asyncio.Protocol):
                     self._finish(_problem(answer.body))
                 elif take := self._waiting.get(answer.number):
                     take(answer.body)
-        except (IpcError, msgspec.DecodeError) as malformed:
+        except (IpcError, Undecodable) as malformed:
             self._finish(IpcError(f"the core's answer can't be read: {malformed}"))
 
     def connection_lost(self, _error: Exception | None) -> None:

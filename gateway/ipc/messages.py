@@ -10,6 +10,8 @@ from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
+from gateway.decoding import decode_with
+
 PROTOCOL_VERSION = 1
 
 FETCH_EVENTS_MAX = 1_000
@@ -577,10 +579,10 @@ def encode(message: Request | Answer) -> bytes:
 
 
 def decode_request(body: bytes) -> Request:
-    """The request in a frame. Raises msgspec.DecodeError (ValidationError is one)."""
-    return _requests.decode(body)
+    """Return the request in a frame. Raises Undecodable."""
+    return decode_with(_requests, body)
 
 
 def decode_answer(body: bytes) -> Answer:
-    """The answer in a frame. Raises msgspec.DecodeError (ValidationError is one)."""
-    return _answers.decode(body)
+    """Return the answer in a frame. Raises Undecodable."""
+    return decode_with(_answers, body)

@@ -7,10 +7,9 @@ from collections import deque
 from contextlib import aclosing, suppress
 from pathlib import Path
 
-import msgspec
 import structlog
 
-from gateway.errors import GatewayError, IpcError, RecordsRefused
+from gateway.errors import GatewayError, IpcError, RecordsRefused, Undecodable
 from gateway.ipc.api import CoreApi
 from gateway.ipc.framing import FRAME_BYTES_MAX, Framing, frame
 from gateway.ipc.messages import (
@@ -273,7 +272,7 @@ class _Connection(asyncio.Protocol):
             return
         try:
             requests = [decode_request(body) for body in self._framing.feed(data)]
-        except (IpcError, msgspec.DecodeError) as malformed:
+        except (IpcError, Undecodable) as malformed:
             self._refuse(f"not understood: {malformed}")
             return
         self._waiting.extend(requests)

@@ -12,8 +12,10 @@ from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 
+from gateway.decoding import decode_json
 from gateway.domain.canonical import BUCKETS, TYPES, bucket_of, canonical
 from gateway.domain.json_text import JsonError, decode_object
+from gateway.errors import Undecodable
 from gateway.trust.root import Hash, Id, Instant, KeySet, Now, opened_document, payload_as
 from gateway.trust.rules import BreaksRule, Rule
 
@@ -244,8 +246,8 @@ _RANKS = {name: rank for rank, name in enumerate(TYPES)}
 
 def _deletion(text: bytes) -> Change:
     try:
-        named = msgspec.json.decode(text, type=tuple[str, str])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        named = decode_json(text, tuple[str, str])
+    except Undecodable:
         raise BreaksRule(Rule.CHUNK, 'a deletion must be ["type","id"]') from None
     if named[0] not in _RANKS or not named[1] or msgspec.json.encode(named) != text:
         raise BreaksRule(Rule.CHUNK, "a deletion is not in its one form")
