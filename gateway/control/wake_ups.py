@@ -4,10 +4,9 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
-
 from gateway.clock import Clock
 from gateway.domain.door_mode import LOOK_AHEAD
+from gateway.jobs import Jobs
 
 
 class Doors(Protocol):
@@ -29,7 +28,7 @@ class WakeUps:
 
     def __init__(
         self,
-        jobs: AsyncIOScheduler,
+        jobs: Jobs,
         doors: Doors,
         clock: Clock,
         on_host: Callable[[datetime], datetime] = lambda at: at,
@@ -52,14 +51,7 @@ class WakeUps:
         change = self._doors.next_mode_change()
         if change is None:
             change = self._clock.now() + LOOK_AHEAD / 2
-        self._jobs.add_job(
-            self._wake,
-            "date",
-            run_date=self._on_host(change),
-            id="modes",
-            replace_existing=True,
-            misfire_grace_time=None,
-        )
+        self._jobs.once(self._on_host(change), "modes", self._wake)
 
     async def _wake(self) -> None:
         # A coroutine, though it waits for nothing: the scheduler runs anything else in a thread,

@@ -8,6 +8,7 @@ import itertools
 import os
 import re
 import sqlite3
+import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -179,6 +180,34 @@ class _Row(NamedTuple):
     """Salt and personal part."""
     chain: bytes
 
+    @property
+    def end(self) -> "_End":
+        """The end of a chain whose last event this is."""
+        return _End(self.seq, self.chain)
+
+
+class _End(NamedTuple):
+    """The end of a chain of events. It makes the next row, and as a value it counts nothing."""
+
+    seq: int
+    chain: bytes
+
+    def row(self, event: events.Event, body: bytes) -> _Row:
+        """Number an event and chain it to what stands before."""
+        public, personal = events.split(body)
+        salted = os.urandom(SALT_BYTES) + personal if personal else None
+        seq = self.seq + 1
+        chain = link(self.chain, seq, public, _commitment(salted, None))
+        return _Row(
+            seq, _ms(event.at), event.trust, _code(event), event.priority, public, salted, chain
+        )
+
+    def again(self, row: _Row) -> _Row:
+        """Number a row anew, behind another chain."""
+        seq = self.seq + 1
+        chain = link(self.chain, seq, row.body, _commitment(row.personal, None))
+        return row._replace(seq=seq, chain=chain)
+
 
 class _Waiting(NamedTuple):
     row: _Row
@@ -234,7 +263,9 @@ class Journal:
         self._tasks = asyncio.TaskGroup()
         self._database: aiosqlite.Connection | None = None
         self._position = _Position("", 0, b"", 0, 0, 0, None)
-        self._rows = _Chainer(self._position)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._end = _End(0, b"")
+        """The number and chain of the last event that left the queue for the disk."""
         self._committed = 0
         self._acknowledged = 0
         self._purged = 0
@@ -281,7 +312,7 @@ class Journal:
         except BaseException:
             await self._close_database()
             raise
-        self._open = True
+        self._open, self._loop = True, asyncio.get_running_loop()
         self._writer = self._tasks.create_task(self._write(), name="journal writer")
         return self
 
@@ -318,25 +349,70 @@ class Journal:
     def append(self, event: events.Event, state: StateChanges = _NOTHING) -> Ticket:
         """Number an event and put it in line for the next commit. Returns at once.
 
-        `state` is written in the same transaction: on disk are both, or neither.
+        `state` is written in the same transaction: on disk are both, or neither. An event that is
+        refused uses no number.
 
         Raises:
             JournalFull: the event was not kept; a `JournalGap` will count it.
-            StorageError: the journal isn't open.
+            StorageError: the journal isn't open, the caller is in another thread, or the event
+                can't be encoded. A `JournalGap` counts the last two.
         """
         if not self._open:
             raise StorageError(f"{self._path}: the journal is not open")
+        self._refuse_other_loop(event)
         reserve = 0 if event.priority >= events.Priority.ALARM else QUEUE_RESERVE_EVENTS
         if not self.stream or len(self._queue) >= QUEUE_EVENTS_MAX - reserve:
-            self._lost += 1
-            self._lost_last = (event.at, event.trust, self._failure)
+            self._note_lost(event, self._failure)
             raise JournalFull(
                 f"{self._path}: {len(self._queue)} events wait for the disk: {self._failure}"
             )
+        body = self._encoded(event)
         self._note_gap()
         if self.listener is not None:
             self.listener(event)
-        return self._put(event, events.encode(event), state)
+        return self._put(event, body, state)
+
+    def _refuse_other_loop(self, event: events.Event) -> None:
+        """Raise StorageError outside of the loop on which the journal was opened.
+
+        A number is for a row that waits in the queue, and only that loop may touch the queue.
+        """
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is self._loop:
+            return
+        reason = f"recorded in the thread {threading.current_thread().name}"
+        _log.error("event_refused", code=_code(event), reason=reason)
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._count_refused, event, reason)
+        raise StorageError(
+            f"{self._path}: the event {_code(event)} was {reason}: only the journal's own loop may"
+        )
+
+    def _encoded(self, event: events.Event) -> bytes:
+        """Return the canonical bytes of an event. Raises StorageError where it has none."""
+        try:
+            body = events.encode(event)
+            events.split(body)
+        except (Undecodable, msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
+            reason = f"the event {_code(event)} can't be encoded"
+            self._count_refused(event, reason)
+            _log.error("event_refused", code=_code(event), reason=reason)
+            raise StorageError(f"{self._path}: {reason}") from error
+        return body
+
+    def _count_refused(self, event: events.Event, reason: str) -> None:
+        """Count an event that no disk refused, in a gap that is recorded at once."""
+        self._note_lost(event, reason)
+        if self._open and self.stream:
+            self._note_gap()
+
+    def _note_lost(self, event: events.Event, reason: str) -> None:
+        self._lost += 1
+        self._lost_last = (event.at, event.trust, reason)
 
     async def keep(self, take: Callable[[], StateChanges]) -> None:
         """Write state that no event brings along. `take` is asked between two commits, so that
@@ -389,16 +465,24 @@ class Journal:
         return self._failure
 
     def _put(self, event: events.Event, body: bytes, state: StateChanges = _NOTHING) -> Ticket:
-        ticket = self._queued(self._rows.row(event, body), state)
+        ticket = self._queued(event, body, state)
         if ticket.seq % CHECKPOINT_EVERY == 0:
             self.checkpoint()
         return ticket
 
-    def _queued(self, row: _Row, state: StateChanges = _NOTHING) -> Ticket:
+    def _queued(self, event: events.Event, body: bytes, state: StateChanges = _NOTHING) -> Ticket:
+        """Put an event in line. Its number follows from what is in line, so none can be lost."""
         committed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        row = self._last().row(event, body)
         self._queue.append(_Waiting(row, committed, state))
         self._work.set()
         return Ticket(row.seq, committed)
+
+    def _last(self) -> "_End":
+        """Return where the chain ends: with what waits, or with what is on disk."""
+        if not self._queue:
+            return self._end
+        return self._queue[-1].row.end
 
     async def keep_mark(self) -> None:
         """Note beside the file which stream it has and how far: should it be lost, or an older
@@ -416,7 +500,7 @@ class Journal:
 
     def checkpoint(self) -> None:
         """Sign the chain as it stands, as its next event; not where nothing has come since."""
-        head = Head(self.stream, self._rows.seq, self._rows.chain)
+        head = Head(self.stream, *self._last())
         if self._sign is None or not head.stream or head.seq == self._checkpoint:
             return
         signed = self._sign(head)
@@ -426,8 +510,8 @@ class Journal:
         event = events.Checkpoint(
             at=self._clock.now(), trust=int(self._clock.trust()), message=message
         )
-        ticket = self._queued(self._rows.row(event, events.encode(event)))
-        self._checkpoint = ticket.seq
+        self._refuse_other_loop(event)
+        self._checkpoint = self._queued(event, events.encode(event)).seq
 
     def _note_gap(self) -> None:
         """Once there is room again, say how many events were lost."""
@@ -435,8 +519,8 @@ class Journal:
             return
         at, trust, why = self._lost_last
         gap = events.JournalGap(at=at, trust=trust, lost=self._lost, why=why)
-        self._lost, self._lost_last = 0, None
         self._put(gap, events.encode(gap))
+        self._lost, self._lost_last = 0, None
 
     # --- Reading ----------------------------------------------------------------------------------
 
@@ -736,7 +820,8 @@ class Journal:
     def _settle(self, last: int) -> None:
         """Everything up to `last` is on disk: say so to whoever waits."""
         while self._queue and self._queue[0].row.seq <= last:
-            committed = self._queue.popleft().committed
+            row, committed, _ = self._queue.popleft()
+            self._end = _End(row.seq, row.chain)
             if not committed.done():
                 committed.set_result(None)
         self._committed = max(self._committed, last)
@@ -777,8 +862,10 @@ class Journal:
         if not self.stream:
             self._stand_at(position)
         if not self._is_ours(position):
-            rows = _Chainer(position)
-            saved = [rows.again(waiting.row) for waiting in self._queue]
+            end, saved = _End(position.last, position.chain), list[_Row]()
+            for waiting in self._queue:
+                saved.append(end.again(waiting.row))
+                end = saved[-1].end
             await _insert(self._opened(), saved)
             await _write_state(self._opened(), (waiting.state for waiting in self._queue))
             await self._opened().commit()
@@ -817,7 +904,7 @@ class Journal:
         self._position, self._committed = position, position.last
         self._acknowledged, self._purged = position.acknowledged, position.purged
         self._urgent = position.urgent
-        self._rows = _Chainer(position)
+        self._end = _End(position.last, position.chain)
 
     def _opened(self) -> aiosqlite.Connection:
         if self._database is None:
@@ -907,7 +994,6 @@ class Journal:
             ((found.stream, row.seq, row.at, row.body) for row in found.rows),
         )
         await database.executemany("INSERT OR IGNORE INTO state VALUES (?, ?)", found.state.items())
-        rows = _Chainer(position)
         restart = events.JournalRestarted(
             at=self._clock.now(),
             trust=int(self._clock.trust()),
@@ -917,8 +1003,9 @@ class Journal:
             missing=found.missing(self._last_known(found.stream)),
             last_known=self._last_known(found.stream),
         )
-        made = [rows.row(restart, events.encode(restart))]
-        made += [rows.row(event, body) for event, body in found.unsent()]
+        made = [_End(position.last, position.chain).row(restart, events.encode(restart))]
+        for event, body in found.unsent():
+            made.append(made[-1].end.row(event, body))
         await _insert(database, made)
         await database.commit()
         _log.error(
@@ -926,18 +1013,18 @@ class Journal:
             kept_as=kept.name,
             old_stream=found.stream,
             salvaged=len(found.rows),
-            sent_again=rows.seq - position.last - 1,
+            sent_again=len(made) - 1,
         )
         urgent = max(row.seq for row in made if row.priority >= events.Priority.ALARM)
         state = {**found.state, **(position.state or {})}
-        return position._replace(last=rows.seq, chain=rows.chain, urgent=urgent, state=state)
+        last = made[-1].end
+        return position._replace(last=last.seq, chain=last.chain, urgent=urgent, state=state)
 
     async def _tell_gone(self, position: _Position) -> _Position:
         """There was a journal here, and nothing is left of it but its mark."""
         known = self._known
         if known is None:
             return position
-        rows = _Chainer(position)
         restart = events.JournalRestarted(
             at=self._clock.now(),
             trust=int(self._clock.trust()),
@@ -946,35 +1033,15 @@ class Journal:
             old_stream=known.stream,
             last_known=known.seq,
         )
-        await _insert(self._opened(), [rows.row(restart, events.encode(restart))])
+        row = _End(position.last, position.chain).row(restart, events.encode(restart))
+        await _insert(self._opened(), [row])
         await self._opened().commit()
         _log.error("the journal is gone: a new stream is begun", old_stream=known.stream)
-        return position._replace(last=rows.seq, chain=rows.chain, urgent=rows.seq)
+        return position._replace(last=row.seq, chain=row.chain, urgent=row.seq)
 
     def _last_known(self, stream: str) -> int | None:
         known = self._known
         return known.seq if known is not None and known.stream == stream else None
-
-
-class _Chainer:
-    """Numbers events and chains them to what stands before."""
-
-    def __init__(self, position: _Position) -> None:
-        self.seq = position.last
-        self.chain = position.chain
-
-    def row(self, event: events.Event, body: bytes) -> _Row:
-        public, personal = events.split(body)
-        salted = os.urandom(SALT_BYTES) + personal if personal else None
-        self.seq += 1
-        self.chain = link(self.chain, self.seq, public, _commitment(salted, None))
-        at, code = _ms(event.at), _code(event)
-        return _Row(self.seq, at, event.trust, code, event.priority, public, salted, self.chain)
-
-    def again(self, row: _Row) -> _Row:
-        self.seq += 1
-        self.chain = link(self.chain, self.seq, row.body, _commitment(row.personal, None))
-        return row._replace(seq=self.seq, chain=self.chain)
 
 
 @functools.cache

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 import gateway
 from gateway.cache import Applied, Cache
@@ -72,6 +71,7 @@ from gateway.ipc.messages import (
 )
 from gateway.ipc.outbox import Outbox
 from gateway.ipc.server import CoreServer
+from gateway.jobs import Jobs
 from gateway.journal import Journal
 from gateway.notify import notify, watchdog_interval
 from gateway.processes.downlink import Downlink, Parts, grant_verifier, opened_roots
@@ -118,7 +118,7 @@ class Core:
         self._config = config
         self._rng = rng
         self._doors = DoorStates()
-        self._jobs = AsyncIOScheduler()
+        self._jobs = Jobs()
         self._started: timedelta
         self._outbox = Outbox()
         self._downlink: Downlink | None = None
@@ -278,7 +278,7 @@ class Core:
             loop.add_signal_handler(number, stop.set)
         for door_id in self._config.doors:
             self._report(door_id)  # what was said before a restart is not known any more
-        scheduler = self._scheduler()
+        self._start_jobs()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._site.run(), name="site")
@@ -303,7 +303,7 @@ class Core:
                 raise
             raise errors.exceptions[0] from None
         finally:
-            scheduler.shutdown(wait=False)
+            self._jobs.stop()
 
     async def apply_alone(self, records: bytes) -> ImportDone:
         """Apply records with no door and no socket; see `import_offline`."""
@@ -414,23 +414,23 @@ class Core:
         else:
             self._memory.forget_spent(now, self._downlink.sure() if self._downlink else now)
 
-    def _scheduler(self) -> AsyncIOScheduler:
-        """What has a wall-clock time; a decision never waits for it."""
-        scheduler = self._jobs
-        scheduler.add_job(self._keep_floor, "interval", seconds=FLOOR_EVERY.total_seconds())
+    def _start_jobs(self) -> None:
+        """Run what has a wall-clock time; a decision never waits for it."""
+        jobs = self._jobs
         daily = DailySummaries(self._journal, self._in_force, self._clock, self._site.record)
-        scheduler.add_job(daily.look, "cron", minute=SUMMARY_AT_MINUTE, misfire_grace_time=600)
-        scheduler.add_job(self._checkpoint, "interval", seconds=CHECKPOINT_EVERY.total_seconds())
+        jobs.every(FLOOR_EVERY, "floor", self._keep_floor)
+        jobs.every(CHECKPOINT_EVERY, "checkpoint", self._checkpoint)
+        jobs.every(TIMERS_EVERY, "timers", self._keep_timers)
         if self._downlink is not None:
-            every = BEACONS_LOOKED_AT_EVERY.total_seconds()
-            scheduler.add_job(self._downlink.look, "interval", seconds=every)
-        scheduler.add_job(self._keep_timers, "interval", seconds=TIMERS_EVERY.total_seconds())
-        scheduler.add_job(
-            self._retire, "cron", hour=RETENTION_AT_HOUR, coalesce=True, misfire_grace_time=3600
-        )
-        scheduler.start()
+            jobs.every(BEACONS_LOOKED_AT_EVERY, "beacons", self._look_at_beacons)
+        jobs.hourly(SUMMARY_AT_MINUTE, "summary", daily.look, timedelta(minutes=10))
+        jobs.daily(RETENTION_AT_HOUR, "retention", self._retire, timedelta(hours=1))
+        jobs.start()
         self._wake_ups.arm()
-        return scheduler
+
+    async def _look_at_beacons(self) -> None:
+        assert self._downlink is not None  # noqa: S101 - the job was added for it
+        self._downlink.look()
 
     async def _checkpoint(self) -> None:
         self._journal.checkpoint()

@@ -21,6 +21,7 @@ from gateway.control.wake_ups import WakeUps
 from gateway.domain import events
 from gateway.domain.entitlements import Entitlements
 from gateway.drivers import REGISTRY
+from gateway.jobs import Jobs
 from tests.control.site import records
 from tests.control.test_door import Paper
 from tests.process.rig import site_config
@@ -74,7 +75,7 @@ class Site:
             clock=self.clock,
             rng=random.Random(0),
         )
-        self.jobs = AsyncIOScheduler(timezone=UTC)
+        self.jobs = Jobs(AsyncIOScheduler(timezone=UTC))
         self.wake_ups = WakeUps(self.jobs, self.site, self.clock, lambda at: at + HOST_AHEAD)
 
     async def until(self, at: str) -> None:
@@ -92,7 +93,7 @@ async def site(directory: Path, paper: Paper, begins: str) -> AsyncIterator[Site
     try:
         yield made
     finally:
-        made.jobs.shutdown(wait=False)
+        made.jobs.stop()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -176,7 +177,7 @@ def test_a_wake_up_decides_nothing_by_itself(tmp_path: Path) -> None:
             while s.clock.now() < datetime(2026, 10, 26, 20, tzinfo=UTC):
                 await asyncio.sleep(chance.random() * 900)
                 s.wake_ups.look()
-            assert len(s.jobs.get_jobs()) == 1
+            assert len(s.jobs.scheduler.get_jobs()) == 1
         assert told(paper) == opened(
             ("10-25 00:30", "10-25 01:00"),
             ("10-25 01:30", "10-25 02:30"),
