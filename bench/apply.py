@@ -56,7 +56,7 @@ async def _size(
     records = canonical_records((*site_records(), *person_records(credentials // 2)))
     changed = records | canonical_records(_changed(credentials // 2))
     with StateDir(directory / "state") as state:
-        cache = Cache(state.path, key, signed=True)
+        cache = Cache(state.path, key, "LON", signed=True)
         await cache.open()
         was = records
         for name, number, made in (

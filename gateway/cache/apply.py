@@ -103,7 +103,7 @@ def apply(
         RecordsRefused: it has faults.
         StorageError: it can't be kept.
     """
-    parsed = parse_records(BytesIO(records))
+    parsed = parse_records(BytesIO(records), place.site)
     sums = _sums(parsed.records, as_of)
     odds = odds_of(sums.pins)
     warnings = (*parsed.warnings, *pin_warnings(odds))
@@ -138,7 +138,7 @@ def rebuild(place: Place, key: CredentialKey, wanted: str) -> Outcome:
     problems: list[str] = []
     for found, source in _candidates(place, key, wanted, problems):
         try:
-            unsealed = unseal(found.lines)
+            unsealed = unseal(found.lines, place.site)
         except (Unsealable, RecordsRefused) as error:
             problems.append(f"{source}: {error}")
             continue
@@ -243,11 +243,11 @@ def _replace(
     lines = _lines_after(place, key, coming, was)
     ordered = sorted(lines.values())
     _check_digest(manifest, digest_of(ordered), len(ordered))
-    unsealed = unseal(ordered, coming.fresh)
+    unsealed = unseal(ordered, place.site, coming.fresh)
     if manifest.kind == "repair":
         recent = order.recent
     else:
-        recent = _check_impact_of_all(order, was, unsealed.records) if current else ()
+        recent = _check_impact_of_all(place, order, was, unsealed.records) if current else ()
     seal = _seal(order, manifest, key)
     sums = _sums(unsealed.records, order.at)
     sealed = SealedSet(seal, ordered)
@@ -318,7 +318,9 @@ def _check_digest(manifest: Manifest, digest: bytes, count: int) -> None:
         )
 
 
-def _check_impact_of_all(order: BundleOrder, was: SealedSet | None, new: ValidRecords) -> Recent:
+def _check_impact_of_all(
+    place: Place, order: BundleOrder, was: SealedSet | None, new: ValidRecords
+) -> Recent:
     if order.signatures > 1:
         return ()
     if was is None:
@@ -326,7 +328,7 @@ def _check_impact_of_all(order: BundleOrder, was: SealedSet | None, new: ValidRe
             Rule.IMPACT,
             "the records in force can't be read to compare with: it needs a second signature",
         )
-    return _check_impact(order, impact(unseal(was.lines).records, new, order.at))
+    return _check_impact(order, impact(unseal(was.lines, place.site).records, new, order.at))
 
 
 def _check_impact(order: BundleOrder, change: Impact) -> Recent:
@@ -367,7 +369,8 @@ def _amend(
             source.change(near.gone, near.put.values())
             digest, count = source.digest()
             _check_digest(manifest, digest.digest(), count)
-            before, after = unseal(near.before), unseal(near.after(), coming.fresh)
+            before = unseal(near.before, place.site)
+            after = unseal(near.after(), place.site, coming.fresh)
             _check_nothing_is_missing(place, key, order, near, before.records)
             recent = _check_impact_of_part(order, sums, before.records, after.records)
             sums = _carried_on(sums, before.records, after.records, order.at)
@@ -595,6 +598,7 @@ def run(argv: Sequence[str]) -> Outcome:
     """Do what the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--site", required=True, help="the id that the site record must have")
     parser.add_argument("--key", type=Path, required=True)
     parser.add_argument("--key-id", required=True)
     parser.add_argument("--current", default="")
@@ -609,7 +613,7 @@ def run(argv: Sequence[str]) -> Outcome:
 
 
 def _outcome_of(arguments: argparse.Namespace) -> Outcome:
-    place = Place(arguments.state)
+    place = Place(arguments.state, arguments.site)
     try:
         key = read_key(arguments.key)
         if key.id != arguments.key_id:

@@ -34,7 +34,7 @@ from gateway.cache.sealed import remove_old_bundles
 from gateway.decoding import decode_json, decode_with
 from gateway.domain.impact import LIMITS, Limits
 from gateway.domain.impact_window import Recent, still_recent
-from gateway.domain.record_faults import LintWarning
+from gateway.domain.record_faults import LintWarning, other_site
 from gateway.errors import RecordsRefused, StorageError, Undecodable
 from gateway.statedir import write_atomically
 from gateway.trust.bundle import Held, Revision, SignedManifest
@@ -115,15 +115,18 @@ class Cache:
         self,
         directory: Path,
         key_file: Path,
+        site: str,
         *,
         signed: bool = False,
         launcher: Sequence[str] = (),
     ) -> None:
-        """`signed`: the site has `[trust]`, so nothing below the floor of revision is in force.
+        """`site`: the gateway's site id. Records of another site are never in force here.
+
+        `signed`: the site has `[trust]`, so nothing below the floor of revision is in force.
 
         `launcher` goes before the child's command, as `strace` does in tests.
         """
-        self._place = Place(directory)
+        self._place = Place(directory, site)
         self._signed = signed
         self._floor = Floor()
         self._key_file = key_file
@@ -139,6 +142,8 @@ class Cache:
         """Set by `open` where the cache was damaged."""
         self.floor_lost = False
         """Set by `open` where the floor of revision was not there, though a signed set was."""
+        self._other_site: str | None = None
+        """The site whose records lie here, until some of this gateway's own are in force."""
 
     @property
     def held(self) -> Held:
@@ -173,6 +178,15 @@ class Cache:
     def revision(self) -> str | None:
         """The name of the set in force."""
         return self._pointer.revision if self._pointer else None
+
+    @property
+    def problem(self) -> str | None:
+        """The reason why nothing is in force; None where something is."""
+        if self.current is not None:
+            return None
+        if self._other_site is None:
+            return "no entitlements"
+        return other_site(self._other_site, self._place.site)
 
     @property
     def as_of(self) -> datetime | None:
@@ -368,7 +382,7 @@ class Cache:
         self._check_floor(pointer.epoch, pointer.number)
         table = await asyncio.to_thread(self._map, pointer)
         await self._write_pointer(pointer)
-        self.current = table
+        self.current, self._other_site = table, None
         await self._raise_floor(pointer)
         await asyncio.to_thread(self._tidy, pointer)
         await self._look_at_rows()
@@ -416,7 +430,12 @@ class Cache:
 
     def _map(self, pointer: _Pointer) -> CompiledEntitlements:
         path = self._place.directory / pointer.file
-        return CompiledEntitlements(path, pointer.sha256, self._opened_key())
+        table = CompiledEntitlements(path, pointer.sha256, self._opened_key())
+        site = table.tables.site.id
+        if site != self._place.site:
+            self._other_site = site
+            raise StorageError(f"{pointer.file}: {other_site(site, self._place.site)}")
+        return table
 
     def _left_something(self) -> bool:
         return self._place.source.exists() or any(self._place.bundles.glob("*.jsonl"))
@@ -470,6 +489,8 @@ class Cache:
             str(self._place.directory),
             "--key",
             str(self._key_file),
+            "--site",
+            self._place.site,
             "--key-id",
             self._opened_key().id,
             "--current",

@@ -20,14 +20,14 @@ class RecordsInForce(NamedTuple):
     records: ValidRecords
 
 
-def records_in_force(directory: Path, key_file: Path) -> RecordsInForce:
+def records_in_force(directory: Path, key_file: Path, site: str) -> RecordsInForce:
     """Read and check what lies in a state directory, and change nothing there.
 
     Raises:
         RecordsRefused: an earlier release wrote them, and this one finds faults.
         StorageError: there are none, they are damaged, or this user may not read them.
     """
-    path = Place(directory).source
+    path = Place(directory, site).source
     key = read_key(key_file)
     connection = open_to_read(path)
     try:
@@ -40,4 +40,4 @@ def records_in_force(directory: Path, key_file: Path) -> RecordsInForce:
         connection.close()
     # No lock is held: what was read while the core changed it doesn't add up to its seal.
     check_seal(found, key)
-    return RecordsInForce(seal.revision, unseal(found.lines).records)
+    return RecordsInForce(seal.revision, unseal(found.lines, site).records)

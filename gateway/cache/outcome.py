@@ -97,9 +97,10 @@ class BundleOrder(msgspec.Struct, frozen=True):
 
 
 class Place(NamedTuple):
-    """Where the cache lies in the state directory."""
+    """Where the cache lies in the state directory, and of which site its records must be."""
 
     directory: Path
+    site: str
 
     @property
     def source(self) -> Path:

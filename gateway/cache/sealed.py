@@ -192,12 +192,12 @@ def hash_in(body: bytes) -> tuple[str, str]:
     return members.kind, members.value
 
 
-def unseal(lines: Iterable[Line], fresh: Mapping[Key, bytes] | None = None) -> Unsealed:
+def unseal(lines: Iterable[Line], site: str, fresh: Mapping[Key, bytes] | None = None) -> Unsealed:
     """Read lines with the one reader of records. `fresh` are canonical records that have just come,
     with their values: they are read as they are.
 
     The reader asks for values in canonical form, so each other keyed hash gets a stand-in of its
-    kind, and of its length where that counts.
+    kind, and of its length where that counts. `site` is the id of the site that they must be of.
 
     Raises:
         RecordsRefused: there are faults.
@@ -237,7 +237,7 @@ def unseal(lines: Iterable[Line], fresh: Mapping[Key, bytes] | None = None) -> U
             yield msgspec.json.encode(members)
 
     try:
-        parsed = parse_records(read())
+        parsed = parse_records(read(), site)
     except (Undecodable, KeyError, ValueError) as error:
         raise Unsealable(f"the records can't be used any more: {error}") from error
     return Unsealed(parsed.records, parsed.warnings, digests)

@@ -19,6 +19,7 @@ from gateway.trust.bundle import (
     MAGIC,
     RAW_BYTES_MAX,
     Base,
+    Changes,
     Manifest,
     framed,
     manifest_in,
@@ -87,6 +88,11 @@ def _run(options: argparse.Namespace) -> int:
 
 def _signed_again(data: bytes, keys: list[Path]) -> bytes:
     document, *chunks = unframed(data)
+    manifest = manifest_in(opened_document(document, DOCUMENT_BYTES_MAX).payload)
+    changes = Changes(manifest)
+    for chunk, content in zip(manifest.chunks, chunks, strict=False):
+        for _ in changes.read(chunk, content):
+            """Nobody signs twice what a gateway refuses by its chunks alone."""
     for file in keys:
         key = read_private_key(file)
         kid = kid_of(key.public_key())
@@ -101,7 +107,7 @@ def _made(options: argparse.Namespace, data: bytes) -> bytes:
         raise GatewayError("of records: --site, --gateway, --revision and --digest-key are needed")
     if not options.gateway:
         raise GatewayError("no gateway would take it: give --gateway")
-    parsed_records(options.file)  # for its faults
+    parsed_records(options.file, options.site)  # for its faults
     made = now_s()
     about = About(
         options.site,

@@ -99,7 +99,7 @@ def _checked(options: argparse.Namespace, data: bytes) -> Manifest:
     digest = digest_of(records, manifest.digest_key).digest()
     if (digest, len(records)) != (manifest.digest, manifest.records):
         raise BreaksRule(Rule.DIGEST, "its records have another digest than it says")
-    parse_records(records.values())
+    parse_records(records.values(), manifest.site)
     return manifest
 
 

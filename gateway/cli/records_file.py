@@ -15,8 +15,10 @@ from gateway.trust.root import opened_document
 from gateway.trust.rules import BreaksRule
 
 
-def parsed_records(path: Path) -> ParsedRecords:
-    """The records in a file: JSON Lines, or a bundle with all of them, whoever signed it.
+def parsed_records(path: Path, site: str | None = None) -> ParsedRecords:
+    """Read the records in a file: JSON Lines, or a bundle with all of them, whoever signed it.
+
+    `site` is the id of the site that they must be of, where the caller knows it.
 
     Raises:
         RecordsRefused: they have faults.
@@ -27,8 +29,8 @@ def parsed_records(path: Path) -> ParsedRecords:
             begins = file.read(len(MAGIC))
             rest = chain([begins + file.readline()], file)
             if begins == MAGIC:
-                return parse_records(_of_bundle(path, b"".join(rest)))
-            return parse_records(line.removesuffix(b"\n") for line in rest)
+                return parse_records(_of_bundle(path, b"".join(rest)), site)
+            return parse_records((line.removesuffix(b"\n") for line in rest), site)
     except OSError as error:
         raise GatewayError(f"{path}: can't be read: {error.strerror}") from error
 

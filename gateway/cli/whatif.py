@@ -136,7 +136,7 @@ async def _from_core(options: argparse.Namespace) -> _Known:
     if options.was is not None:
         return _Known(at, taps, records_of(options.was), None)
     key = key_file(Path(config.state.credential_key), os.environ)
-    found = records_in_force(Path(config.state.dir), key)
+    found = records_in_force(Path(config.state.dir), key, config.site.id)
     return _Known(at, taps, found.records, found.revision)
 
 

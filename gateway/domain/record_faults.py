@@ -52,13 +52,16 @@ class ParsedRecords(NamedTuple):
 _EXACTLY_ONE = ("site", "policy")
 
 
-def parse_records(lines: Iterable[bytes | str]) -> ParsedRecords:
-    """The records that stand on `lines`, one JSON object each, as one set.
+def parse_records(lines: Iterable[bytes | str], site: str | None = None) -> ParsedRecords:
+    """Read the records that stand on `lines`, one JSON object each, as one set.
+
+    `site` is the id of the site that they are for, where the caller knows it. It is compared as it
+    is, code point by code point: no case, space or look-alike letter is forgiven.
 
     Raises:
         RecordsRefused: It has faults: every one, in the order of the lines.
     """
-    reading = _Reading()
+    reading = _Reading(site)
     for number, line in enumerate(lines, 1):
         reading.read_line(number, line)
     return reading.finish()
@@ -84,7 +87,8 @@ class _Reference(NamedTuple):
 class _Reading:
     """A set of records while its lines are read."""
 
-    def __init__(self) -> None:
+    def __init__(self, site: str | None = None) -> None:
+        self._site = site
         self._faults: list[tuple[int, RecordFault]] = []
         """Each with the number of its line."""
         self._warnings: list[LintWarning] = []
@@ -118,6 +122,8 @@ class _Reading:
             wrong.setdefault("id", f"a second {record_type} with this id")
         elif record_type in _EXACTLY_ONE and record_type in self._types_seen:
             wrong.setdefault("id", f"a second {record_type}")
+        elif record_type == "site" and record_id and self._site not in (None, record_id):
+            wrong.setdefault("id", other_site(record_id, str(self._site)))
         self._types_seen.add(record_type)
         place = _Place(number, record_type, record_id or _NONE)
         record = None
@@ -238,6 +244,11 @@ class _Reading:
         """The records of one type by id, of a set without a fault."""
         records = self._records[record_type].items()
         return {name: record for name, record in records if isinstance(record, struct)}
+
+
+def other_site(records: str, wanted: str) -> str:
+    """Say that records are of another site; letters outside ASCII are spelt out."""
+    return f"records of site {records!a}: they are refused, because this site is {wanted!a}"
 
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")

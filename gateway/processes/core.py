@@ -168,7 +168,7 @@ class Core:
                 if config.trust is not None:
                     directory = self._state.path / "roots"
                     roots = opened_roots(config.trust, config.site.id, directory)
-                self._cache = Cache(self._state.path, key, signed=roots is not None)
+                self._cache = Cache(self._state.path, key, config.site.id, signed=roots is not None)
                 await self._cache.open()
                 self._memory = SiteMemory(
                     lambda: self._journal.state, boot=boot_id(), clock=self._clock
@@ -318,6 +318,9 @@ class Core:
             return InForce(NO_RECORDS, None, None)
         return InForce(current, self._cache.revision, self._cache.as_of)
 
+    def _why_nobody_is_let_in(self) -> str:
+        return f"{self._cache.problem}: every credential is denied until an import"
+
     def _heard(self, event: events.Event) -> None:
         self._figures.heard(event)
         self._watch.heard(event)
@@ -358,7 +361,7 @@ class Core:
             )
         )
         if force.revision is None:
-            log.warning("no entitlements yet: every credential is denied until an import")
+            log.warning("no entitlements", why=self._why_nobody_is_let_in())
             return
         for odd in (*self._doors_in_no_record(), *self._site.odd_wiring()):
             log.warning(odd)
@@ -599,7 +602,7 @@ class Core:
         force, trust = self._in_force(), self._clock.trust()
         found = []
         if force.revision is None:
-            found.append("no entitlements: every credential is denied until an import")
+            found.append(self._why_nobody_is_let_in())
         else:
             found += self._doors_in_no_record()
         if not trust.decides_as_trusted:

@@ -15,6 +15,7 @@ import msgspec
 from gateway.decoding import decode_json
 from gateway.domain.canonical import BUCKETS, TYPES, bucket_of, canonical
 from gateway.domain.json_text import JsonError, decode_object
+from gateway.domain.record_faults import other_site
 from gateway.errors import Undecodable
 from gateway.trust.root import Hash, Id, Instant, KeySet, Now, opened_document, payload_as
 from gateway.trust.rules import BreaksRule, Rule
@@ -208,6 +209,7 @@ class Changes:
     """Reads the chunks of a bundle, one after the other, in the manifest's order."""
 
     def __init__(self, manifest: Manifest) -> None:
+        self._site = manifest.site
         self._delta = manifest.kind == "delta"
         buckets = manifest.buckets
         self._buckets = None if isinstance(buckets, msgspec.UnsetType) else frozenset(buckets)
@@ -217,7 +219,8 @@ class Changes:
         """The lines of the next chunk.
 
         Raises:
-            BreaksRule: `chunk`: it is not the one named, or not of the form.
+            BreaksRule: `chunk`: it is not the one named, or not of the form; `wrong_site`: its site
+                record is of another site than the manifest.
         """
         for line in unpacked(chunk, data).splitlines(keepends=True):
             if not line.endswith(b"\n"):
@@ -238,6 +241,8 @@ class Changes:
         self._last = at
         if self._buckets is not None and bucket_of(change.type, change.id) not in self._buckets:
             raise BreaksRule(Rule.CHUNK, "a record of a bucket that it does not repair")
+        if change.type == "site" and change.id != self._site:
+            raise BreaksRule(Rule.WRONG_SITE, other_site(change.id, self._site))
         return change
 
 

@@ -41,7 +41,7 @@ def state(tmp_path: Path) -> Iterator[Path]:
 
 
 async def opened(state: Path, key_file: Path, *launcher: str) -> Cache:
-    cache = InOneProcess(state, key_file, signed=True, launcher=launcher)
+    cache = InOneProcess(state, key_file, "LON", signed=True, launcher=launcher)
     await cache.open()
     return cache
 
@@ -414,7 +414,7 @@ async def test_a_set_that_nobody_signed_is_not_in_force_once_a_signed_one_was(
     assert (await opened(state, key_file, NO_CHILD)).revision == cache.revision
     await take(cache, snapshot(FIRST, about(1)), *TWO)
     floor = (state / "floor-revision").read_bytes()
-    unsigned = Cache(state, key_file)
+    unsigned = Cache(state, key_file, "LON")
     await unsigned.open()
     await unsigned.apply(records(5), NOON)
     (state / "floor-revision").write_bytes(floor)

@@ -41,7 +41,7 @@ def _change_key(key_file: Path) -> None:
 
 
 async def opened(state: Path, key_file: Path, launcher: tuple[str, ...] = ()) -> Cache:
-    cache = Cache(state, key_file, launcher=launcher)
+    cache = Cache(state, key_file, "LON", launcher=launcher)
     await cache.open()
     return cache
 

@@ -12,7 +12,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 from demo.brokers import any_broker
 from gateway.cli import main
 from gateway.domain.instants import format_instant
+from gateway.domain.json_text import decode_object
 from gateway.trust.bundle import DOCUMENT_BYTES_MAX, framed, manifest_in, unframed
+from gateway.trust.keys import read_private_key
+from gateway.trust.making import About, canonical_records, delta, signed, snapshot
 from gateway.trust.root import first_root, next_root, opened_document
 from tests.cache.conftest import CARD, records
 from tests.link.rig import until
@@ -247,6 +250,39 @@ def test_verify_exits_1_with_the_rule_that_it_breaks(
         assert capsys.readouterr().out.startswith(f"{rule}: ")
         assert verify(name, *more, "--json") == 1
         assert json.loads(capsys.readouterr().out)["rule"] == rule
+
+
+def test_another_sites_records_are_neither_signed_nor_verified_nor_looked_through(
+    at: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new_root()
+    (at / "par.jsonl").write_bytes(records().replace(b'"id": "LON"', b'"id": "PAR"'))
+    assert sign(of="par.jsonl") == 2
+    assert "site\tPAR\tid\trecords of site 'PAR'" in capsys.readouterr().err
+    assert not (at / "1.bundle").exists()
+    assert sign("--site", "PAR", of="par.jsonl", out="par.bundle") == 0
+    assert sign() == 0
+    # What a signer that looks at no id would make: a snapshot, and a delta upon this site's.
+    first, par = (
+        canonical_records(
+            decode_object(line).members for line in (at / name).read_bytes().splitlines()
+        )
+        for name in ("records.jsonl", "par.jsonl")
+    )
+    digest_key = (at / "lon.digest").read_bytes()
+    made_s = int(datetime.now(UTC).timestamp())  # noqa: TID251 - as it does
+    about = About("LON", ("gw-1",), 2, made_s, made_s + 86_400, digest_key)
+    key = read_private_key(at / "b1.pem")
+    for name, made in (("s", snapshot(par, about)), ("d", delta(first, par, about, 1))):
+        (at / f"{name}.bundle").write_bytes(b"".join(framed([signed(made, [key]), *made.chunks])))
+        capsys.readouterr()
+        assert verify(f"{name}.bundle") == 1
+        assert capsys.readouterr().out.startswith("wrong_site: records of site 'PAR'")
+        again = ["bundle", "sign", f"{name}.bundle", "--key", "b2.pem", "-o", "twice.bundle"]
+        assert main(again) == 2
+        assert "wrong_site" in capsys.readouterr().err
+    assert main(["bundle", "lint", "s.bundle"]) == 2
+    assert "wrong_site" in capsys.readouterr().err
 
 
 def test_what_is_there_is_not_written_over(at: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -216,7 +216,7 @@ def test_whatif_of_a_journal_without_events_says_so(
 
 
 async def applied(state: Path, key: Path, lines: bytes) -> str:
-    cache = Cache(state, key)
+    cache = Cache(state, key, "LON")
     await cache.open()
     return (await cache.apply(lines, datetime(2026, 3, 2, tzinfo=UTC))).revision
 
@@ -227,10 +227,10 @@ def test_whatif_reads_the_records_in_force_and_changes_no_file(kept: Path, tmp_p
     key.chmod(0o600)
     with StateDir(state):
         with pytest.raises(StorageError):
-            records_in_force(state, key)
+            records_in_force(state, key, "LON")
         revision = asyncio.run(applied(state, key, kept.read_bytes()))
         files = {path: path.read_bytes() for path in state.rglob("*") if path.is_file()}
-        found = records_in_force(state, key)
+        found = records_in_force(state, key, "LON")
         assert {path: path.read_bytes() for path in state.rglob("*") if path.is_file()} == files
     assert found.revision == revision
     given = parse_records(kept.read_bytes().splitlines()).records
@@ -240,7 +240,7 @@ def test_whatif_reads_the_records_in_force_and_changes_no_file(kept: Path, tmp_p
     other.write_bytes(bytes(32))
     other.chmod(0o600)
     with pytest.raises(StorageError, match="another credential key"):
-        records_in_force(state, other)
+        records_in_force(state, other, "LON")
 
 
 def test_a_gain_is_told_with_its_very_span() -> None:

@@ -362,6 +362,39 @@ async def test_status_and_import_say_what_nobody_would_notice_before_a_member_do
     assert await core.stop() == 0
 
 
+async def test_records_of_another_site_let_nobody_in(
+    used: Rig, state: Path, tmp_path: Path
+) -> None:
+    config = ("--config", str(used.config))
+    elsewhere = tmp_path / "elsewhere.jsonl"
+    elsewhere.write_text(as_lines([{**records()[0], "id": "PAR"}, *records()[1:]]))
+    assert records()[0]["type"] == "site"
+    stopped = await used.cli("import", str(elsewhere), *config)
+    assert (stopped.status, stopped.out) == (2, "")
+    assert "site\tPAR\tid\trecords of site 'PAR'" in stopped.err
+    core = await used.core()
+    await used.ready(core)
+    running = await used.cli("import", str(elsewhere), *config, "--json")
+    assert (running.status, running.json["ok"]) == (2, False)
+    await decides_rightly(used)
+    assert await core.stop() == 0
+
+    right = used.config.read_text()
+    used.config.write_text(right.replace('id = "LON"', 'id = "PAR"'))
+    try:
+        core = await used.core()
+        await used.ready(core)
+        told = await used.cli("status", *config)
+        assert told.status == 1
+        assert "PROBLEM       records of site 'LON': they are refused" in told.out
+        await denies_all(used)
+        assert await core.stop() == 0
+    finally:
+        used.config.write_text(right)
+    await started(used)
+    await decides_rightly(used)
+
+
 async def test_a_clock_that_is_years_ahead_does_not_become_the_floor(
     used: Rig, state: Path
 ) -> None:

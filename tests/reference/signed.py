@@ -270,6 +270,8 @@ SET_B: list[Record] = [
     if (record["type"], record["id"]) not in [*GONE, ("credential", "c-1")]
 ] + NEW
 
+ELSEWHERE: list[Record] = [{**SET_A[0], "id": "PAR"}, *SET_A[1:]]
+
 # Bundles.
 
 
@@ -498,6 +500,31 @@ def vectors() -> dict[str, Any]:
             ["expired", "too old", snapshot(8, SET_B, "b-1", made=NOON - DAY, expires=NOON)],
             ["not_yet", "from the future", snapshot(8, SET_B, "b-1", made=NOON + 601)],
             ["malformed", "a further key", snapshot(8, SET_B, "b-1", more=1)],
+            ["wrong_site", "with another site's records", snapshot(8, ELSEWHERE, "b-1")],
+            [
+                "wrong_site",
+                "a delta to another site's records",
+                bundle(
+                    "delta",
+                    8,
+                    ELSEWHERE,
+                    [b"".join(deletions([("site", "LON")]) + upserts(ELSEWHERE[:1]))],
+                    "b-1",
+                    base=[7, digest(SET_A)],
+                ),
+            ],
+            [
+                "faults",
+                "a delta to records of no site",
+                bundle(
+                    "delta",
+                    8,
+                    SET_A[1:],
+                    [b"".join(deletions([("site", "LON")]))],
+                    "b-1",
+                    base=[7, digest(SET_A)],
+                ),
+            ],
             ["digest", "another digest", snapshot(8, SET_B, "b-1", digest=digest(SET_A))],
             ["digest", "another number of records", snapshot(8, SET_B, "b-1", records=3)],
             [

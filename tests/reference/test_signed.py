@@ -160,7 +160,7 @@ class Gate:
 @pytest.fixture
 async def gate(tmp_path: Path, key_file: Path) -> Any:
     with StateDir(tmp_path / "state") as state:
-        cache = InOneProcess(state.path, key_file, signed=True)
+        cache = InOneProcess(state.path, key_file, "LON", signed=True)
         await cache.open()
         yield Gate(cache)
 

@@ -86,7 +86,7 @@ class Box:
 
     def __init__(self, state: Path, key_file: Path) -> None:
         self.clock = SetClock()
-        self.cache = InOneProcess(state, key_file, signed=True)
+        self.cache = InOneProcess(state, key_file, "LON", signed=True)
         self.roots = Roots(root(), state / "roots")
         self.said: list[tuple[str, bytes]] = []
         self.applied: list[Applied] = []
