@@ -48,7 +48,7 @@ _COMMANDS = (
     _Listed("fleet", "gateway.cli.fleet", "all sites of a broker, live"),
     _Listed("door", "gateway.cli.door", "set modes by hand, lock down, evacuate, look ahead"),
     _Listed("forgive", "gateway.cli.forgive", "forget a holder's place and PIN lockout"),
-    _Listed("muster", "gateway.cli.muster", "who is in which zone"),
+    _Listed("muster", "gateway.cli.muster", "list people by zone"),
     _Listed("journal", "gateway.cli.journal", "what happened"),
     _Listed("decide", "gateway.cli.decide", "decide requests on a set of records"),
     _Listed("replay", "gateway.cli.replay", "decide recorded taps again, report differences"),

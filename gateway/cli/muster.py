@@ -1,4 +1,4 @@
-"""`door-gateway muster`: who is in which zone."""
+"""`door-gateway muster`: people by zone."""
 
 import argparse
 import asyncio
@@ -7,12 +7,13 @@ from gateway.cli import EXIT_OK, Command
 from gateway.cli.common import add_config, add_json, load_config, print_json, socket_of
 from gateway.cli.output import say
 from gateway.ipc.client import connect
-from gateway.ipc.messages import Muster
+from gateway.ipc.messages import Muster, Whereabouts
 
 _DESCRIPTION = """\
-List who was last let into which zone: for an evacuation, or to find somebody. A `?` marks whoever
+List the people last let into each zone: for an evacuation, or to find somebody. A `?` marks whoever
 the door contact did not see go through alone. Who came through an open door, or left by a handle,
-is in no list; how many left by the exit button is said."""
+is in no list; the number of exit-button presses is shown. Whoever took a lift is listed once, with
+every floor that the lift could go to. Each gateway knows only the doors that it controls."""
 
 _EXAMPLE = """\
 example:
@@ -34,10 +35,19 @@ def _run(options: argparse.Namespace) -> int:
         counted = "" if zone.counted is None else f", {zone.counted} counted"
         unseen = f", {zone.left_unseen} left unseen" if zone.left_unseen else ""
         say(f"{zone.zone}: {len(zone.people)} known{counted}{unseen}")
-        for person in zone.people:
-            sure = " " if person.seen else "?"
-            say(f"  {sure} {person.holder:<24} {person.at:%Y-%m-%d %H:%M} UTC  by {person.door}")
+        _say_people(zone.people)
+    for several in muster.between:
+        say(f"in one of {', '.join(several.zones)}: {len(several.people)} known")
+        _say_people(several.people)
+    if not any(zone.people for zone in muster.zones) and not muster.between:
+        say("nobody is known to be inside")
     return EXIT_OK
+
+
+def _say_people(people: list[Whereabouts]) -> None:
+    for person in people:
+        sure = " " if person.seen else "?"
+        say(f"  {sure} {person.holder:<24} {person.at:%Y-%m-%d %H:%M} UTC  by {person.door}")
 
 
 async def _ask(options: argparse.Namespace) -> Muster:

@@ -5,6 +5,7 @@ import contextlib
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -12,6 +13,7 @@ import structlog
 
 from gateway.clock import Clock, TimeTrust
 from gateway.control.memory import Overlaid, SiteMemory
+from gateway.control.shared_tap import SharedTap
 from gateway.domain import assurance, door_state, events, member_text, occupancy, pin_lockout
 from gateway.domain.after_decision import Assurance, Case, Surroundings
 from gateway.domain.break_glass import DIGITS, Role, broken
@@ -157,6 +159,8 @@ class CardTapped(msgspec.Struct, frozen=True):
     """False for a PIN that has waited for a card already, or that another door decides too."""
     waited: bool = False
     """A PIN that has waited for a card."""
+    shared: SharedTap | None = None
+    """The same tap as the reader's other doors see it, where there are any."""
 
     def __repr__(self) -> str:
         """Without the value: a credential is never printed."""
@@ -255,9 +259,8 @@ class DoorController:
             asyncio.get_running_loop().call_later(1.0, self._record_ignored)
         self._ignored += 1
 
-    def refuse(self, event: events.CredentialRefused, side: Side) -> None:
-        """Record what didn't prove itself, and show it. There is nothing to decide."""
-        self._append(event)
+    def show_refused(self, side: Side) -> None:
+        """Show that something didn't prove itself. There is nothing to decide."""
         self._show(Indicate(side, Signal.DENIED))
 
     def point(self, change: PointChanged) -> None:
@@ -405,7 +408,9 @@ class DoorController:
     async def _decide_and_take(self, tap: CardTapped, held: PinHeld | None = None) -> None:
         decided, changes = self._decide(tap, held)
         self._memory.apply(changes)
-        await self._take(decided, tap.at)
+        if tap.shared is not None and decided.event.outcome != "deny":
+            tap.shared.admitted(decided.event)
+        await self._take(decided, tap.at, shared=tap.shared)
 
     def _asks_for(self, held: PinHeld, tap: CardTapped) -> bool:
         """Whether `tap` is a card that the PIN entered before it completes."""
@@ -453,14 +458,21 @@ class DoorController:
                 self._show(Indicate(side, Signal.HELD_OPEN))
             await asyncio.sleep(IDENTIFY_EVERY.total_seconds())
 
-    async def _take(self, fact: DoorFact, at: timedelta, *, wait: bool = True) -> RemoteOutcome:
+    async def _take(
+        self,
+        fact: DoorFact,
+        at: timedelta,
+        *,
+        wait: bool = True,
+        shared: SharedTap | None = None,
+    ) -> RemoteOutcome:
         alarms = self.state.alarms
         self.state, effects = door_state.step(self._rules(), self.state, fact, self._moment())
         if self.state.alarms != alarms:
             raised = tuple(sorted(each.value for each in self.state.alarms))
             self._memory.apply({alarms_key(self.door): Alarms(raised=raised) if raised else None})
         self._on_change(self.door)
-        return await self._carry_out(effects, at, wait=wait)
+        return await self._carry_out(effects, at, wait=wait, shared=shared)
 
     def _recall_alarms(self) -> None:
         """Take up the alarms of before a restart: they end when the contact says so, no sooner."""
@@ -504,7 +516,10 @@ class DoorController:
         else:
             before = decide_carried(force.records, carried, request)
         counter = door_state.counter_to_decide(self.state, tap.side, credentials, tap.counter)
-        restricted, context = self._restrict(request, before, mode, moment, counter, grant)
+        shared_at = None if tap.shared is None else tap.at
+        restricted, context = self._restrict(
+            request, before, mode, moment, counter, grant, shared_at
+        )
         decision = restricted.decision
         # While PINs are locked out, not even the event may tell a right one from a wrong one.
         hidden = credentials[0][0] == "pin" and pin_lockout.is_door_locked(
@@ -564,6 +579,7 @@ class DoorController:
         moment: Moment,
         counter: int | None,
         grant: CarriedGrant | None,
+        shared_at: timedelta | None,
     ) -> tuple[Restricted, events.Context | None]:
         records = self._in_force().records
         door = records.tables.doors.get(self.door)
@@ -584,6 +600,7 @@ class DoorController:
                 self._wiring.assurance, self._wiring.zone_assurance.get(entered, "low")
             ),
             counter=counter,
+            tap=shared_at,
         )
         watched = Watched(Overlaid(self._memory, undone))
         case = Case(records, door, request, decision, watched, moment.mono, around, grant)
@@ -676,13 +693,15 @@ class DoorController:
     # --- Doing -----------------------------------------------------------------------------------
 
     async def _carry_out(
-        self, effects: list[Effect], at: timedelta, *, wait: bool
+        self, effects: list[Effect], at: timedelta, *, wait: bool, shared: SharedTap | None
     ) -> RemoteOutcome:
         """Do what is to be done, in order; where not `wait`, without waiting for the strike."""
         ticket: Ticket | None = None
         to_explain: tuple[events.AccessDecided, Request] | None = None
         for effect in effects:
             match effect:
+                case Record(events.AccessDecided(outcome="deny") as denied, asked) if shared:
+                    shared.denied(denied, partial(self._append_denial, denied, asked))
                 case Record(events.AccessDecided() as denied, Request() as asked):
                     to_explain = denied, asked
                 case Record():
@@ -746,7 +765,9 @@ class DoorController:
     ) -> str | None:
         """Pulse the strike by the right of `ticket`; why not, unless the relay has confirmed it."""
         seq = None if ticket is None else ticket.seq
-        failed = ReleaseFailed(effect.cause, seq, "", effect.side, effect.grant)
+        failed = ReleaseFailed(
+            effect.cause, seq, "", effect.side, effect.grant, passage=effect.passage
+        )
         if effect.wait_for_commit and ticket is None and not effect.leaves:
             why = "its grant can't be recorded: the journal is full"
             if effect.cause == "mode":
@@ -832,6 +853,10 @@ class DoorController:
     def _append_explained(self, event: events.AccessDecided, asked: Request) -> None:
         """Record a denial, and from when on it would be none."""
         self._append(self._explained(event, asked))
+
+    def _append_denial(self, event: events.AccessDecided, asked: Request | None) -> None:
+        """Record a denial that has waited for the reader's other doors."""
+        self._append(event if asked is None else self._explained(event, asked))
 
     def _explained(self, event: events.AccessDecided, asked: Request) -> events.AccessDecided:
         force = self._in_force()

@@ -24,6 +24,7 @@ from gateway.control.door import (
 )
 from gateway.control.memory import SiteMemory
 from gateway.control.shared_reader import SharedReader
+from gateway.control.shared_tap import SharedTap
 from gateway.control.supervised import SETTLE, SupervisedInput
 from gateway.domain import events
 from gateway.domain.break_glass import Role
@@ -131,6 +132,7 @@ class SiteController:
             for name, device in config.devices.items()
         }
         self._shared: dict[str, SharedReader] = {}
+        self._shared_taps: set[SharedTap] = set()
         self.devices: dict[str, DeviceState] = {name: DeviceState() for name in self._drivers}
         self.doors: dict[str, DoorController] = {
             door_id: DoorController(
@@ -176,22 +178,26 @@ class SiteController:
             for name, device in self._config.devices.items()
             if device.driver.capabilities & _POINTS
         }
-        async with asyncio.TaskGroup() as group:
-            for controller in self.doors.values():
-                group.create_task(controller.run(), name=f"door {controller.door}")
-            for name in boards:
-                group.create_task(self._keep(name), name=f"device {name}")
-            try:
-                async with asyncio.timeout(REST_WAIT.total_seconds()):
-                    await self._relays_up.wait()
-            except TimeoutError:
-                away = [name for name in self._points.boards if not self.devices[name].online]
-                log.warning("starting without relay boards", devices=sorted(away))
-            self._readers_live = True
-            group.create_task(self._look_at_modes(), name="modes")
-            group.create_task(self.card_lists.run(), name="card lists")
-            for name in self._drivers.keys() - boards:
-                group.create_task(self._keep(name), name=f"device {name}")
+        try:
+            async with asyncio.TaskGroup() as group:
+                for controller in self.doors.values():
+                    group.create_task(controller.run(), name=f"door {controller.door}")
+                for name in boards:
+                    group.create_task(self._keep(name), name=f"device {name}")
+                try:
+                    async with asyncio.timeout(REST_WAIT.total_seconds()):
+                        await self._relays_up.wait()
+                except TimeoutError:
+                    away = [name for name in self._points.boards if not self.devices[name].online]
+                    log.warning("starting without relay boards", devices=sorted(away))
+                self._readers_live = True
+                group.create_task(self._look_at_modes(), name="modes")
+                group.create_task(self.card_lists.run(), name="card lists")
+                for name in self._drivers.keys() - boards:
+                    group.create_task(self._keep(name), name=f"device {name}")
+        finally:
+            for tap in tuple(self._shared_taps):
+                tap.settle()
 
     def take_up(self) -> None:
         """What was wrong with wires and cases before a restart is so until a device says it isn't:
@@ -295,6 +301,13 @@ class SiteController:
                 found.append(
                     f"door {door_id}: interlock: no contact: it counts as shut when it is locked"
                 )
+            shared = any(reader.shared for reader in table.readers)
+            if shared and table.contact is None and door.max_occupancy is not None:
+                found.append(
+                    f"door {door_id}: max_occupancy: its reader has several doors and there is no "
+                    "contact: one tap counts as a person at every door that it opens. Limit no "
+                    "zone that a lift leads to"
+                )
             if door.max_occupancy is not None and "out" not in sides and table.rex is None:
                 found.append(
                     f"door {door_id}: max_occupancy: nothing here counts who leaves: neither a "
@@ -355,6 +368,7 @@ class SiteController:
                 if fact.kind == "wiegand" and fact.device in self._points.boards:
                     self.card_lists.presented(fact.value)
                 places = self._points.readers.get(fact.device, ())
+                shared = self._shared_tap(len(places)) if len(places) > 1 else None
                 for door, side in places:
                     tap = CardTapped(
                         fact.device,
@@ -365,6 +379,7 @@ class SiteController:
                         fact.counter,
                         fact.began,
                         waits=len(places) == 1,
+                        shared=shared,
                     )
                     self.doors[door].tap(tap)
             case CredentialPresented():
@@ -400,19 +415,29 @@ class SiteController:
             case DeviceOffline():
                 self._offline(fact)
 
+    def _shared_tap(self, doors: int) -> SharedTap:
+        tap = SharedTap(doors, self.record, self._shared_taps.discard)
+        self._shared_taps.add(tap)
+        return tap
+
     def _refused(self, fact: CredentialRefused) -> None:
         log.info("refused", device=fact.device, kind=fact.kind, why=fact.why)
-        for door, side in self._points.readers.get(fact.device, ()):
-            event = events.CredentialRefused(
-                at=self._clock.now(),
-                trust=int(self._clock.trust()),
-                door=door,
-                side=side,
-                device=fact.device,
-                kind=fact.kind,
-                why=fact.why,
+        places = self._points.readers.get(fact.device, ())
+        if places:
+            (door, side), *others = places
+            self.record(
+                events.CredentialRefused(
+                    **self._stamp(),
+                    door=door,
+                    side=side,
+                    device=fact.device,
+                    kind=fact.kind,
+                    why=fact.why,
+                    others=tuple(name for name, _ in others),
+                )
             )
-            self.doors[door].refuse(event, side)
+        for door, side in places:
+            self.doors[door].show_refused(side)
 
     def _input_faulty(self, fact: InputFaulty) -> None:
         """What an input says is unknown: a contact is neither open nor closed, a REX isn't pressed,

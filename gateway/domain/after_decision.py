@@ -32,6 +32,9 @@ class Surroundings(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the door and the zone entered ask of a credential, the higher of the two."""
     counter: int | None = None
     """The counter that the first credential presented proved itself with, where it has one."""
+    tap: timedelta | None = None
+    """The monotonic moment of the tap, where its reader has several doors: the same at all of them,
+    so that one tap counts once. None at a reader of one door."""
 
 
 class Case(msgspec.Struct, frozen=True):

@@ -36,8 +36,10 @@ def is_passback(case: Case) -> bool:
     if case.decision.holder is None:
         return False
     place = recall(case.memory, place_key(case.decision.holder), Place)
-    if place is None or place.zone != case.entered:
+    if place is None or place.zone != case.entered or place.elsewhere:
         return False
+    if place.tap is not None and place.tap == case.around.tap:
+        return False  # the reader's other doors are asked about the same tap
     forgets = case.around.antipassback_forgets
     return forgets is None or case.now < place.since + forgets
 

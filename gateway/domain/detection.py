@@ -92,7 +92,8 @@ class Detector:
         self._denied: OrderedDict[tuple[str, str], deque[timedelta]] = OrderedDict()
         self._unknown: OrderedDict[str, deque[timedelta]] = OrderedDict()
         self._downs: OrderedDict[str, deque[timedelta]] = OrderedDict()
-        self._last: OrderedDict[str, tuple[str, timedelta]] = OrderedDict()
+        self._last: OrderedDict[str, tuple[str, timedelta, str]] = OrderedDict()
+        """Of each holder: the door and moment of the last grant, and the reader."""
         self._entries: deque[timedelta] = deque(maxlen=TIMES_MAX)
         self._needs: Mapping[str, frozenset[str]] = {}
         self._bad_since: dict[tuple[str, str], timedelta] = {}
@@ -145,6 +146,8 @@ class Detector:
 
     def _access(self, event: events.AccessDecided, now: timedelta) -> Iterator[events.Event]:
         if event.outcome == "grant":
+            if self._is_same_tap(event, now):
+                return
             self._entries.append(now)
             self._in_hour += 1
             yield from self._travelled(event, now)
@@ -162,6 +165,14 @@ class Detector:
                         f"{len(times)} unknown credentials at {event.door} within 10 minutes:"
                         " somebody tries cards, or records are missing", len(times),
                     )  # fmt: skip
+
+    def _is_same_tap(self, event: events.AccessDecided, now: timedelta) -> bool:
+        """Whether a reader of several doors has granted this tap at another door already."""
+        before = None if event.holder is None else self._last.get(event.holder)
+        if before is None:
+            return False
+        door, at, device = before
+        return device == event.device and door != event.door and now - at <= TOO_FAST
 
     def _spike(
         self, event: events.AccessDecided, kind: str, name: str, now: timedelta
@@ -182,7 +193,7 @@ class Detector:
         if event.holder is None or event.reason == "egress":
             return
         before = self._last.pop(event.holder, None)
-        self._last[event.holder] = (event.door, now)
+        self._last[event.holder] = (event.door, now, event.device)
         _shorten(self._last)
         if before is None or before[0] == event.door or now - before[1] > TOO_FAST:
             return

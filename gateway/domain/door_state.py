@@ -258,6 +258,8 @@ class ReleaseFailed(msgspec.Struct, frozen=True):
     grant: int = 0
     recorded: bool = True
     """False where nothing may be released because its right could not be written down."""
+    passage: Passage | None = None
+    """See `PulseStrike`."""
 
 
 class RelockFailed(msgspec.Struct, frozen=True):
@@ -315,6 +317,8 @@ class PulseStrike(msgspec.Struct, frozen=True):
     grant: int = 0
     until: timedelta | None = None
     """What gives the right to it ends then, though it may have waited for the disk or the board."""
+    passage: Passage | None = None
+    """Who can't have passed if it fails, at a door without a contact (else: `Pending`)."""
     again: bool = False
     """The rest of a pulse that was recorded before: its confirmation is no news."""
 
@@ -495,6 +499,7 @@ def _decided(
                 spends=fact.spends,
                 leaves=event.reason == "egress",
                 grant=grant,
+                passage=None if rules.has_contact else fact.passage,
             ),
             Indicate(side, Signal.GRANTED),
             *effects,
@@ -652,6 +657,8 @@ def _release_failed(
         return _replace(state, hold_failed=True), [Record(failed)]
     gone = [each for each in state.pending if each.grant == fact.grant and fact.grant]
     effects: list[Effect] = [Settle(each.passage, entered=False) for each in gone]
+    if fact.passage is not None:
+        effects.append(Settle(fact.passage, entered=False))
     effects.append(Record(failed))
     if fact.side is not None:
         effects.append(Indicate(fact.side, Signal.FAULT))

@@ -95,6 +95,21 @@ class AccessDecided(_Event, frozen=True, tag="access"):
     """What the member is told of a denial or challenge; of a grant there is nothing to tell."""
 
 
+class OtherDoors(_Event, frozen=True, tag="other_doors"):
+    """Doors that stayed locked at a tap of their common reader, beside the doors that the tap's own
+    `access` events are about. A tap is one attempt: these are not denials of their own.
+    """
+
+    device: str
+    outcome: str
+    """What the tap's own events say: `grant`, `challenge`, or `deny` where no door opened."""
+    doors: dict[str, str]
+    """Reason by door."""
+    holder: str | None = None
+    credential: str | None = None
+    """The id of the record of the primary credential, where it is in one."""
+
+
 class CredentialRefused(_Event, frozen=True, tag="credential_refused"):
     """Something was presented and didn't prove itself, so that nobody was looked up."""
 
@@ -104,6 +119,8 @@ class CredentialRefused(_Event, frozen=True, tag="credential_refused"):
     device: str
     kind: str
     why: str
+    others: tuple[str, ...] = ()
+    """The other doors of a reader of several doors."""
 
 
 class AdmittedByController(_Event, frozen=True, tag="admitted_by_controller"):
@@ -624,6 +641,7 @@ class FindingCleared(_Event, frozen=True, tag="finding_cleared"):
 
 Event = (
     AccessDecided
+    | OtherDoors
     | AdmittedByController
     | CredentialRefused
     | LateCommit

@@ -21,19 +21,21 @@ def grant_key(grant: str) -> str:
 def limits(case: Case) -> tuple[Limited, ...]:
     """What opens only so often of the credentials presented, and the carried grant."""
     found = [
-        Limited(uses_key(credential.id), credential.max_uses)
+        Limited(uses_key(credential.id), credential.max_uses, tap=case.around.tap)
         for credential in case.presented()
         if credential.max_uses is not None
     ]
     grant = case.grant
     if grant is not None and grant.uses:
-        found.append(Limited(grant_key(grant.id), grant.uses, grant.expires))
+        found.append(Limited(grant_key(grant.id), grant.uses, grant.expires, case.around.tap))
     return tuple(found)
 
 
 def exhausted(memory: Memory, limited: Iterable[Limited]) -> bool:
     """Whether one of them has no use left."""
-    return any(_count(memory, each.key) >= each.uses for each in limited)
+    return any(
+        _count(memory, each.key) >= each.uses for each in limited if not _is_spent_by(memory, each)
+    )
 
 
 def why_not(case: Case) -> str | None:
@@ -42,14 +44,24 @@ def why_not(case: Case) -> str | None:
 
 
 def spend(memory: Memory, limited: Iterable[Limited]) -> Changes:
-    """One use less of each."""
+    """One use less of each; a tap that opens several doors of its reader is one use."""
     changes: dict[str, Remembered | None] = {}
     for each in limited:
+        if _is_spent_by(memory, each):
+            continue
         count = _count(memory, each.key) + 1
         changes[each.key] = (
-            Uses(count=count) if each.expires is None else Spent(count=count, expires=each.expires)
+            Uses(count=count, tap=each.tap)
+            if each.expires is None
+            else Spent(count=count, expires=each.expires, tap=each.tap)
         )
     return changes
+
+
+def _is_spent_by(memory: Memory, limited: Limited) -> bool:
+    """Whether the same tap has spent its use at another door already."""
+    found = memory.get(limited.key)
+    return limited.tap is not None and isinstance(found, Uses | Spent) and found.tap == limited.tap
 
 
 def _count(memory: Memory, key: str) -> int:

@@ -17,11 +17,13 @@ from gateway.decoding import decode_with
 class _Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     def shifted(self, by: timedelta) -> "Remembered":
         """The value with its monotonic moments moved by `by`."""
-        moved = {
+        moved: dict[str, timedelta | None] = {
             name: getattr(self, name) + by
             for name in ("until", "since")
             if getattr(self, name, None) is not None
         }
+        if getattr(self, "tap", None) is not None:
+            moved["tap"] = None  # another boot's moments identify no tap of this one
         return msgspec.structs.replace(self, **moved)  # type: ignore[return-value]
 
 
@@ -32,12 +34,16 @@ class PinRow(_Value, frozen=True, tag="pin"):
     lockouts: int = 0
     """Lockouts since the last right PIN: each is twice as long as the one before."""
     until: timedelta | None = None
+    tap: timedelta | None = None
+    """The last tap counted, at a reader of several doors (`Surroundings.tap`)."""
 
 
 class Uses(_Value, frozen=True, tag="uses"):
     """How often a credential with `max_uses` has opened something."""
 
     count: int
+    tap: timedelta | None = None
+    """As in `PinRow`."""
 
 
 class Spent(_Value, frozen=True, tag="spent"):
@@ -47,12 +53,16 @@ class Spent(_Value, frozen=True, tag="spent"):
 
     count: int
     expires: datetime
+    tap: timedelta | None = None
+    """As in `PinRow`."""
 
 
 class TagCounter(_Value, frozen=True, tag="tag_counter"):
     """The highest counter that a tag has proved itself with."""
 
     seen: int
+    tap: timedelta | None = None
+    """As in `PinRow`."""
 
 
 class Place(_Value, frozen=True, tag="place"):
@@ -68,11 +78,16 @@ class Place(_Value, frozen=True, tag="place"):
     """Whether they went through isn't known yet."""
     others: tuple["Place", ...] = ()
     """Where else they may be while somebody is awaited, the oldest grant first."""
+    tap: timedelta | None = None
+    """As in `PinRow`."""
+    elsewhere: tuple[str, ...] = ()
+    """Zones that the same tap opened and no contact watches: they are in `zone` or in one of these
+    (the floors of a lift)."""
 
     def shifted(self, by: timedelta) -> "Remembered":
         """Nobody is awaited over a restart of the machine: they are taken to have gone through."""
         since = self.since + by
-        return msgspec.structs.replace(self, since=since, awaited=False, others=())
+        return msgspec.structs.replace(self, since=since, awaited=False, others=(), tap=None)
 
 
 class Count(_Value, frozen=True, tag="count"):
@@ -111,6 +126,8 @@ class Limited(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     uses: int
     expires: datetime | None = None
     """Of a carried grant: how long its uses must be remembered."""
+    tap: timedelta | None = None
+    """The tap that it was presented by, at a reader of several doors."""
 
 
 class FirstOfTwo(_Value, frozen=True, tag="first_of_two"):

@@ -6,6 +6,8 @@ after one holder's card lock that holder's PINs. Cards, phones and REX are never
 
 from datetime import timedelta
 
+import msgspec
+
 from gateway.domain.after_decision import Case
 from gateway.domain.decision import Decision
 from gateway.domain.memory import Changes, Memory, PinRow, recall
@@ -73,7 +75,10 @@ def after(case: Case) -> Changes:
     if holder is not None:
         key = holder_key(holder)
         row = recall(case.memory, key, PinRow) or PinRow()
-        changes[key] = _failed(row, HOLDER_ATTEMPTS_MAX, HOLDER_LOCKOUT, case.now)
+        tap = case.around.tap
+        if tap is None or row.tap != tap:
+            failed = _failed(row, HOLDER_ATTEMPTS_MAX, HOLDER_LOCKOUT, case.now)
+            changes[key] = msgspec.structs.replace(failed, tap=tap)
     return changes
 
 

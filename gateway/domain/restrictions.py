@@ -35,6 +35,8 @@ class Passage(msgspec.Struct, frozen=True):
     """Holders; nobody where who leaves isn't known."""
     counted: tuple[str, int] | None = None
     """The zone whose people were counted, and by how many they changed."""
+    tap: timedelta | None = None
+    """See `Surroundings.tap`."""
 
 
 class Restricted(msgspec.Struct, frozen=True):
@@ -107,7 +109,7 @@ def _stands(case: Case, changes: dict[str, Remembered | None]) -> Restricted:
         if case.door.unlock_after_first:
             changes[first_in_key(case.door.id)] = FirstIn(at=case.request.at)
     counted = _counts(case, max(1, len(people)))
-    passage = Passage(case.now, case.request.side, case.entered, people, counted)
+    passage = Passage(case.now, case.request.side, case.entered, people, counted, case.around.tap)
     passback = (
         case.door.antipassback == "soft"
         and case.decision.reason != "egress"
@@ -133,7 +135,12 @@ def _counts(case: Case, people: int) -> tuple[str, int] | None:
 
 def _passed(case: Case, passage: Passage) -> dict[str, Remembered | None]:
     place = Place(
-        zone=passage.zone, door=case.door.id, at=case.request.at, since=case.now, awaited=True
+        zone=passage.zone,
+        door=case.door.id,
+        at=case.request.at,
+        since=case.now,
+        awaited=True,
+        tap=passage.tap,
     )
     changes: dict[str, Remembered | None] = {
         place_key(holder): as_place((*places_of(case.memory, holder), place))
@@ -166,7 +173,10 @@ def settled(
             continue  # forgiven since
         mine = places[at]
         known = next((p for p in places if not p.awaited), None)
-        if entered and (known is None or just_now or places.index(known) < at):
+        if entered and not just_now and known is not None and _is_same_tap(mine, known):
+            # No contact watched, and the same tap opened other doors: one of them was taken.
+            left = [_or_in(known, mine) if p is known else p for p in places if p is not mine]
+        elif entered and (known is None or just_now or places.index(known) < at):
             went = msgspec.structs.replace(mine, awaited=False, seen=seen)
             left = [went if p is mine else p for p in places if p is not known]
         else:
@@ -176,6 +186,16 @@ def settled(
         zone, by = passage.counted
         changes.update(occupancy.moved(memory, zone, -by))
     return changes
+
+
+def _is_same_tap(place: Place, other: Place) -> bool:
+    return place.tap is not None and place.tap == other.tap
+
+
+def _or_in(known: Place, other: Place) -> Place:
+    if known.seen or other.zone in (known.zone, *known.elsewhere):
+        return known
+    return msgspec.structs.replace(known, elsewhere=(*known.elsewhere, other.zone))
 
 
 def _entrance(place: Place) -> tuple[str, str, timedelta]:

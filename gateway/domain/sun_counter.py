@@ -24,7 +24,7 @@ def after(case: Case) -> Changes:
     waits = case.decision.outcome == "challenge"
     if tag is None or counter is None or waits or not _is_newer(case, tag):
         return {}
-    return {counter_key(tag.id): TagCounter(seen=counter)}
+    return {counter_key(tag.id): TagCounter(seen=counter, tap=case.around.tap)}
 
 
 def _tag(case: Case) -> Credential | None:
@@ -35,4 +35,7 @@ def _tag(case: Case) -> Credential | None:
 def _is_newer(case: Case, tag: Credential) -> bool:
     last = recall(case.memory, counter_key(tag.id), TagCounter)
     counter = case.around.counter
-    return counter is not None and (last is None or counter > last.seen)
+    if counter is None or last is None or counter > last.seen:
+        return counter is not None
+    # The reader's other doors are asked about the same message.
+    return counter == last.seen and last.tap is not None and last.tap == case.around.tap

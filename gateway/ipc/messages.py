@@ -497,11 +497,20 @@ class ZoneMuster(msgspec.Struct, frozen=True, kw_only=True):
     """How many a door with an occupancy limit counts inside."""
 
 
+class ZonesMuster(msgspec.Struct, frozen=True, kw_only=True):
+    """People who are in one of several zones, e.g. the floors that a lift took them to."""
+
+    zones: list[str]
+    people: list[Whereabouts]
+
+
 class Muster(_Message, frozen=True, tag="muster"):
     """Everybody who is known to be somewhere; who came by an open door is in no list."""
 
     at: datetime
     zones: list[ZoneMuster]
+    between: list[ZonesMuster] = []
+    """Nobody of these is in a list of `zones`."""
 
 
 class Preview(_Message, frozen=True, tag="preview"):

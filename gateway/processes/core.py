@@ -24,7 +24,7 @@ from gateway.control.daily import DailySummaries
 from gateway.control.door import InForce
 from gateway.control.figures import Figures
 from gateway.control.memory import SiteMemory
-from gateway.control.muster import muster
+from gateway.control.muster import between, muster
 from gateway.control.orders import Orders
 from gateway.control.site import SiteController
 from gateway.control.wake_ups import WakeUps
@@ -707,7 +707,9 @@ class Core:
 
     async def muster(self) -> Muster:
         """See `CoreApi.muster`."""
-        return Muster(at=self._clock.now(), zones=muster(self._memory))
+        return Muster(
+            at=self._clock.now(), zones=muster(self._memory), between=between(self._memory)
+        )
 
     async def preview(self, door: str, days: int) -> Preview:
         """See `CoreApi.preview`."""

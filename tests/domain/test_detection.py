@@ -44,8 +44,9 @@ class Site:
 
     def access(self, outcome: str = "grant", count: int = 1, **members: Any) -> "Site":
         event = events.AccessDecided(
-            at=MONDAY, trust=2, side="in", device="reader", kinds=("uid",), outcome=outcome,
-            **({"door": "front", "reason": "group"} | members),
+            at=MONDAY, trust=2, side="in", kinds=("uid",), outcome=outcome,
+            **({"door": "front", "device": f"{members.get('door')}-reader", "reason": "group"}
+               | members),
         )  # fmt: skip
         for _ in range(count):
             self.told += self.detector.take(event, self.now)
@@ -194,6 +195,14 @@ def test_nobody_is_at_two_distant_doors_at_once(
 ) -> None:
     site = Site().access(holder="h").after(seconds=seconds).access(holder="h", door=door)
     assert site.found == found
+
+
+def test_one_reader_of_several_doors_is_one_place_and_one_entry() -> None:
+    site = (
+        Site().access(holder="h", device="cabin").access(holder="h", door="vault", device="cabin")
+    )
+    assert site.found == []
+    assert len(site.detector._entries) == 1
 
 
 def test_who_leaves_by_a_free_exit_travels_nowhere() -> None:

@@ -50,6 +50,10 @@ ELSEWHERE = {
         "tests/control/test_card_lists.py::"
         "test_the_list_has_who_may_at_any_hour_and_nobody_under_lockdown"
     ),
+    "other_doors": (
+        "tests/control/test_lift.py::"
+        "test_a_ride_opens_every_floor_sold_and_is_no_denial_of_the_others"
+    ),
     "checkpoint": "tests/cli/test_journal_proof.py::test_exported_verified_and_erased",
     "finding_cleared": (
         "tests/control/test_watch.py::"
