@@ -167,7 +167,8 @@ def _signed() -> dict[str, Any]:
             "cti": _HEX, "outcome": {"enum": ["done", "refused"]},
             "reason": _or_null({"type": "string"}), "at_ms": _MS, "took_ms": {"type": "number"},
             "seq": _or_null(_COUNT),
-        }),
+        }, {"member": _map({"key": {"type": "string"}, "at": _or_null(_INSTANT),
+                            "early_min": _or_null(_COUNT)})}),
     }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import argparse
 import queue
 import secrets
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from gateway.cli.duration import duration
 from gateway.cli.output import say
 from gateway.cli.signed_files import write_new
 from gateway.clock import SystemClock
+from gateway.domain.events import Told
+from gateway.domain.member_text import worded
 from gateway.errors import GatewayError
 from gateway.link.topics import level
 from gateway.trust import commands
-from gateway.trust.commands import Result, open_result, seal_command
+from gateway.trust.commands import MemberText, Result, open_result, seal_command
 from gateway.trust.cose import NotSigned
 from gateway.trust.keys import read_private_key
 
@@ -57,6 +59,14 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         act = acts.add_parser(name, help=what)
         if name in ("unlock", "mode", "identify"):
             act.add_argument("door", metavar="DOOR")
+        if name == "unlock":
+            act.add_argument(
+                "--as-holder",
+                dest="as_holder",
+                metavar="ID",
+                help="decide as at the door's reader for this holder, with every rule; without it"
+                " the door opens by the operator's word",
+            )
         if name == "mode":
             act.add_argument("mode", choices=("controlled", "unlocked", "blocked"))
             act.add_argument("--for", dest="span", type=duration, required=True)
@@ -103,17 +113,26 @@ def _run(options: argparse.Namespace) -> int:
         "seq": result.seq,
         "checked": options.gateway_key is not None,
         "lines": result.lines,
+        "member": result.member,
     }
     if options.json:
         print_json(told)
     else:
         why = "" if result.reason is None else f": {result.reason}"
         say(f"{result.outcome}{why}, after {result.took_ms} ms (event {result.seq or '-'})")
+        if result.member is not None:
+            say(_worded(result.member))
         for line in result.lines or ():
             say(line)
         if options.gateway_key is None:
             say("(its signature was not checked: no --gateway-key)")
     return EXIT_OK if result.outcome == "done" else EXIT_NO
+
+
+def _worded(member: MemberText) -> str:
+    at = None if member.at is None else datetime.fromtimestamp(member.at, UTC)
+    text = worded(Told(member.key, at, member.early_min))
+    return text if at is None else f"{text} (UTC)"
 
 
 def _sent(options: argparse.Namespace, command: commands.Command, sealed: bytes) -> Result:
@@ -158,7 +177,7 @@ def _command(options: argparse.Namespace) -> commands.Command:
                 what["scope"] = kind
     if options.act == "mode":
         what |= {"mode": options.mode, "until": now + options.span}
-    for name in ("of", "minutes"):
+    for name in ("of", "minutes", "as_holder"):
         if getattr(options, name, None) is not None:
             what[name] = getattr(options, name)
     command = commands.Command(

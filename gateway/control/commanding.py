@@ -19,6 +19,7 @@ from gateway.trust.commands import (
     MODE_MAX,
     Command,
     CommandRefused,
+    MemberText,
     Result,
     Why,
     open_command,
@@ -48,6 +49,11 @@ class CommandedDoors(Protocol):
         """Release a door by the right of `event`, which is not recorded yet, before `until`
         (monotonic).
         """
+
+    async def remote_request(
+        self, door: str, holder: str, remote: events.Remote, until: timedelta
+    ) -> RemoteOutcome:
+        """Decide a holder's request from afar as one at the reader; release the door if granted."""
 
     def identify(self, door: str) -> None:
         """Have the readers of a door blink and beep."""
@@ -192,6 +198,12 @@ class Commands:
 
     async def _carry_out(self, command: Command, arrived: timedelta) -> None:
         log.warning("command", act=command.act, by=command.by)
+        if command.as_holder and command.target in self._doors.door_ids:
+            # A denial is the door's answer, journaled as at a reader: no command was refused.
+            asked = await self._ask(command, command.as_holder)
+            reason, seq = asked.failed, asked.seq
+            self._tell(command, arrived, reason=reason, seq=seq, member=asked.member)
+            return
         try:
             seq, lines = await self._do(command)
         except CommandRefused as refused:
@@ -263,6 +275,11 @@ class Commands:
             raise CommandRefused(outcome.failed, command)
         return outcome.seq
 
+    async def _ask(self, command: Command, holder: str) -> RemoteOutcome:
+        remote = events.Remote(command.by, command.why, command.cti.hex())
+        until = self._clock.monotonic() + (command.expires - self._clock.now())
+        return await self._doors.remote_request(command.target, holder, remote, until)
+
     def _seconds(self, command: Command) -> int | None:
         if command.until is None:
             return None
@@ -310,6 +327,7 @@ class Commands:
         reason: Why | None = None,
         seq: int | None = None,
         lines: tuple[str, ...] | None = None,
+        member: events.Told | None = None,
     ) -> None:
         took = self._clock.monotonic() - arrived
         self._answer(
@@ -321,6 +339,7 @@ class Commands:
                 took_ms=round(took / timedelta(milliseconds=1)),
                 seq=seq,
                 lines=lines,
+                member=None if member is None else MemberText.of(member),
             )
         )
 

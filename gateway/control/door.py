@@ -61,8 +61,9 @@ from gateway.domain.door_state import (
 )
 from gateway.domain.entitlements import Entitlements, holding_of
 from gateway.domain.events import Event
-from gateway.domain.explanation import explain
+from gateway.domain.explanation import explain, remote_opens_at
 from gateway.domain.memory import Alarms, Changes, Count, PinRow, Remembered, Watched, recall
+from gateway.domain.remote_request import REMOTE, decide_remote
 from gateway.domain.restrictions import Passage, Restricted, restrict, settled
 from gateway.domain.signal import Signal
 from gateway.errors import DeviceError, DeviceUnavailable, StorageError
@@ -128,6 +129,8 @@ class RemoteOutcome(NamedTuple):
     seq: int | None
     failed: str | None
     """`not_recorded`, `offline`, `unconfirmed`, or the door's own reason."""
+    member: events.Told | None = None
+    """What a holder who asked from afar is told of a denial."""
 
 
 class Wiring(msgspec.Struct, frozen=True):
@@ -161,6 +164,8 @@ class CardTapped(msgspec.Struct, frozen=True):
     """A PIN that has waited for a card."""
     shared: SharedTap | None = None
     """The same tap as the reader's other doors see it, where there are any."""
+    remote: events.Remote | None = None
+    """The command by which a holder asks from afar; `value` is then the holder's id."""
 
     def __repr__(self) -> str:
         """Without the value: a credential is never printed."""
@@ -451,6 +456,29 @@ class DoorController:
                 return RemoteOutcome(None, reason)
         return await self._take(UnlockOrdered(event, until), self._clock.monotonic())
 
+    async def remote_request(
+        self, holder: str, remote: events.Remote, until: timedelta
+    ) -> RemoteOutcome:
+        """Decide a holder's request from afar as one at the reader, and release the door if that
+        is a grant, before `until` (monotonic).
+        """
+        now = self._clock.monotonic()
+        decided, changes = self._decide(CardTapped("", "in", REMOTE, holder, now, remote=remote))
+        self._memory.apply(changes)
+        event = decided.event
+        if event.outcome == "grant":
+            granted = msgspec.structs.replace(decided, spends=True, until=until)
+            outcome = await self._take(granted, now)
+            self.look_at_mode()
+            return outcome
+        # No lamp answers, and nothing ends that somebody at the reader has begun.
+        if decided.asked is not None:
+            event = self._explained(event, decided.asked)
+        ticket = self._append(event)
+        if ticket is None or not await ticket.committed_within(SPEND_WAIT):
+            return RemoteOutcome(None if ticket is None else ticket.seq, "not_recorded")
+        return RemoteOutcome(ticket.seq, event.reason, event.member)
+
     async def identify(self) -> None:
         """Have the readers blink and beep, so that somebody on site can tell which door it is."""
         for _ in range(IDENTIFY_BEEPS):
@@ -511,7 +539,9 @@ class DoorController:
             lockdown=mode.lockdown,
             as_of=force.as_of or moment.wall,
         )
-        if carried is None:
+        if tap.remote is not None:
+            before = decide_remote(force.records, request)
+        elif carried is None:
             before = decide(force.records, request)
         else:
             before = decide_carried(force.records, carried, request)
@@ -550,6 +580,7 @@ class DoorController:
             grant=grant,
             refusal=carried if isinstance(carried, str) else None,
             context=context,
+            remote=tap.remote,
         )
         says_when = (
             decision.outcome == "deny"
@@ -868,7 +899,11 @@ class DoorController:
         member = member_text.told(
             event,
             timezone=force.records.tables.site.timezone,
-            opens_at=explain(force.records, alone).opens_at,
+            opens_at=(
+                explain(force.records, alone).opens_at
+                if event.remote is None
+                else remote_opens_at(force.records, alone)
+            ),
             persona=None if holding is None else holding.holder.persona,
         )
         return msgspec.structs.replace(event, member=member)

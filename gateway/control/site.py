@@ -321,6 +321,12 @@ class SiteController:
         """Release a door once by a signed command's right, before `until`."""
         return await self.doors[door].remote_unlock(event, until)
 
+    async def remote_request(
+        self, door: str, holder: str, remote: events.Remote, until: timedelta
+    ) -> RemoteOutcome:
+        """Decide a holder's request from afar, and carry it out before `until`."""
+        return await self.doors[door].remote_request(holder, remote, until)
+
     def identify(self, door: str) -> None:
         """Have the readers of a door blink and beep. Never waits."""
         task = asyncio.get_running_loop().create_task(self.doors[door].identify())

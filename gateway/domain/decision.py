@@ -140,18 +140,28 @@ def look_up(records: Entitlements, request: Request) -> Tap | Decision:
     if primary is None:
         return Decision("deny", "unknown_credential")
 
+    tap = tap_of(records, request, door, primary, records.holding(primary.holder))
+    return msgspec.structs.replace(tap, pin_presented=last.kind == "pin", pin=pin)
+
+
+def tap_of(
+    records: Entitlements, request: Request, door: Door, primary: Credential, holding: Holding
+) -> Tap:
+    """What the steps after the third look at, where no PIN was presented."""
+    at = taken_at(request)
+    deny_timebound = records.tables.policy.untrusted_clock == "deny_timebound"
     return Tap(
         records,
         door,
         door.to_zone if request.side == "in" else door.from_zone,
         at,
         _NO_AGE if request.as_of is None else at - request.as_of,
-        request.clock == "untrusted" and tables.policy.untrusted_clock == "deny_timebound",
+        request.clock == "untrusted" and deny_timebound,
         request.lockdown,
         primary,
-        last.kind == "pin",
-        pin,
-        records.holding(primary.holder),
+        False,
+        None,
+        holding,
     )
 
 

@@ -184,6 +184,8 @@ class Decided(msgspec.Struct, frozen=True):
     """Events to be written down with it, before it."""
     asked: Request | None = None
     """What was denied, where the member is told from when on it would not be."""
+    until: timedelta | None = None
+    """When a request from afar ends; None where something was presented at a reader."""
 
 
 class PinFirst(msgspec.Struct, frozen=True):
@@ -481,6 +483,8 @@ def _decided(
     records: list[Effect] = [*map(Record, fact.also), Record(event, fact.asked)]
     others = tuple(each for each in state.pins_wanted if each.side != side)
     after = _replace(state, pins_wanted=others, pins_held=_elsewhere(state, side))
+    if fact.until is not None:
+        after = state  # whoever stands at the reader goes on with what they have begun
     if event.outcome == "grant":
         grant = state.grants + 1
         duration = _pulse(state, fact.unlock, now)
@@ -500,6 +504,7 @@ def _decided(
                 leaves=event.reason == "egress",
                 grant=grant,
                 passage=None if rules.has_contact else fact.passage,
+                until=fact.until,
             ),
             Indicate(side, Signal.GRANTED),
             *effects,

@@ -56,6 +56,16 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Until then, in minutes, rounded up."""
 
 
+class Remote(msgspec.Struct, frozen=True, gc=False):
+    """A signed command that asks for a door in a holder's name."""
+
+    by: str
+    """Who signed for it: the app or console, not the holder."""
+    why: str
+    command: str
+    """Its id (`cti`), in hex: spent by this."""
+
+
 class AccessDecided(_Event, frozen=True, tag="access"):
     """A credential was presented and decided: everything that the decision depended on."""
 
@@ -93,6 +103,9 @@ class AccessDecided(_Event, frozen=True, tag="access"):
     """Null where no rule after the decision had anything to look at."""
     member: Told | None = None
     """What the member is told of a denial or challenge; of a grant there is nothing to tell."""
+    remote: Remote | None = None
+    """Where nothing was presented and the holder asked from afar (`kinds` is then `remote`, and
+    `device` is empty)."""
 
 
 class OtherDoors(_Event, frozen=True, tag="other_doors"):

@@ -1,6 +1,6 @@
 """Why a request was denied, and when it would not be (docs/spec/decision.md, "The explanation")."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 
 import msgspec
@@ -10,6 +10,7 @@ from gateway.domain.decision import (
     Outcome,
     Request,
     Tap,
+    Verdict,
     decide_tap,
     look_up,
     taken_at,
@@ -19,6 +20,7 @@ from gateway.domain.decision import (
 from gateway.domain.entitlements import Entitlements
 from gateway.domain.instants import later
 from gateway.domain.records import TIMEBOUND, Credential, Holder
+from gateway.domain.remote_request import look_up_remote, verdict
 
 LOOK_AHEAD = timedelta(hours=336)
 """How far ahead `opens_at` is looked for; its end is out."""
@@ -65,7 +67,17 @@ def _explanation(
     )
 
 
-def _opens_at(tap: Tap) -> datetime | None:
+def remote_opens_at(records: Entitlements, request: Request) -> datetime | None:
+    """When the same request from afar would next not be denied, if within `LOOK_AHEAD`."""
+    tap = look_up_remote(records, request)
+    return None if isinstance(tap, Decision) else _opens_at(tap, verdict)
+
+
+def _first(tap: Tap) -> Verdict:
+    return next(verdicts(tap))
+
+
+def _opens_at(tap: Tap, says: Callable[[Tap], Verdict] = _first) -> datetime | None:
     """The first instant at which `tap` would not be denied.
 
     What the steps say changes at the edges only, and each of them begins what it changes to, so
@@ -74,7 +86,7 @@ def _opens_at(tap: Tap) -> datetime | None:
     until = later(tap.at, LOOK_AHEAD)
     later_edges = {edge for edge in edges(tap, until) if tap.at < edge < until}
     for at in (tap.at, *sorted(later_edges)):
-        if next(verdicts(msgspec.structs.replace(tap, at=at))).outcome != "deny":
+        if says(msgspec.structs.replace(tap, at=at)).outcome != "deny":
             return at
     return None
 

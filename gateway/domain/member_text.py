@@ -58,6 +58,8 @@ _EN = {
     "second_person_required": "A second person must identify at this door within 30 seconds.",
     "assurance_too_low": "This kind of card is not enough for this door. Please use your phone.",
     "holder_unknown": "This code is not known here yet. Please ask at the front desk.",
+    "needs_reader": "This door can't be opened from the app. Please use the reader at the door.",
+    "member_unknown": "Your membership is not known here yet. Please ask at the front desk.",
     "grant_malformed": "This code can't be read. Please show it again, or ask at the front desk.",
     "grant_unknown_key": "This code is not valid here. Please ask at the front desk.",
     "grant_bad_signature": "This code is not valid here. Please ask at the front desk.",
@@ -111,6 +113,10 @@ _DE = {
     "second_person_required": "Eine zweite Person muss sich hier binnen 30 Sekunden ausweisen.",
     "assurance_too_low": "Diese Art Karte genügt hier nicht. Bitte nehmen Sie Ihr Telefon.",
     "holder_unknown": "Dieser Code ist hier noch nicht bekannt. Bitte fragen Sie am Empfang.",
+    "needs_reader": "Diese Tür lässt sich nicht aus der App öffnen. Bitte nehmen Sie den Leser an"
+    " der Tür.",
+    "member_unknown": "Ihre Mitgliedschaft ist hier noch nicht bekannt. Bitte fragen Sie am"
+    " Empfang.",
     "grant_malformed": "Dieser Code ist nicht lesbar. Bitte zeigen Sie ihn noch einmal, oder fragen"
     " Sie am Empfang.",
     "grant_unknown_key": "Dieser Code gilt hier nicht. Bitte fragen Sie am Empfang.",
@@ -130,6 +136,14 @@ _WITH_TIME = {
     "clock_untrusted": "opens",
 }
 """What is said instead of the reason where it is known from when on the door would open."""
+
+_FROM_AFAR = {
+    "assurance_too_low": "needs_reader",
+    "second_factor_required": "needs_reader",
+    "second_person_required": "needs_reader",
+    "holder_unknown": "member_unknown",
+}
+"""What is said instead of the reason to a holder who asked from afar and presented nothing."""
 
 _UNITS = (
     (timedelta(days=1), "day"),
@@ -162,7 +176,10 @@ def told(
             key = "day_pass_starts"
         early_min = -((event.at - opens_at) // timedelta(minutes=1))
         return Told(key, opens_at.astimezone(ZoneInfo(timezone)), early_min)
-    return Told(event.reason if event.reason in _EN else "other")
+    reason = event.reason
+    if event.remote is not None:
+        reason = _FROM_AFAR.get(reason, reason)
+    return Told(reason if reason in _EN else "other")
 
 
 def worded(what: Told, language: str = "en") -> str:

@@ -9,6 +9,7 @@ from gateway.domain.decision import Decision, PresentedCredential, Request, Side
 from gateway.domain.entitlements import NO_RECORDS, Entitlements, RecordSet, ValidRecords
 from gateway.domain.events import AccessDecided
 from gateway.domain.memory import Remembered
+from gateway.domain.remote_request import REMOTE, decide_remote
 from gateway.domain.restrictions import restrict
 
 
@@ -45,12 +46,15 @@ def recorded_request(event: AccessDecided, revision: Revision) -> Request:
     """What was asked, as far as the records still have what was presented."""
     side: Side = "out" if event.side == "out" else "in"
     ids = (event.credential, event.pin)
+    credentials = tuple(
+        revision.presented(kind, ids[place]) for place, kind in enumerate(event.kinds)
+    )
+    if event.remote is not None:
+        credentials = (PresentedCredential(REMOTE, event.holder or ""),)
     return Request(
         door=event.door,
         side=side,
-        credentials=tuple(
-            revision.presented(kind, ids[place]) for place, kind in enumerate(event.kinds)
-        ),
+        credentials=credentials,
         at=event.at,
         clock="trusted" if TimeTrust(event.trust).decides_as_trusted else "untrusted",
         lockdown=event.lockdown,
@@ -63,7 +67,9 @@ def decided_again(event: AccessDecided, revision: Revision) -> Decision:
     request = recorded_request(event, revision)
     records = revision.entitlements
     presented = event.grant or event.refusal
-    if presented is None:
+    if event.remote is not None:
+        decision = decide_remote(records, request)
+    elif presented is None:
         decision = decide(records, request)
     else:
         decision = decide_carried(records, presented, request)

@@ -8,6 +8,7 @@ from gateway.domain import limited_uses
 from gateway.domain.after_decision import Case
 from gateway.domain.decision import Side
 from gateway.domain.memory import Changes, FirstOfTwo, recall
+from gateway.domain.remote_request import REMOTE
 
 SECOND_WANTED = "second_person_required"
 WITHIN = timedelta(seconds=30)
@@ -29,16 +30,20 @@ def first_of_two(case: Case) -> FirstOfTwo | None:
 
 
 def why_not(case: Case) -> str | None:
-    """There is no other holder waiting."""
+    """There is no other holder waiting. Who asks from afar is not at the door, and can be neither
+    of the two.
+    """
     if not case.door.two_person:
         return None
+    if case.request.credentials[0].kind == REMOTE:
+        return SECOND_WANTED
     return SECOND_WANTED if first_of_two(case) is None else None
 
 
 def waits(case: Case) -> Changes:
     """Remember the first."""
     holder = case.decision.holder
-    if holder is None:
+    if holder is None or case.request.credentials[0].kind == REMOTE:
         return {}
     waiting = FirstOfTwo(holder=holder, until=case.now + WITHIN, limited=limited_uses.limits(case))
     return {first_key(case.door.id, case.request.side): waiting}

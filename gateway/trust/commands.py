@@ -7,6 +7,7 @@ from typing import Final, Literal, NamedTuple, get_args
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from gateway.domain.events import Told
 from gateway.errors import GatewayError
 from gateway.trust.cose import NotSigned, PublicKey, decode, encode, parse1, sign1, verify1
 from gateway.trust.keys import kid_of
@@ -69,6 +70,8 @@ class Command(NamedTuple):
     until: datetime | None = None
     of: Literal["lockdown", "evacuation"] | None = None
     minutes: int | None = None
+    as_holder: str | None = None
+    """Of `unlock`: the holder who asks, and whose rights decide. None: an operator's order."""
 
     @property
     def opens(self) -> bool:
@@ -147,6 +150,20 @@ def seal_command(command: Command, key: Ed25519PrivateKey) -> bytes:
     return sign1(payload, key, kid_of(key.public_key()), context=CONTEXT)
 
 
+class MemberText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a holder who asked is told of a denial (`gateway.domain.member_text`)."""
+
+    key: str
+    at: int | None = None
+    """From when on it would be different: seconds since 1970."""
+    early_min: int | None = None
+
+    @classmethod
+    def of(cls, told: Told) -> "MemberText":
+        """The same, as a result has it."""
+        return cls(told.key, None if told.at is None else int(told.at.timestamp()), told.early_min)
+
+
 class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What became of a command."""
 
@@ -159,13 +176,18 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seq: int | None = None
     lines: tuple[str, ...] | None = None
     """The answer to `logs`, the newest last."""
+    member: MemberText | None = None
+    """Of a denial to a holder who asked."""
 
 
 def seal_result(result: Result, key: Ed25519PrivateKey) -> bytes:
     """A result, signed by the gateway."""
     found = msgspec.structs.asdict(result)
-    if result.lines is None:
-        del found["lines"]
+    for name in ("lines", "member"):
+        if found[name] is None:
+            del found[name]
+    if result.member is not None:
+        found["member"] = msgspec.structs.asdict(result.member)
     return sign1(encode(found), key, kid_of(key.public_key()), context=RESULT_CONTEXT)
 
 
@@ -202,6 +224,8 @@ def _payload(command: Command) -> bytes:
         payload[command.scope] = True if command.scope == "site" else command.target
     elif command.target_kind:
         payload[command.target_kind] = command.target
+    if command.as_holder is not None:
+        payload["holder"] = command.as_holder
     if command.mode is not None:
         payload["mode"] = command.mode
     if command.until is not None:
@@ -240,6 +264,10 @@ def _parsed(payload: bytes) -> Command:
 def _with_own(command: Command, own: Mapping[object, object]) -> Command:
     """The command with the keys that its act has besides those of all."""
     act, keys = command.act, set(own)
+    if act == "unlock" and "holder" in own:
+        _need(keys == {"door", "holder"}, act)
+        holder = _text(own["holder"], ID_CHARACTERS_MAX)
+        return _to(command, "door", own)._replace(as_holder=holder)
     if act in ("unlock", "identify"):
         _need(keys == {"door"}, act)
         return _to(command, "door", own)

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
+
 from gateway.clock import SystemClock
 from gateway.config.site import TrustTable
 from gateway.control.door import RemoteOutcome
@@ -101,6 +103,11 @@ class Signing:
     ) -> RemoteOutcome:
         return await self.club.doors[door].remote_unlock(event, until)
 
+    async def remote_request(
+        self, door: str, holder: str, remote: events.Remote, until: timedelta
+    ) -> RemoteOutcome:
+        return await self.club.doors[door].remote_request(holder, remote, until)
+
     def identify(self, door: str) -> None:
         self.unlocking = asyncio.get_running_loop().create_task(self.club.doors[door].identify())
 
@@ -165,7 +172,7 @@ class Signing:
             own = {cose.parse1(outgoing.payload).kid: GATEWAY_KEY.public_key()}
             opened = cose.verify1(outgoing.payload, own, context=RESULT_CONTEXT)
             payload: Any = cose.decode(opened.payload, bytes_max=1 << 16)
-            found.append(Result(**payload))
+            found.append(msgspec.convert(payload, Result))
         return found
 
     def beacon(self, by: str = "freshness-1", **changed: Any) -> bytes:

@@ -1,6 +1,7 @@
 """Commands of the source of truth: once, in time, recorded before anything moves, and answered."""
 
 import asyncio
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -8,15 +9,18 @@ import pytest
 import structlog
 
 from gateway.control.commanding import BURST, REFILL
+from gateway.control.muster import muster
 from gateway.domain import events
 from gateway.domain.memory import Spent
+from gateway.domain.record_faults import parse_records
+from gateway.domain.replay import Revision, difference
 from gateway.domain.signal import Signal
-from gateway.trust.commands import seal_command
-from tests.control.site import SAM, records
+from gateway.trust.commands import CommandRefused, seal_command
+from tests.control.site import SAM, SAM_PIN, record_rows, records
 from tests.control.test_door import Paper
 from tests.processes.signed import Signing, key, signing
 from tests.timing import allowed
-from tests.virtual import run
+from tests.virtual import START, run
 
 SECOND = timedelta(seconds=1)
 
@@ -330,5 +334,190 @@ def test_what_was_spent_is_in_the_transaction_of_the_event() -> None:
             found = s.club.memory.get(f"command/{command.cti.hex()}")
             assert found == Spent(count=1, expires=command.expires)
             assert f"command/{command.cti.hex()}" in s.club.paper.state
+
+    run(journey())
+
+
+# --- A holder who asks from afar ------------------------------------------------------------------
+
+
+def asks(s: Signing, holder: str = "sam", **how: Any) -> bytes:
+    return seal_command(s.command(as_holder=holder, **how), key("command-1"))
+
+
+def decided(s: Signing) -> events.AccessDecided:
+    event: events.AccessDecided = s.club.found(events.AccessDecided)[-1]
+    return event
+
+
+def replays(s: Signing, **of: Any) -> bool:
+    rows = parse_records(json.dumps(row).encode() for row in record_rows(**of))
+    return difference(decided(s), Revision(rows.records)) is None
+
+
+def test_a_holder_who_asks_from_afar_is_let_in_by_their_own_right_and_is_then_inside() -> None:
+    async def journey() -> None:
+        async with signing() as s:
+            result = await s.orders(again=asks(s))
+            assert (result.outcome, result.reason, result.member) == ("done", None, None)
+            assert s.club.released()
+            event = decided(s)
+            assert (event.holder, event.reason, event.via) == ("sam", "group", "g")
+            assert (event.kinds, event.device, event.credential) == (("remote",), "", None)
+            assert event.remote is not None
+            assert (event.remote.by, event.remote.why) == ("op-ivy", "she rang")
+            assert s.club.paper.events[(result.seq or 0) - 1] == event
+            assert not s.club.found(events.RemoteUnlock)
+            await s.club.walk()
+            (entered,) = s.club.found(events.Entered)
+            assert (entered.holders, entered.sure) == (("sam",), True)
+            assert [p.holder for zone in muster(s.club.memory) for p in zone.people] == ["sam"]
+            assert replays(s)
+
+    run(journey())
+
+
+@pytest.mark.parametrize(
+    ("reason", "doors", "who", "text"),
+    [
+        ("holder_unknown", {}, "nobody", "member_unknown"),
+        ("membership_suspended", {}, "lee", "membership_suspended"),
+        ("no_entitlement", {}, "tom", "no_entitlement"),
+        (
+            "second_factor_required",
+            {"front": {"second_factor_schedule": "day"}},
+            "sam",
+            "needs_reader",
+        ),
+        ("second_person_required", {"front": {"two_person": True}}, "sam", "needs_reader"),
+    ],
+)
+def test_a_holder_without_the_right_is_denied_with_the_reason_and_a_text(
+    reason: str, doors: dict[str, Any], who: str, text: str
+) -> None:
+    async def journey() -> None:
+        more: list[dict[str, Any]] = [
+            {"type": "schedule", "id": "day", "timezone": "Europe/London",
+             "weekly": {"mon": [["00:00", "24:00"]]}},
+            {"type": "holder", "id": "lee", "persona": "member", "status": "suspended",
+             "groups": ["g"]},
+            {"type": "holder", "id": "tom", "persona": "member", "status": "active",
+             "groups": []},
+        ]  # fmt: skip
+        async with signing(rows=records(doors, more)) as s:
+            for _ in range(2):  # asking twice makes no two people
+                result = await s.orders(again=asks(s, who))
+                assert (result.outcome, result.reason) == ("refused", reason)
+                assert result.member is not None
+                assert result.member.key == text
+                assert s.club.paper.events[(result.seq or 0) - 1] == decided(s)
+                assert (decided(s).outcome, decided(s).holder) == ("deny", who)
+                await asyncio.sleep(1)
+            assert s.club.fronts["front"].pulses == []
+            assert s.club.fronts["front"].shown == []
+            assert not s.club.found(events.SealedRefused), "a denial is no attack"
+            assert replays(s, doors=doors, more=more)
+
+    run(journey())
+
+
+def test_a_schedule_that_opens_later_is_told_with_its_time() -> None:
+    async def journey() -> None:
+        more: list[dict[str, Any]] = [
+            {"type": "schedule", "id": "late", "timezone": "Europe/London",
+             "weekly": {"mon": [["12:00", "24:00"]]}},
+            {"type": "group", "id": "h", "zones": ["club"], "doors": [], "schedule": "late"},
+            {"type": "holder", "id": "tom", "persona": "member", "status": "active",
+             "groups": ["h"]},
+        ]  # fmt: skip
+        async with signing(rows=records(None, more)) as s:
+            result = await s.orders(again=asks(s, "tom"))
+            assert result.reason == "outside_schedule"
+            assert result.member is not None
+            noon = int(START.replace(hour=12).timestamp())
+            assert (result.member.key, result.member.at) == ("opens", noon)
+
+    run(journey())
+
+
+def test_every_rule_of_a_reader_holds_from_afar() -> None:
+    async def journey() -> None:
+        async with signing(rows=records({"front": {"antipassback": "hard"}})) as s:
+            await s.orders(again=asks(s))
+            await s.club.walk()
+            assert (await s.orders(again=asks(s))).reason == "antipassback"
+            await s.club.order("lockdown")
+            assert (await s.orders(again=asks(s, "maya"))).reason == "lockdown"
+            await s.club.order("release")
+            await s.club.order("blocked", "door", "front", 60)
+            assert (await s.orders(again=asks(s, "maya"))).reason == "door_blocked"
+        async with signing(assurance="medium") as s:
+            assert (await s.orders(again=asks(s))).reason == "assurance_too_low"
+
+    run(journey())
+
+
+def test_a_request_from_afar_is_spent_and_ends_like_any_command() -> None:
+    async def journey() -> None:
+        paper = Paper()
+        async with signing(paper=paper) as s:
+            sealed = asks(s)
+            assert (await s.orders(again=sealed)).outcome == "done"
+            assert (await s.orders(again=sealed)).reason == "replayed"
+            denied = asks(s, "nobody")
+            await s.orders(again=denied)
+        async with signing(paper=paper, boot="boot-2") as s:
+            assert (await s.orders(again=sealed)).reason == "replayed"
+            assert (await s.orders(again=denied)).reason == "replayed"
+            assert (await s.orders(again=asks(s, target="roof"))).reason == "unknown_door"
+            s.club.paper.disk_s = None
+            await s.sends(asks(s))
+            await asyncio.sleep(3)
+            assert s.results()[-1].reason == "not_recorded"
+            assert s.club.fronts["front"].pulses == []
+        async with signing() as s:
+            s.club.paper.disk_s = 0.8
+            await s.sends(asks(s, life=1))
+            async with s.club.doors["front"]._strike:
+                await asyncio.sleep(1.5)
+            await asyncio.sleep(0.1)
+            assert s.results()[-1].reason == "expired"
+            assert s.club.fronts["front"].pulses == []
+
+    run(journey())
+
+
+def test_a_request_from_afar_ends_nothing_that_somebody_at_the_reader_has_begun() -> None:
+    async def journey() -> None:
+        doors = {"front": {"second_factor_schedule": "day"}}
+        more: list[dict[str, Any]] = [
+            {"type": "schedule", "id": "day", "timezone": "Europe/London",
+             "weekly": {"mon": [["00:00", "24:00"]]}},
+        ]  # fmt: skip
+        async with signing(rows=records(doors, more)) as s:
+            assert await s.club.says(SAM) == "pin_required"
+            assert (await s.orders(again=asks(s, "maya"))).reason == "second_factor_required"
+            assert await s.club.says(SAM_PIN) == "group"
+
+    run(journey())
+
+
+def test_no_reader_can_say_that_a_holder_asks_from_afar() -> None:
+    async def journey() -> None:
+        async with signing() as s:
+            assert await s.club.says("sam", kind="remote") == "unknown_credential"
+
+    run(journey())
+
+
+def test_the_holder_is_no_claim_of_any_other_act() -> None:
+    async def journey() -> None:
+        async with signing() as s:
+            for act in ("identify", "mode"):
+                how: dict[str, Any] = {"target": "front", "target_kind": "door"}
+                if act == "mode":
+                    how |= {"mode": "blocked", "until": s.now().replace(microsecond=0) + SECOND}
+                with pytest.raises(CommandRefused, match="malformed"):
+                    asks(s, act=act, **how)
 
     run(journey())

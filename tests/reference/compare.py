@@ -16,12 +16,13 @@ from typing import Any, cast
 import msgspec
 
 from gateway.domain.carried_grant import CarriedGrant, Refusal, decide_carried
-from gateway.domain.decision import decide, parse_request
+from gateway.domain.decision import PresentedCredential, decide, parse_request, taken_at
 from gateway.domain.entitlements import RecordSet
-from gateway.domain.explanation import explain
+from gateway.domain.explanation import explain, remote_opens_at
 from gateway.domain.record_faults import parse_records
+from gateway.domain.remote_request import REMOTE, decide_remote
 from gateway.errors import RecordsRefused, RequestError
-from tests.reference import carried, decider, faults, sites
+from tests.reference import carried, decider, faults, remote, sites
 
 Difference = tuple[str, Any, Any, Any]
 """What was compared, the case, the reference's answer, the product's."""
@@ -58,6 +59,30 @@ def carried_decisions(seed: int, requests: int) -> Iterator[Difference]:
         got = msgspec.structs.asdict(decision)
         if wanted != got:
             yield f"seed {seed} carried {number}", (grant, request), wanted, got
+
+
+def remote_decisions(seed: int, requests: int) -> Iterator[Difference]:
+    """Every request from afar, by each of a site's holders in turn, whose decision differs."""
+    records, asked = sites.site(seed, requests)
+    reference = decider.Site(records)
+    entitlements = RecordSet(parse_records(map(_line, records)).records)
+    holders = ["nobody", *(each["id"] for each in records if each["type"] == "holder")]
+    for number, asking in enumerate(asked):
+        request = {**asking, "side": "in"}
+        holder = holders[number % len(holders)]
+        wanted = remote.decide_remote(reference, holder, request)
+        parsed = parse_request(_line(request))
+        afar = msgspec.structs.replace(parsed, credentials=(PresentedCredential(REMOTE, holder),))
+        got = msgspec.structs.asdict(decide_remote(entitlements, afar))
+        if wanted != got:
+            yield f"seed {seed} remote {number}", (holder, request), wanted, got
+        opens_at = remote_opens_at(entitlements, afar)
+        if opens_at is not None:
+            then = {**request, "at": _instant(opens_at)}
+            if afar.as_of is not None:  # the age of the records stays as it is
+                then["as_of"] = _instant(afar.as_of + (opens_at - taken_at(afar)))
+            if remote.decide_remote(reference, holder, then)["outcome"] == "deny":
+                yield f"seed {seed} remote opens_at {number}", (holder, then), "no denial", "denied"
 
 
 def refusals(seed: int) -> Iterator[Difference]:

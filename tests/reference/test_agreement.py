@@ -2,7 +2,13 @@
 
 import pytest
 
-from tests.reference.compare import carried_decisions, decisions, forms, refusals
+from tests.reference.compare import (
+    carried_decisions,
+    decisions,
+    forms,
+    refusals,
+    remote_decisions,
+)
 
 
 @pytest.mark.parametrize("first", range(0, 24, 8))
@@ -14,6 +20,11 @@ def test_decisions_and_explanations_agree_on_random_sites(first: int) -> None:
 def test_decisions_by_carried_grants_agree_on_random_sites() -> None:
     for seed in range(20):
         assert not list(carried_decisions(seed, requests=100))
+
+
+def test_decisions_on_requests_from_afar_agree_on_random_sites() -> None:
+    for seed in range(20):
+        assert not list(remote_decisions(seed, requests=100))
 
 
 @pytest.mark.parametrize("first", range(0, 200, 50))
