@@ -19,7 +19,7 @@ from gateway.cli.duration import duration
 from gateway.cli.output import say
 from gateway.errors import OrderRefused
 from gateway.ipc.client import connect
-from gateway.ipc.messages import HAND_S_MAX, PREVIEW_DAYS_MAX, Obeyed, Order, Preview
+from gateway.ipc.messages import HAND_S_MAX, PREVIEW_DAYS_MAX, Obeyed, Opened, Order, Preview
 
 _DESCRIPTION = """\
 Order something by hand, at a door, a zone or the whole site. Every order is journaled with who gave
@@ -28,6 +28,7 @@ over restarts. Evacuation comes before lockdown, both before a mode set by hand.
 
 _EXAMPLE = """\
 example:
+  door-gateway door open lounge --reason "parcel, badge forgotten"
   door-gateway door mode lounge unlocked --for 2h --reason "members' evening"
   door-gateway door lockdown --zone lounge --reason "police on site"
   door-gateway door release --zone lounge --reason "all clear"
@@ -51,6 +52,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
         add_json(made)
         return made
 
+    opens = action("open", "open a door once, for its unlock time", "open lounge --reason parcel")
+    opens.add_argument("door", metavar="DOOR")
+    add_reason(opens)
     mode = action("mode", "set a door's mode for some time", "mode lounge unlocked --for 2h …")
     mode.add_argument("door", metavar="DOOR")
     mode.add_argument("mode", choices=_MODES)
@@ -79,6 +83,8 @@ def _days(text: str) -> int:
 def _run(options: argparse.Namespace) -> int:
     if options.action == "preview":
         return _preview(options)
+    if options.action == "open":
+        return _open(options)
     obeyed = asyncio.run(_send(options, _order(options)))
     if options.json:
         print_json(obeyed)
@@ -120,6 +126,20 @@ def _reason(options: argparse.Namespace) -> str:
 async def _send(options: argparse.Namespace, order: Order) -> Obeyed:
     async with connect(socket_of(load_config(options)), role="door") as core:
         return await core.order(order)
+
+
+def _open(options: argparse.Namespace) -> int:
+    opened = asyncio.run(_send_open(options))
+    if options.json:
+        print_json(opened)
+    else:
+        say(f"{opened.door}: opened once (event {opened.seq})")
+    return EXIT_OK
+
+
+async def _send_open(options: argparse.Namespace) -> Opened:
+    async with connect(socket_of(load_config(options)), role="door") as core:
+        return await core.open_once(options.door, _reason(options))
 
 
 def _preview(options: argparse.Namespace) -> int:

@@ -346,7 +346,7 @@ class BreakGlass(_Event, frozen=True, tag="break_glass"):
 
 
 class RemoteUnlock(_Event, frozen=True, tag="remote_unlock"):
-    """A signed command gave the right to release a door once: the grant of whoever is there."""
+    """A signed command, or an operator on the box, released a door once for whoever is there."""
 
     priority: ClassVar[int] = Priority.WARNING
     door: str
@@ -354,7 +354,7 @@ class RemoteUnlock(_Event, frozen=True, tag="remote_unlock"):
     """Who ordered it."""
     why: str
     command: str
-    """Its id (`cti`), in hex: spent by this."""
+    """Its id (`cti`), in hex: spent by this. Empty where an operator opened the door on the box."""
 
 
 class Commanded(_Event, frozen=True, tag="commanded"):

@@ -14,6 +14,8 @@ from gateway.ipc.messages import (
     ImportDone,
     Muster,
     Obeyed,
+    Opened,
+    OpenOnce,
     Order,
     Outgoing,
     Preview,
@@ -95,6 +97,11 @@ class CoreApi(Protocol):
         Raises:
             OrderRefused: there is no such door or zone, or a time is missing.
             StorageError: it can't be recorded.
+        """
+
+    async def open_once(self, wanted: OpenOnce, by: str) -> Opened:
+        """Release a door once by the order of `by`; raises as `order`, also where the door or its
+        device says no.
         """
 
     async def forgive(self, forgive: Forgive, by: str) -> Obeyed:

@@ -38,6 +38,8 @@ from gateway.ipc.messages import (
     Muster,
     MusterWanted,
     Obeyed,
+    Opened,
+    OpenOnce,
     Order,
     Outgoing,
     Preview,
@@ -184,6 +186,10 @@ class CoreClient:
     async def order(self, order: Order) -> Obeyed:
         """Set or end a mode by hand."""
         return await self._ask(order, Obeyed)
+
+    async def open_once(self, door: str, why: str) -> Opened:
+        """Release a door once, for its own unlock time."""
+        return await self._ask(OpenOnce(door=door, why=why), Opened)
 
     async def forgive(self, forgive: Forgive) -> Obeyed:
         """Forget a holder's place and PIN lockout, or a zone's people."""

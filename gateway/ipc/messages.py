@@ -158,6 +158,15 @@ class Order(_Message, frozen=True, tag="order"):
     seconds: Annotated[int, msgspec.Meta(ge=1, le=HAND_S_MAX)] | None = None
 
 
+class OpenOnce(_Message, frozen=True, tag="open_once"):
+    """Release a door for its own unlock time, once; answered by `Opened`, or by a `Problem` that
+    says why not.
+    """
+
+    door: Id
+    why: Why
+
+
 class Forgive(_Message, frozen=True, tag="forgive"):
     """Forget a holder's place and PIN lockout, or who is counted in a zone, or renew the hours of
     a break-glass role; answered by `Obeyed`.
@@ -240,6 +249,7 @@ RequestBody = (
     | WatchDoors
     | StatusWanted
     | Order
+    | OpenOnce
     | Forgive
     | MusterWanted
     | PreviewWanted
@@ -476,6 +486,14 @@ class Obeyed(_Message, frozen=True, tag="obeyed"):
     forgotten: int = 0
 
 
+class Opened(_Message, frozen=True, tag="opened"):
+    """The strike's device has confirmed the release."""
+
+    door: str
+    seq: int
+    """Of the event that says who opened it, and why."""
+
+
 class Whereabouts(msgspec.Struct, frozen=True, kw_only=True):
     """Where one holder was last let in."""
 
@@ -562,6 +580,7 @@ AnswerBody = (
     | DoorStateReport
     | Status
     | Obeyed
+    | Opened
     | Muster
     | Preview
     | Proceed

@@ -33,6 +33,7 @@ from gateway.ipc.messages import (
     ImportEnd,
     ImportRefused,
     MusterWanted,
+    OpenOnce,
     Order,
     PreviewWanted,
     Problem,
@@ -165,6 +166,9 @@ class CoreServer:
                 connection.send(request.number, await self._api.status())
             case Order() as order:
                 connection.send(request.number, await self._api.order(order, connection.peer))
+            case OpenOnce() as open_once:
+                opened = await self._api.open_once(open_once, connection.peer)
+                connection.send(request.number, opened)
             case Forgive() as forgive:
                 connection.send(request.number, await self._api.forgive(forgive, connection.peer))
             case MusterWanted():

@@ -25,6 +25,7 @@ from gateway.control.door import InForce
 from gateway.control.figures import Figures
 from gateway.control.memory import SiteMemory
 from gateway.control.muster import between, muster
+from gateway.control.opening import open_once
 from gateway.control.orders import Orders
 from gateway.control.site import SiteController
 from gateway.control.wake_ups import WakeUps
@@ -61,6 +62,8 @@ from gateway.ipc.messages import (
     Muster,
     NumberedBody,
     Obeyed,
+    Opened,
+    OpenOnce,
     Order,
     Outgoing,
     Preview,
@@ -694,6 +697,12 @@ class Core:
             order.scope, order.id, order.mode, by=by, why=order.why, seconds=order.seconds
         )
         return Obeyed(modes=self._modes())
+
+    async def open_once(self, wanted: OpenOnce, by: str) -> Opened:
+        """See `CoreApi.open_once`."""
+        door = wanted.door
+        seq = await open_once(self._site, self._clock, door, by=by, why=wanted.why)
+        return Opened(door=door, seq=seq)
 
     async def forgive(self, forgive: Forgive, by: str) -> Obeyed:
         """See `CoreApi.forgive`."""

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Coroutine
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from gateway.control.door import InForce
 from gateway.control.muster import muster
+from gateway.control.opening import open_once
 from gateway.domain import events
 from gateway.domain.door_state import HOLD_PULSE, HOLD_RENEW, Contact
 from gateway.domain.signal import Signal
@@ -479,3 +481,48 @@ def test_where_somebody_was_is_forgotten_with_the_retention_of_events() -> None:
             assert [p.holder for zone in muster(c.memory) for p in zone.people] == ["maya"]
 
     played(journey())
+
+
+# --- Opened once by an operator on the box --------------------------------------------------------
+
+
+def test_an_operator_opens_a_door_once_with_who_and_why_on_disk_first() -> None:
+    async def journey() -> None:
+        async with club() as c:
+            opener = SimpleNamespace(
+                door_ids=c.door_ids,
+                remote_unlock=lambda door, event, until: c.doors[door].remote_unlock(event, until),
+            )
+
+            async def opens(door: str = "front") -> int:
+                return await open_once(opener, c.clock, door, by="ivy", why="parcel")  # type: ignore[arg-type]
+
+            seq = await opens()
+            event = c.paper.events[seq - 1]
+            assert isinstance(event, events.RemoteUnlock)
+            assert (event.door, event.by, event.why, event.command) == (
+                "front",
+                "ivy",
+                "parcel",
+                "",
+            )
+            assert c.fronts["front"].pulses == [5.0]
+            assert c.fronts["inner"].pulses == []
+            await c.walk()
+            assert not c.found(events.ForcedOpen)
+            with pytest.raises(OrderRefused, match="no door 'roof'; there are: front, inner"):
+                await opens("roof")
+            for mode, word in (("lockdown", "lockdown"), ("blocked", "blocked")):
+                if mode == "blocked":
+                    await c.order("release")
+                    await c.order("blocked", "door", "front", 60)
+                else:
+                    await c.order(mode)
+                with pytest.raises(OrderRefused, match=word):
+                    await opens()
+            c.fronts["inner"].offline = "cut"
+            with pytest.raises(OrderRefused, match="board does not answer"):
+                await opens("inner")
+            assert len(c.fronts["front"].pulses) == 1
+
+    run(journey())

@@ -22,6 +22,8 @@ from gateway.ipc.messages import (
     Muster,
     NumberedBody,
     Obeyed,
+    Opened,
+    OpenOnce,
     Order,
     Outgoing,
     Preview,
@@ -49,7 +51,7 @@ class MemoryCore:
         self.outbox = Outbox()
         self.delivered: list[Deliver] = []
         self.sessions: list[bool] = []
-        self.orders: list[tuple[Order | Forgive, str]] = []
+        self.orders: list[tuple[Order | OpenOnce | Forgive, str]] = []
         self.imported: list[bytes] = []
         self.erased: list[tuple[str, str, str]] = []
         self._grown: set[asyncio.Event] = set()
@@ -174,6 +176,12 @@ class MemoryCore:
             raise OrderRefused("no door 'nowhere'")
         self.orders.append((order, by))
         return Obeyed(modes={"street": order.mode})
+
+    async def open_once(self, wanted: OpenOnce, by: str) -> Opened:
+        if wanted.door == "nowhere":
+            raise OrderRefused("no door 'nowhere'")
+        self.orders.append((wanted, by))
+        return Opened(door=wanted.door, seq=7)
 
     async def forgive(self, forgive: Forgive, by: str) -> Obeyed:
         self.orders.append((forgive, by))

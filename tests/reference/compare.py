@@ -80,7 +80,9 @@ def remote_decisions(seed: int, requests: int) -> Iterator[Difference]:
         if opens_at is not None:
             then = {**request, "at": _instant(opens_at)}
             if afar.as_of is not None:  # the age of the records stays as it is
-                then["as_of"] = _instant(afar.as_of + (opens_at - taken_at(afar)))
+                moved = opens_at - taken_at(afar)
+                last = datetime.max.replace(tzinfo=UTC)
+                then["as_of"] = _instant(last if last - moved < afar.as_of else afar.as_of + moved)
             if remote.decide_remote(reference, holder, then)["outcome"] == "deny":
                 yield f"seed {seed} remote opens_at {number}", (holder, then), "no denial", "denied"
 
