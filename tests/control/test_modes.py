@@ -495,7 +495,7 @@ def test_an_operator_opens_a_door_once_with_who_and_why_on_disk_first() -> None:
             )
 
             async def opens(door: str = "front") -> int:
-                return await open_once(opener, c.clock, door, by="ivy", why="parcel")  # type: ignore[arg-type]
+                return await open_once(opener, c.clock, door, by="ivy", why="parcel")
 
             seq = await opens()
             event = c.paper.events[seq - 1]
