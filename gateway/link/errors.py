@@ -21,7 +21,7 @@ class BrokerUnavailable(LinkError):
     """There is no session with the broker.
 
     `kind` groups failures for the log: dns, refused, tls, login, timeout, network, handshake,
-    lost.
+    protocol, lost.
     `other_version` says that the broker was reached and did not understand the protocol version.
     """
 

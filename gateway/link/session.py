@@ -58,6 +58,8 @@ _ENVELOPE_BYTES = 16 * 1024
 
 _BESIDE_EVENTS = 3  # urgent events, a retained state and the goodbye may be in flight as well
 
+_REASON_CHARACTERS_MAX = 300
+
 _HOUSEKEEPING_S = 0.5  # paho looks after its keepalive when asked
 
 _T = TypeVar("_T")
@@ -252,12 +254,16 @@ class Session:
             self._client.loop_read()
 
     def _guard(self, work: Callable[[], object]) -> None:
-        """The loop would log a defect in a callback and go on: `watch` raises it instead."""
+        """End the session where paho can't read what the broker sent.
+
+        paho raises whatever its parser meets, from UnicodeDecodeError to struct.error. None of it
+        may end the link: a broker that is not believed would decide how long it lives.
+        """
         try:
             work()
-        except Exception as defect:  # noqa: BLE001 - raised where the session is watched
-            if not self._ended.done():
-                self._ended.set_exception(defect)
+        except Exception as error:  # noqa: BLE001 - anything that a hostile broker can cause
+            reason = f"the broker's bytes can't be read: {type(error).__name__}: {error}"
+            self._end(BrokerUnavailable("protocol", reason[:_REASON_CHARACTERS_MAX]))
         self._check_alive()
 
     def _check_alive(self) -> None:
@@ -357,7 +363,8 @@ class Session:
             done(reason)
 
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
-        self._on_message_taken(message.topic, bytes(message.payload), message.retain)
+        if not self._ended.done():
+            self._on_message_taken(message.topic, bytes(message.payload), message.retain)
 
     def _on_disconnect(
         self,

@@ -528,8 +528,7 @@ class Core:
         if self._downlink is not None:
             self._downlink.session(there=there)
         if there and self._sync is not None:
-            self._sync.refresh()
-            self._sync.report()
+            self._sync.connected()
         return Delivered(stream=self._journal.stream, acknowledged=self._journal.acknowledged)
 
     def watch_outbox(self) -> AsyncGenerator[Outgoing, None]:

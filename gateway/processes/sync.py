@@ -124,6 +124,9 @@ class Sync:
         """Why the newest bundle waits for a second signature."""
         self._wanted: Revision | None = None
         self._answer_next = clock.monotonic()
+        self._greeted_next = clock.monotonic()
+        self._greets = False
+        """A session has begun that was not greeted yet."""
         self._lost = False
         """A document was not looked at: it may have been the one that is waited for."""
         self._dropped = 0
@@ -379,6 +382,8 @@ class Sync:
             if self._lost and self._clock.monotonic() - self._asked_at >= SAME_QUESTION:
                 self._lost = False
                 self.refresh()
+            if self._greets:
+                self.connected()
             try:
                 async with asyncio.timeout(LOOK_S):
                     await self._news.wait()
@@ -458,6 +463,19 @@ class Sync:
                 "root": self._roots.current.version,
             }
         )
+
+    def connected(self) -> None:
+        """Ask and report at the beginning of a session, at most once in ANSWER_EVERY.
+
+        Sessions that begin faster are greeted once, a little later.
+        """
+        self._greets = True
+        now = self._clock.monotonic()
+        if now >= self._greeted_next:
+            self._greets = False
+            self._greeted_next = now + ANSWER_EVERY
+            self.refresh()
+            self.report()
 
     def report(self) -> None:
         """Say what is enforced."""

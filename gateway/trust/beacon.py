@@ -19,8 +19,8 @@ LIFE_MAX = timedelta(hours=24)
 NONCE_BYTES = 16
 NONCE_GOOD_FOR = timedelta(seconds=10)
 """A beacon that answers later proves no present time: it may have been held back on purpose."""
-NONCES_MAX = 16
-"""One a report: those of the last 10 s, at one a second and more."""
+NONCES_MAX = 32
+"""One a report: those of the last 10 s, at up to three a second."""
 AHEAD_MAX = timedelta(minutes=10)
 """A beacon without a nonce of ours may be so far ahead of a trusted clock."""
 
@@ -97,7 +97,12 @@ class Freshness:
         self._freeze_after = freeze_after
         self._nonces: OrderedDict[bytes, timedelta] = OrderedDict()
         self._heard_at = now
+        self._newest_ms = -1
+        """The `now_ms` of the newest beacon that counted: the same one again is no sign of life."""
         self._session_since: timedelta | None = None
+        self._session_ended = now
+        self._waited = timedelta(0)
+        """How long earlier sessions lasted since a beacon was last heard."""
         self._missing = False
 
     def sent(self, nonce: bytes, now: timedelta) -> None:
@@ -119,7 +124,7 @@ class Freshness:
         `in_force` is the revision and digest of what is in force. Raises BreaksRule.
         """
         beacon = payload_as(_opened(message, keys, BEACON_CONTEXT), Beacon, MESSAGE_BYTES_MAX)
-        time = self._answered(beacon, now)
+        time, answers = self._answered(beacon, now), beacon.nonce in self._nonces
         if time is not None:
             at = Now(beacon.now, trusted=True)  # whatever our own clock says
         # By its own word as well: no clock of ours may be there to say how far ahead it is.
@@ -138,29 +143,51 @@ class Freshness:
             )
         if beacon.nonce is not None:
             self._nonces.pop(beacon.nonce, None)
-        self._heard_at = now
+        if answers or self._is_news(beacon, at):
+            self._newest_ms = beacon.now_ms
+            self._heard_at, self._waited = now, timedelta(0)
         same = in_force == (beacon.revision, beacon.digest)
         return Heard(beacon, beacon.now if same else None, time, asks=not same)
 
     def session(self, *, there: bool, now: timedelta) -> None:
-        """Whether there is a session with the broker, by the link's word."""
-        if not there:
-            self._session_since = None
-        elif self._session_since is None:
+        """Note that a session with the broker begins or ends, by the link's word.
+
+        Time without a session doesn't count. Sessions with short gaps between them add up: a
+        broker that ends one every minute holds beacons back as well.
+        """
+        if there == (self._session_since is not None):
+            return
+        if there:
+            if now - self._session_ended >= self._freeze_after:
+                self._waited = timedelta(0)
             self._session_since = now
+        else:
+            self._waited += self._in_session(now)
+            self._session_since, self._session_ended = None, now
 
     def turned(self, now: timedelta) -> Literal["missing", "back"] | None:
         """Whether beacons have begun to be missing, or come again, since this was last asked."""
-        since = self._session_since
-        waited = timedelta(0) if since is None else now - max(since, self._heard_at)
         if self._missing:
             if self._heard_at >= now - self._freeze_after:
                 self._missing = False
                 return "back"
-        elif waited >= self._freeze_after:
+        elif self._waited + self._in_session(now) >= self._freeze_after:
             self._missing = True
             return "missing"
         return None
+
+    def _in_session(self, now: timedelta) -> timedelta:
+        """Return how long this session has lasted without a beacon; zero where there is none."""
+        since = self._session_since
+        return timedelta(0) if since is None else now - max(since, self._heard_at)
+
+    def _is_news(self, beacon: Beacon, at: Now) -> bool:
+        """Return True if a beacon shows that the source of truth was there not long ago.
+
+        One that was sent before doesn't, nor one that was kept back and comes now.
+        """
+        is_old = at.trusted and at.at - beacon.now > self._freeze_after
+        return beacon.now_ms > self._newest_ms and not is_old
 
     def _answered(self, beacon: Beacon, now: timedelta) -> tuple[datetime, datetime] | None:
         if beacon.nonce is None or beacon.nonce not in self._nonces:

@@ -215,3 +215,83 @@ def test_the_year_2038_is_a_year_like_any_other() -> None:  # F36
     sealed = seal_command(command, key("command-1"))
     taken = open_command(sealed, keys, "LON/gw-1", at, is_spent=lambda _cti: False, retained=False)
     assert taken == command
+
+
+class Listening:
+    """A gateway in session with its broker, and one beacon a call."""
+
+    def __init__(self) -> None:
+        self.freshness = Freshness(HERE, timedelta(minutes=15), timedelta())
+        self.freshness.session(there=True, now=timedelta())
+        self.keys = root()
+
+    def hears(self, minute: float, of: float, nonce: bytes | None = None) -> None:
+        """The beacon made in minute `of` comes in `minute`."""
+        made = NOON + timedelta(minutes=of)
+        beacon = BEACON | {
+            "now_ms": int(made.timestamp() * 1000),
+            "expires": int(made.timestamp()) + 86_400,
+            "nonce": nonce,
+        }
+        sealed = message(beacon, "freshness-1", BEACON_CONTEXT)
+        at = Now(NOON + timedelta(minutes=minute), trusted=True)
+        now = timedelta(minutes=minute)
+        self.freshness.take(sealed, self.keys, (7, bytes(32)), at, now)
+
+    def missing_from(self, minute: float) -> bool:
+        """Nothing of it is asked for before."""
+        return self.freshness.turned(timedelta(minutes=minute)) == "missing"
+
+
+def test_one_beacon_sent_again_and_again_is_no_sign_of_life() -> None:
+    listening = Listening()
+    for minute in range(15):
+        listening.hears(minute, of=0)
+        assert not listening.missing_from(minute)
+    listening.hears(15, of=0)
+    assert listening.missing_from(15)
+    listening.hears(16, of=16)
+    assert listening.freshness.turned(timedelta(minutes=16)) == "back"
+
+
+def test_beacons_that_were_kept_back_are_no_sign_of_life() -> None:
+    listening = Listening()
+    for minute in range(15, 31):
+        listening.hears(minute, of=minute - 15)  # all were new once, and all are a quarter old
+        assert not listening.missing_from(minute)
+    for minute in range(31, 47):
+        listening.hears(minute, of=minute - 15.5)
+    assert listening.missing_from(47)
+
+
+def test_an_earlier_beacon_after_a_later_one_is_no_sign_of_life() -> None:
+    listening = Listening()
+    listening.hears(1, of=1)
+    for minute in range(2, 16):
+        listening.hears(minute, of=minute / 100)
+    assert not listening.missing_from(15.9)
+    assert listening.missing_from(16)
+
+
+def test_a_beacon_that_answers_an_open_nonce_is_a_sign_of_life_once() -> None:
+    listening = Listening()
+    listening.freshness.sent(b"n" * 16, timedelta(minutes=9))
+    listening.hears(10, of=8, nonce=b"n" * 16)
+    listening.hears(20, of=8, nonce=b"n" * 16)
+    assert not listening.missing_from(24.9)
+    assert listening.missing_from(25)
+
+
+def test_a_broker_that_ends_each_session_hides_nothing() -> None:
+    listening = Listening()
+    freshness = listening.freshness
+    for minute in range(1, 29):  # half a minute each, after a first whole one
+        freshness.session(there=False, now=timedelta(minutes=minute))
+        freshness.session(there=True, now=timedelta(minutes=minute, seconds=30))
+        assert not listening.missing_from(minute + 0.5)
+    assert listening.missing_from(29)
+    freshness.session(there=False, now=timedelta(minutes=31))
+    freshness.session(there=False, now=timedelta(minutes=60))
+    freshness.session(there=True, now=timedelta(minutes=61))
+    listening.hears(61, of=61)
+    assert freshness.turned(timedelta(minutes=61)) == "back"
