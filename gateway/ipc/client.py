@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import itertools
+import socket
+import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -65,6 +67,9 @@ from gateway.ipc.messages import (
     encode,
 )
 
+CONNECT_S_MAX = 5
+"""Whole seconds to be let in: behind a flood of others it takes a half."""
+
 ANSWER_S_MAX = 30.0
 """A core that takes longer than this (beyond what it was asked to wait) is not answering."""
 
@@ -87,7 +92,11 @@ async def connect(path: Path, *, role: str) -> AsyncIterator["CoreClient"]:
     """
     loop = asyncio.get_running_loop()
     try:
-        transport, wire = await loop.create_unix_connection(_Wire, str(path))
+        try:
+            opened = _opened(path, blocking=False)
+        except BlockingIOError:  # many others wait to be let in
+            opened = await asyncio.to_thread(_opened, path, blocking=True)
+        transport, wire = await loop.create_unix_connection(_Wire, sock=opened)
     except PermissionError as failed:
         raise NotAllowed(f"{path}: this user may not connect to the core: {failed}") from failed
     except OSError as failed:
@@ -100,6 +109,24 @@ async def connect(path: Path, *, role: str) -> AsyncIterator["CoreClient"]:
         yield client
     finally:
         transport.abort()
+
+
+def _opened(path: Path, *, blocking: bool) -> socket.socket:
+    """Connect to the core's socket. Raises OSError.
+
+    Where many others wait to be let in, connect(2) waits up to CONNECT_S_MAX, or it fails at once.
+    """
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        limit = struct.pack("ll", CONNECT_S_MAX, 0)  # struct timeval of socket(7)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+        opened.setblocking(blocking)
+        opened.connect(str(path))
+        opened.setblocking(False)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
 
 
 class CoreClient:

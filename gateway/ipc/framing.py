@@ -15,7 +15,7 @@ class Framing:
         self._frame_bytes_max = frame_bytes_max
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> list[bytes]:
+    def feed(self, data: bytes | bytearray) -> list[bytes]:
         """The frames that are complete with `data`.
 
         Raises:

@@ -4,13 +4,14 @@ import asyncio
 import hashlib
 import socket
 from collections import deque
-from contextlib import aclosing, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from pathlib import Path
 
 import structlog
 
 from gateway.errors import GatewayError, IpcError, RecordsRefused, Undecodable
 from gateway.ipc.api import CoreApi
+from gateway.ipc.budget import REQUEST_BYTES, LinkBudget, Work
 from gateway.ipc.framing import FRAME_BYTES_MAX, Framing, frame
 from gateway.ipc.messages import (
     IMPORT_FAULTS_MAX,
@@ -44,8 +45,8 @@ from gateway.ipc.messages import (
     RequestBody,
     SealWanted,
     SessionSaid,
+    Status,
     StatusWanted,
-    UrgentEvents,
     WatchDoors,
     WatchOutbox,
     Welcome,
@@ -56,6 +57,31 @@ from gateway.ipc.rights import Peer, Rights, own_credentials, peer_of, rights_of
 
 CLIENTS_MAX = 16
 """Link, console and a handful of command lines; the next one is told so and closed."""
+
+LINK_CLIENTS_MAX = 3
+"""Of those, with the link's rights: the link itself, and one that ends while the next begins."""
+
+ROOT_PLACES = 4
+"""Of those, for root alone: an operator's lockdown is heard, whoever holds the others."""
+
+REFUSED_MAX = 8
+"""Refused clients that may still read why; of more the connection is closed at once."""
+
+REFUSAL_S = 0.002
+"""How long to wait after a refused client before the next one is looked at: a flood of them gets a
+few hundred answers a second, and who waits behind them a place within half a second."""
+
+ACCEPT_RETRY_S = 0.1
+"""How long to wait where no connection can be accepted, as without descriptors."""
+
+TOLD_EVERY_S = 10.0
+"""How often the log tells of refused clients: a flood of them must not fill the disk."""
+
+READ_BYTES = 32 * 1024
+"""Bytes taken from a client's socket at a time."""
+
+FRAMES_AT_ONCE = 16
+"""Requests of one client looked at before everything else has its turn."""
 
 REQUESTS_OPEN_MAX = 16
 """Requests of one client worked on at once; beyond that its socket isn't read until one is done."""
@@ -81,7 +107,12 @@ class CoreServer:
     def __init__(self, path: Path, api: CoreApi) -> None:
         self._path = path
         self._api = api
-        self._connections: set[_Connection] = set()
+        self._connections: dict[_Connection, None] = {}
+        """Those with a place, the longest first."""
+        self._refused: set[_Connection] = set()
+        self._told_count = 0
+        self._told_next = 0.0
+        self.budget = LinkBudget()
         self._importing: _Connection | None = None
         self.listening = asyncio.Event()
         """Set while clients can connect."""
@@ -94,53 +125,108 @@ class CoreServer:
         """
         listener = _listen(self._path)
         inode = self._path.stat().st_ino
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.TaskGroup() as group:
-                server = await loop.create_unix_server(
-                    lambda: _Connection(self, group), sock=listener
-                )
                 try:
                     self.listening.set()
-                    await loop.create_future()
+                    await self._accept(listener, group)
                 finally:
                     self.listening.clear()
-                    server.close()
-                    for connection in tuple(self._connections):
+                    for connection in (*self._connections, *self._refused):
                         connection.abort()
         finally:
             listener.close()
             _unlink_own(self._path, inode)
 
-    def admit(self, connection: "_Connection", peer: Peer) -> Rights:
-        """The rights of a new connection. Raises IpcError where it can't be served."""
+    async def _accept(self, listener: socket.socket, group: asyncio.TaskGroup) -> None:
+        """Accept one client after the other, for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                client, _ = await loop.sock_accept(listener)
+            except OSError as failed:
+                self.tell_refused(f"can't be accepted: {failed.strerror}", uid=-1, role=None)
+                await asyncio.sleep(ACCEPT_RETRY_S)
+                continue
+            try:
+                await self._receive(client, group)
+            except BaseException:
+                client.close()
+                raise
+
+    async def _receive(self, client: socket.socket, group: asyncio.TaskGroup) -> None:
+        """Give a client its connection, or tell it why there is none."""
+        peer = peer_of(client)
+        connection = _Connection(self, group, peer)
+        try:
+            self._admit(connection, peer)
+        except IpcError as refused:
+            self.tell_refused(str(refused), uid=peer.uid, role=None)
+            await asyncio.sleep(REFUSAL_S)
+            if len(self._refused) >= REFUSED_MAX:
+                client.close()
+                return
+            connection.refusal = str(refused)
+            self._refused.add(connection)
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, client)
+
+    def _admit(self, connection: "_Connection", peer: Peer) -> None:
+        """Give a new connection a place and its rights. Raises IpcError where there is none."""
         rights = rights_of(peer, own=own_credentials())
         if rights is None:
             raise IpcError(
                 f"uid {peer.uid} may not use this socket: run as root or as the core's user"
             )
-        if len(self._connections) >= CLIENTS_MAX:
-            raise IpcError(f"{CLIENTS_MAX} clients are connected already: try again later")
-        self._connections.add(connection)
-        return rights
+        alike = sum(other.rights is rights for other in self._connections)
+        if rights is Rights.LINK and alike >= LINK_CLIENTS_MAX:
+            raise IpcError(f"{alike} links are connected already: try again later")
+        places = CLIENTS_MAX if peer.uid == 0 else max(1, CLIENTS_MAX - ROOT_PLACES)
+        if len(self._connections) >= places and not self._make_room(rights):
+            raise IpcError(
+                f"{len(self._connections)} clients are connected already: try again later"
+            )
+        connection.rights = rights
+        self._connections[connection] = None
+
+    def _make_room(self, rights: Rights) -> bool:
+        """Drop the client that has not said Hello for longest; True if there was one."""
+        silent = (other for other in self._connections if not other.has_greeted)
+        victim = next(silent, None) if rights is Rights.ALL else None
+        if victim is None:
+            return False
+        victim.abort()
+        self.leave(victim)
+        return True
 
     def leave(self, connection: "_Connection") -> None:
         """The connection is lost."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
+        self._refused.discard(connection)
+
+    def tell_refused(self, why: str, *, uid: int, role: str | None) -> None:
+        """Log that a client is refused, now and then."""
+        self._told_count += 1
+        now = asyncio.get_running_loop().time()
+        if now < self._told_next:
+            return
+        self._told_next = now + TOLD_EVERY_S
+        _log.warning("ipc_client_refused", role=role, uid=uid, why=why, count=self._told_count)
+        self._told_count = 0
+
+    def turn(self, connection: "_Connection", work: Work) -> AbstractAsyncContextManager[None]:
+        """Return the turn in which a connection's work is done."""
+        return self.budget.turn(work) if connection.rights is Rights.LINK else nullcontext()
 
     async def answer(self, connection: "_Connection", request: Request) -> None:
         """Work on a request and send what there is to say. Raises GatewayError for a Problem."""
         match request.body:
             case Fetch() as fetch:
-                connection.send(request.number, await self._fetch(fetch))
+                await self._fetch(connection, request.number, fetch)
             case FetchUrgent() as fetch_urgent:
-                connection.send(request.number, await self._fetch_urgent(fetch_urgent))
-            case ReportAck(stream=stream, seq=seq):
-                reached = await self._api.report_ack(stream, seq)
-                connection.send(request.number, Acknowledged(stream=stream, seq=reached))
-            case Acknowledge(stream=stream, seq=seq):
-                reached = await self._api.acknowledge(stream, seq)
-                connection.send(request.number, Acknowledged(stream=stream, seq=reached))
+                await self._fetch_urgent(connection, request.number, fetch_urgent)
+            case ReportAck() | Acknowledge() | Deliver() | SessionSaid() as said:
+                async with self.turn(connection, "deliver"):
+                    connection.send(request.number, await self._take_in(said))
             case ExportWanted():
                 connection.send(request.number, await self._api.export_head())
             case ProofWanted(after=after, limit=limit):
@@ -150,10 +236,6 @@ class CoreServer:
             case Erase(holder=holder, why=why):
                 erased = await self._api.erase(holder, connection.peer, why)
                 connection.send(request.number, erased)
-            case Deliver() as deliver:
-                connection.send(request.number, await self._api.deliver(deliver))
-            case SessionSaid(there=there):
-                connection.send(request.number, await self._api.session_said(there=there))
             case WatchOutbox():
                 async with aclosing(self._api.watch_outbox()) as outgoing:
                     async for message in outgoing:
@@ -163,7 +245,8 @@ class CoreServer:
                     async for state in states:
                         connection.send(request.number, state)
             case StatusWanted():
-                connection.send(request.number, await self._api.status())
+                async with self.turn(connection, "status"):
+                    connection.send(request.number, await self._status(connection))
             case Order() as order:
                 connection.send(request.number, await self._api.order(order, connection.peer))
             case OpenOnce() as open_once:
@@ -180,23 +263,48 @@ class CoreServer:
             case Hello() | Cancel():
                 raise IpcError("Hello is said once, and first")
 
-    async def _fetch(self, fetch: Fetch) -> Events:
-        events = await self._api.events_after(fetch.after, fetch.limit)
-        if not events.bodies and fetch.wait_s:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(fetch.wait_s):
-                    await self._api.wait_beyond(fetch.after)
-            events = await self._api.events_after(fetch.after, fetch.limit)
-        return _cut(events, fetch.bytes_max)
+    async def _take_in(self, said: ReportAck | Acknowledge | Deliver | SessionSaid) -> AnswerBody:
+        match said:
+            case ReportAck(stream=stream, seq=seq):
+                return Acknowledged(stream=stream, seq=await self._api.report_ack(stream, seq))
+            case Acknowledge(stream=stream, seq=seq):
+                return Acknowledged(stream=stream, seq=await self._api.acknowledge(stream, seq))
+            case Deliver() as deliver:
+                return await self._api.deliver(deliver)
+            case SessionSaid(there=there):
+                return await self._api.session_said(there=there)
 
-    async def _fetch_urgent(self, fetch: FetchUrgent) -> UrgentEvents:
-        urgent = await self._api.urgent_after(fetch.after, fetch.limit)
-        if not urgent.events and fetch.wait_s:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(fetch.wait_s):
-                    await self._api.wait_urgent(fetch.after)
+    async def _status(self, connection: "_Connection") -> Status:
+        if connection.rights is Rights.LINK:
+            return await self.budget.status(self._api.status, asyncio.get_running_loop().time())
+        return await self._api.status()
+
+    async def _fetch(self, connection: "_Connection", number: int, fetch: Fetch) -> None:
+        async with self.turn(connection, "journal"):
+            events = await self._api.events_after(fetch.after, fetch.limit)
+            if events.bodies or not fetch.wait_s:
+                connection.send(number, _cut(events, fetch.bytes_max))
+                return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(fetch.wait_s):
+                await self._api.wait_beyond(fetch.after)
+        async with self.turn(connection, "journal"):
+            events = await self._api.events_after(fetch.after, fetch.limit)
+            connection.send(number, _cut(events, fetch.bytes_max))
+
+    async def _fetch_urgent(
+        self, connection: "_Connection", number: int, fetch: FetchUrgent
+    ) -> None:
+        async with self.turn(connection, "journal"):
             urgent = await self._api.urgent_after(fetch.after, fetch.limit)
-        return urgent
+            if urgent.events or not fetch.wait_s:
+                connection.send(number, urgent)
+                return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(fetch.wait_s):
+                await self._api.wait_urgent(fetch.after)
+        async with self.turn(connection, "journal"):
+            connection.send(number, await self._api.urgent_after(fetch.after, fetch.limit))
 
     async def _import(
         self, connection: "_Connection", step: ImportBegin | ImportChunk | ImportEnd
@@ -232,21 +340,27 @@ class CoreServer:
         self._drop_import(connection)
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(asyncio.BufferedProtocol):
     """One client. Its requests run as tasks of the server's group."""
 
-    def __init__(self, server: CoreServer, group: asyncio.TaskGroup) -> None:
+    def __init__(self, server: CoreServer, group: asyncio.TaskGroup, peer: Peer) -> None:
         self._server = server
         self._group = group
+        self._uid = peer.uid
+        self._buffer = bytearray(READ_BYTES)
         self._framing = Framing()
         self._transport: asyncio.Transport | None = None
-        self._rights: Rights | None = None
         self._role: str | None = None
         self._limit: asyncio.TimerHandle | None = None
+        self._again: asyncio.Handle | None = None
+        """Goes on with what waits, in the loop's next round or when the budget allows it."""
         self._refused = False
-        self._waiting: deque[Request] = deque()
+        self._waiting: deque[bytes] = deque()
+        """Frames that were not looked at yet."""
         self._open: dict[int, asyncio.Task[None]] = {}
-        self._uid = -1
+        self.rights: Rights | None = None
+        self.refusal: str | None = None
+        """Why it gets no place, where it gets none."""
         self.import_lock = asyncio.Lock()
         self.upload: _Upload | None = None
 
@@ -255,38 +369,52 @@ class _Connection(asyncio.Protocol):
         """Who is at the other end, by the kernel's word."""
         return f"uid {self._uid}"
 
-    # --- asyncio.Protocol -------------------------------------------------------------------------
+    @property
+    def has_greeted(self) -> bool:
+        """True once its Hello was taken."""
+        return self._role is not None
+
+    # --- asyncio.BufferedProtocol -----------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - it is a stream's
         self._transport = transport
-        peer = peer_of(transport.get_extra_info("socket"))
-        self._uid = peer.uid
-        try:
-            self._rights = self._server.admit(self, peer)
-        except IpcError as refused:
-            self._refuse(str(refused), not_allowed=True)
+        if self.refusal is not None:
+            self._farewell(self.refusal, not_allowed=True)
             return
         self._limit = asyncio.get_running_loop().call_later(
             HELLO_S_MAX, self._refuse, f"no Hello within {HELLO_S_MAX:g} s"
         )
 
-    def data_received(self, data: bytes) -> None:
-        if self._refused:
-            return
-        try:
-            requests = [decode_request(body) for body in self._framing.feed(data)]
-        except (IpcError, Undecodable) as malformed:
-            self._refuse(f"not understood: {malformed}")
-            return
-        self._waiting.extend(requests)
-        self._work()
+    def get_buffer(self, _size_wanted: int) -> bytearray:
+        return self._buffer
+
+    def buffer_updated(self, count: int) -> None:
+        frames: list[bytes] = []
+        if not self._refused:  # else it is read for the sake of who must read why
+            try:
+                frames = self._framing.feed(self._buffer[:count])
+            except IpcError as malformed:
+                self._refuse(f"not understood: {malformed}")
+        self._waiting.extend(frames)
+        if self.rights is not Rights.ALL:
+            now = asyncio.get_running_loop().time()
+            rest = self._server.budget.spend(count + len(frames) * REQUEST_BYTES, now)
+            if rest:
+                self._go_on_in(rest)
+                return
+        if self._again is None:
+            self._work()
+
+    def eof_received(self) -> None:
+        """Close: asyncio does where this returns None."""
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._transport = None
         self._waiting.clear()
-        if self._limit is not None:
-            self._limit.cancel()
+        for timer in (self._limit, self._again):
+            if timer is not None:
+                timer.cancel()
         for task in self._open.values():
             task.cancel()
         if not self._open:
@@ -295,20 +423,41 @@ class _Connection(asyncio.Protocol):
 
     # --- Requests ---------------------------------------------------------------------------------
 
+    def _go_on_in(self, seconds: float) -> None:
+        """Read and look at nothing for a while."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+            loop = asyncio.get_running_loop()
+            if self._again is not None:
+                self._again.cancel()
+            self._again = (
+                loop.call_later(seconds, self._work) if seconds else loop.call_soon(self._work)
+            )
+
     def _work(self) -> None:
-        while self._waiting and self._transport is not None and not self._transport.is_closing():
-            if len(self._open) >= REQUESTS_OPEN_MAX and not isinstance(
-                self._waiting[0].body, Cancel
-            ):
+        """Begin what waits, as far as there is room; nothing more is read until all has begun."""
+        self._again = None
+        for _ in range(FRAMES_AT_ONCE):
+            if self._transport is None or self._transport.is_closing():
+                return
+            if self._refused or not self._waiting:
+                self._transport.resume_reading()
+                return
+            try:
+                request = decode_request(self._waiting[0])
+            except Undecodable as malformed:
+                self._refuse(f"not understood: {malformed}")
+                return
+            if len(self._open) >= REQUESTS_OPEN_MAX and not isinstance(request.body, Cancel):
                 self._transport.pause_reading()
                 return
-            self._begin(self._waiting.popleft())
-        if self._transport is not None:
-            self._transport.resume_reading()
+            self._waiting.popleft()
+            self._begin(request)
+        self._go_on_in(0.0)
 
     def _begin(self, request: Request) -> None:
         body = request.body
-        if self._rights is None:
+        if self.rights is None:
             return
         if self._role is None:
             self._greet(request)
@@ -316,7 +465,7 @@ class _Connection(asyncio.Protocol):
             task = self._open.get(request.number)
             if task is not None:
                 task.cancel()
-        elif not self._rights.allows(body):
+        elif not self.rights.allows(body):
             self.send(request.number, _not_allowed(body, self._uid))
         elif request.number in self._open:
             self._refuse(f"request {request.number} is still open: number every request anew")
@@ -334,10 +483,10 @@ class _Connection(asyncio.Protocol):
                 f"the core speaks version {PROTOCOL_VERSION} of this protocol, the client "
                 f"{hello.version}: install the same release of both"
             )
-        elif self._rights is not None and self._limit is not None:
+        elif self.rights is not None and self._limit is not None:
             self._limit.cancel()
             self._role = hello.role
-            rights = self._rights.name_on_wire
+            rights = self.rights.name_on_wire
             self.send(request.number, Welcome(version=PROTOCOL_VERSION, rights=rights))
 
     async def _answer(self, request: Request) -> None:
@@ -349,7 +498,8 @@ class _Connection(asyncio.Protocol):
     def _done(self, number: int) -> None:
         del self._open[number]
         if self._transport is not None:
-            self._work()
+            if self._again is None:
+                self._work()
         elif not self._open:
             self._server.abandon_import(self)
 
@@ -379,8 +529,12 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _refuse(self, text: str, *, not_allowed: bool = False) -> None:
-        _log.warning("ipc_client_refused", role=self._role, uid=self._uid, why=text)
+    def _refuse(self, text: str) -> None:
+        self._server.tell_refused(text, uid=self._uid, role=self._role)
+        self._farewell(text)
+
+    def _farewell(self, text: str, *, not_allowed: bool = False) -> None:
+        """Say why, and close once the client has had time to read it."""
         self.send(0, Problem(text=text, not_allowed=not_allowed))
         self._refused = True
         self._waiting.clear()
