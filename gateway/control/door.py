@@ -694,7 +694,7 @@ class DoorController:
                 events.Passback(at=at, trust=trust, door=door, holder=before.holder, zone=zone)
             )
         for key, value in after.changes.items():
-            if isinstance(value, PinRow) and value.until is not None:
+            if isinstance(value, PinRow) and value.until and moment.mono < value.until:
                 whose = None if key == pin_lockout.door_key(door) else before.holder
                 seconds = round((value.until - moment.mono).total_seconds())
                 also.append(

@@ -104,7 +104,8 @@ class SiteMemory:
     def running(self) -> Changes:
         """What has time left, or had when it was last written: written again now and then, so that
         little is counted anew, and nothing that has ended. At the start also since when people are
-        where they are: what a reboot has counted anew, a restart must not count again.
+        where they are and wrong PINs are remembered: what a reboot has counted anew, a restart must
+        not count again.
         """
         self.get("")
         return {key: self._values[key] for key in self._running}
@@ -123,7 +124,7 @@ class SiteMemory:
             except Undecodable as error:
                 log.error("not remembered any more", key=key, why=str(error))
                 continue
-            if isinstance(value, Place) or _ends(value) > timedelta.min:
+            if getattr(value, "since", None) is not None or _ends(value) > timedelta.min:
                 self._running.add(key)
 
 

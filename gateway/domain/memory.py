@@ -32,8 +32,11 @@ class PinRow(_Value, frozen=True, tag="pin"):
 
     failures: int = 0
     lockouts: int = 0
-    """Lockouts since the last right PIN: each is twice as long as the one before."""
+    """Lockouts that count for how long the next one is: twice as long as the one before."""
     until: timedelta | None = None
+    """When the last lockout ends; once it has, from when on time counts for it to be forgotten."""
+    since: timedelta | None = None
+    """From when on time counts for the first failure of a door to be forgotten."""
     tap: timedelta | None = None
     """The last tap counted, at a reader of several doors (`Surroundings.tap`)."""
 

@@ -54,8 +54,10 @@ def test_five_wrong_pins_lock_pins_out_and_each_lockout_is_twice_as_long() -> No
                 assert await c.says(SAM_PIN) == "pin_locked_out"
                 await asyncio.sleep(1)
             assert await c.says(SAM_PIN) == "group"
+            c.tick_s = 3600
+            await asyncio.sleep(7 * 3600)
             await guess(c, 5)
-            assert c.found(events.PinLockout)[-1].seconds == 30
+            assert c.found(events.PinLockout)[-1].seconds == 30, "after as many quiet hours"
 
     played(journey())
 
@@ -90,11 +92,59 @@ def test_a_lockout_touches_no_card_no_rex_no_way_out_and_no_other_door() -> None
     played(journey())
 
 
-def test_a_right_pin_ends_the_row() -> None:
+@pytest.mark.parametrize("pin", [SAM_PIN, MAYA_PIN, DURESS_PIN])
+@pytest.mark.parametrize("wrong", [1, 2, 4])
+def test_a_right_pin_between_guesses_gives_no_more_of_them(pin: str, wrong: int) -> None:
     async def journey() -> None:
         async with club(records(PIN_DOOR)) as c:
-            for _ in range(5):
-                await guess(c, 4)
+            said = []
+            while not c.found(events.PinLockout):
+                said += await guess(c, wrong)
+                said.append(await c.says(pin))
+            assert said.count("unknown_credential") == 5
+            assert said[-1] == "pin_locked_out"
+
+    played(journey())
+
+
+def test_a_right_pin_leaves_the_doubling_as_it_is() -> None:
+    async def journey() -> None:
+        async with club(records(PIN_DOOR)) as c:
+            for seconds in (30, 60, 120):
+                await guess(c, 5)
+                assert c.found(events.PinLockout)[-1].seconds == seconds
+                await asyncio.sleep(seconds)
+                assert await c.says(SAM_PIN) == "group"
+
+    played(journey())
+
+
+def test_neither_a_card_with_its_pin_nor_the_way_out_nor_an_operator_ends_a_doors_row() -> None:
+    async def journey() -> None:
+        async with club(records(CARD_AND_PIN)) as c:
+            for _ in range(4):
+                assert await c.says(MAYA) == "pin_required"
+                assert await c.says("0000") == "wrong_pin"
+            assert await c.says(SAM) == "pin_required"
+            assert await c.says(SAM_PIN) == "group"
+            assert await c.says(SAM_PIN, side="out") == "egress"
+            await c.orders.forgive("maya", by="uid 0", why="test")
+            assert await c.says(MAYA) == "pin_required"
+            assert await c.says("0000") == "wrong_pin"
+            assert [e.seconds for e in c.found(events.PinLockout)] == [30]
+
+    played(journey())
+
+
+def test_a_right_pin_ends_its_holders_row() -> None:
+    async def journey() -> None:
+        async with club(records(CARD_AND_PIN, pin_max_attempts=10)) as c:
+            for _ in range(3):
+                for number in range(4):
+                    door = ("front", "inner")[number % 2]
+                    assert await c.says(SAM, door=door) == "pin_required"
+                    assert await c.says("0000", door=door) == "wrong_pin"
+                assert await c.says(SAM) == "pin_required"
                 assert await c.says(SAM_PIN) == "group"
             assert not c.found(events.PinLockout)
 

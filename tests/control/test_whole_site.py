@@ -56,7 +56,9 @@ class WholeSite(RuleBasedStateMachine):
         self.force = site_records()
         self.inside: set[str] = set()
         self.used = dict.fromkeys(CARDS, 0)
-        self.wrong = {"front": 0, "inner": 0}
+        self.forgotten: dict[str, list[float]] = {"front": [], "inner": []}
+        """In how many seconds each wrong PIN is forgotten."""
+        self.quiet_s = {"front": 0.0, "inner": 0.0}
         self.lockouts = {"front": 0, "inner": 0}
         self.left_s: dict[str, float] = {"front": 0.0, "inner": 0.0}
         self.lockdown = False
@@ -78,8 +80,10 @@ class WholeSite(RuleBasedStateMachine):
         self.loop.close()
 
     def passed(self, seconds: float) -> None:
-        for door in self.left_s:
-            self.left_s[door] = max(0.0, self.left_s[door] - seconds)
+        for door, left in self.left_s.items():
+            self.left_s[door] = max(0.0, left - seconds)
+            self.quiet_s[door] += max(0.0, seconds - left)
+            self.forgotten[door] = [s - seconds for s in self.forgotten[door] if s > seconds]
         self.blocked_s = max(0.0, self.blocked_s - seconds)
 
     def wait(self, seconds: float) -> None:
@@ -135,8 +139,6 @@ class WholeSite(RuleBasedStateMachine):
         else:
             expected = "lockdown" if self.lockdown and who != "ann" else "grant"
         assert self.tap(PINS[who], "pin", door) == expected
-        if expected not in ("pin_locked_out", "lockdown"):
-            self.wrong[door] = self.lockouts[door] = 0
         if expected == "grant" and door == "front":
             self.inside.add(who)
         elif expected == "grant":
@@ -159,13 +161,15 @@ class WholeSite(RuleBasedStateMachine):
         assert self.tap("9999", "pin", door) == expected
         if locked:
             return
-        self.wrong[door] += 1
-        if self.wrong[door] == ATTEMPTS:
-            self.left_s[door] = min(LOCKOUT_S * 2 ** self.lockouts[door], 900.0)
-            self.wrong[door] = 0
-            self.lockouts[door] += 1
+        forgotten = self.forgotten[door]
+        forgotten.append((forgotten[-1] if forgotten else 0.0) + 900 / ATTEMPTS)
+        if len(forgotten) == ATTEMPTS:
+            doublings = max(0, self.lockouts[door] - int(self.quiet_s[door] // 3600))
+            self.left_s[door] = min(LOCKOUT_S * 2**doublings, 900.0)
+            self.quiet_s[door], self.lockouts[door] = 0.0, doublings + 1
+            forgotten.clear()
 
-    @rule(seconds=st.sampled_from([1, 20, 45, 400]))
+    @rule(seconds=st.sampled_from([1, 20, 45, 400, 3600]))
     def time_passes(self, seconds: int) -> None:
         self.wait(seconds)
 

@@ -19,6 +19,7 @@ from gateway.domain import events
 from gateway.domain.break_glass import Role, code
 from gateway.domain.entitlements import NO_RECORDS
 from gateway.domain.memory import PinRow, Remembered
+from gateway.domain.pin_lockout import standing
 from gateway.domain.signal import Signal
 from tests.control.played import PlayedSite
 from tests.control.site import MAYA, SAM, records
@@ -57,6 +58,7 @@ ROLE_HOURS = {"warden": 2, "pair": 8}
 LOOK_AHEAD = 20
 HOLDER_ROW, HOLDER_LOCKOUT_S = 10, DAY_S
 DOOR_ROW, DOOR_LOCKOUT_S, DOOR_LOCKOUT_S_MAX = 5, 30, 900
+FORGETS_S = DOOR_LOCKOUT_S_MAX / DOOR_ROW
 PIN_WAIT_S = 20
 SPEND_WAIT_S = 0.9
 
@@ -96,6 +98,15 @@ class Model:
         self.written: dict[str, float] = {}
         """What of it was left when it was last written down."""
         self.wrong: dict[str, int] = {}
+        """In a row after each holder's card."""
+        self.forgotten: dict[str, list[float]] = {door: [] for door in DOORS}
+        """When a door forgets each of its wrong PINs."""
+        self.written_at: dict[str, float] = {}
+        """When what is remembered of a door was last written down."""
+        self.rewritten: set[str] = set()
+        """Doors of which it is to be written again: their lockout ran when it last was, or the site
+        has started.
+        """
         self.lockouts: dict[str, int] = {}
         self.used: dict[str, int] = {}
         self.next_code: dict[tuple[str, int], int] = {}
@@ -179,10 +190,12 @@ class Model:
             elif refused:
                 reason = "pin_not_accepted"
             else:
-                for key in (door, pin.holder):
-                    self.wrong.pop(key, None)
-                    self.lockouts.pop(key, None)
-                    self.until.pop(key, None)
+                for kept in (self.wrong, self.lockouts, self.until):
+                    kept.pop(pin.holder, None)
+                if not self.doublings(door, now) and now >= max(self.forgotten[door], default=now):
+                    self.forgotten[door] = []  # for good: no reboot counts it again
+                    self.lockouts.pop(door, None)
+                    self.until.pop(door, None)
                 reason = self.grant(card, value)
         if pin is not None and pin.duress:
             self.duress.append("grant" if reason == "group" else "deny")
@@ -198,8 +211,28 @@ class Model:
         return "group"
 
     def missed(self, door: str, now: float) -> None:
-        doubled = DOOR_LOCKOUT_S * 2 ** self.lockouts.get(door, 0)
-        self.row(door, DOOR_ROW, min(doubled, DOOR_LOCKOUT_S_MAX), now)
+        # One after the other: each is forgotten so long after it came, or after the one before it.
+        remembered = [then for then in self.forgotten[door] if then > now]
+        remembered.append(max(now, *remembered, now) + FORGETS_S)
+        self.forgotten[door] = remembered
+        self.rewritten.discard(door)
+        self.is_written(door, now)
+        if len(remembered) == DOOR_ROW:
+            doublings = self.doublings(door, now)
+            self.forgotten[door] = []
+            self.lockouts[door] = doublings + 1
+            self.begin(door, min(DOOR_LOCKOUT_S * 2**doublings, DOOR_LOCKOUT_S_MAX), now)
+            self.rewritten.add(door)
+
+    def is_written(self, door: str, now: float) -> None:
+        self.written_at[door] = now
+        if door in self.until:
+            self.written[door] = self.until[door] - now
+
+    def doublings(self, door: str, now: float) -> int:
+        """One less for each hour since the last lockout."""
+        quiet_hours = max(0.0, now - self.until.get(door, now)) // HOUR_S
+        return max(0, self.lockouts.get(door, 0) - int(quiet_hours))
 
     def row(self, key: str, at_most: int, lockout_s: float, now: float) -> None:
         self.until.pop(key, None)
@@ -233,13 +266,21 @@ class Model:
     # --- Time -------------------------------------------------------------------------------------
 
     def timers_are_kept(self, now: float) -> None:
-        self.written = {key: until - now for key, until in self.until.items()}
+        for door in self.rewritten:
+            self.is_written(door, now)
+        self.rewritten = {door for door in DOORS if self.runs(door, now)}
+        for key in self.until.keys() - set(DOORS):
+            self.written[key] = self.until[key] - now
 
     def restarted(self) -> None:
         self.waiting = self.held = None
+        self.rewritten.update(door for door in DOORS if door in self.written_at)
 
     def rebooted(self) -> None:
         """The new boot's clock begins at nought."""
+        for door, then in self.forgotten.items():
+            self.forgotten[door] = [each - self.written_at[door] for each in then]
+        self.written_at = dict.fromkeys(self.written_at, 0.0)
         self.until = {key: self.written[key] for key in self.until}
         self.first.clear()
 
@@ -466,8 +507,15 @@ class Codes(PlayedSite):
         for key in (*DOORS, "sam", "maya"):
             row = recalled(f"pin/{'door' if key in DOORS else 'holder'}/{key}") or PinRow()
             assert isinstance(row, PinRow)
-            assert row.failures == model.wrong.get(key, 0)
-            assert row.lockouts == model.lockouts.get(key, 0)
+            if key in DOORS:
+                now = self.now()
+                row = standing(row, self.club.force.records.tables.policy, timedelta(seconds=now))
+                remembered = [then for then in model.forgotten[key] if then > now]
+                assert row.failures == len(remembered), (key, now, row, remembered)
+                assert row.lockouts == model.doublings(key, now)
+            else:
+                assert row.failures == model.wrong.get(key, 0)
+                assert row.lockouts == model.lockouts.get(key, 0)
             self.ends_as_the_model_says(key, row)
         for role, secrets in SECRETS.items():
             self.ends_as_the_model_says(role, recalled(f"break_glass/{role}/window"))
