@@ -43,6 +43,7 @@ from gateway.config.devices import (
     Trial,
     refuse,
 )
+from gateway.decoding import decode_with
 from gateway.domain.card_format import BITS_MAX, FORMATS, RAW_BITS_MIN, decode, raw_value
 from gateway.domain.facts import (
     CredentialPresented,
@@ -66,6 +67,7 @@ from gateway.errors import (
     DeviceMisconfigured,
     DeviceUnavailable,
     StorageError,
+    Undecodable,
 )
 
 log = structlog.get_logger()
@@ -313,8 +315,8 @@ class WorkerProtocol:
         """
         for line in self._lines.receive(data):
             try:
-                message = _DECODER.decode(line)
-            except msgspec.MsgspecError:
+                message = decode_with(_DECODER, line)
+            except Undecodable:
                 raise self._lines.junk(line) from None
             yield message
 
