@@ -6,8 +6,11 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Set as AbstractSet
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def no_core_dump() -> None:
@@ -24,3 +27,20 @@ def end_with(parent: int, how: signal.Signals) -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, how)
     if os.getppid() != parent:
         sys.exit(1)
+
+
+def keep_descendants() -> None:
+    """Stay the ancestor of every process that descends from this one, whoever dies in between."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def reap_orphans(known: AbstractSet[int]) -> None:
+    """Bury descendants that ended after they had lost their parent; `known` children are not."""
+    try:
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii")
+    except OSError:
+        return
+    for pid in map(int, children.split()):
+        if pid not in known:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)

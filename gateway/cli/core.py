@@ -29,7 +29,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     begin_process(options)
-    core = Core(load_config(options), rng=random.Random())  # noqa: S311 - jitter
+    rng = random.Random()  # noqa: S311 - jitter
+    core = Core(load_config(options), rng=rng, supervisor=options.parent)
     # What is loaded by now stays: the collector need not walk it again during a tap.
     gc.freeze()
     asyncio.run(core.run())

@@ -14,6 +14,7 @@ from gateway import logs
 from gateway.cli import EXIT_OK, Command
 from gateway.cli.common import add_config, load_config
 from gateway.clock import monotonic
+from gateway.lifeline import keep_descendants, reap_orphans
 from gateway.supervise import STEADY, backoff
 
 log = structlog.get_logger()
@@ -51,6 +52,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     config = load_config(options)
     logs.configure(level=options.log_level)
+    keep_descendants()  # so that the core knows the link and all that it may start
     parts = ["core"] if config.mqtt is None else ["core", "link"]
     return asyncio.run(_keep_all(parts, options))
 
@@ -60,15 +62,23 @@ async def _keep_all(parts: list[str], options: argparse.Namespace) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    keepers = [asyncio.create_task(_keep(part, options, stop), name=part) for part in parts]
+    running: set[int] = set()
+    keepers = [
+        asyncio.create_task(_keep(part, options, stop, running), name=part) for part in parts
+    ]
     done, _ = await asyncio.wait(keepers, return_when=asyncio.FIRST_COMPLETED)
     stop.set()
     await asyncio.gather(*keepers)
     return max((keeper.result() for keeper in done), default=EXIT_OK)
 
 
-async def _keep(part: str, options: argparse.Namespace, stop: asyncio.Event) -> int:
-    """Run one part until `stop`; its exit status where it can't start at all, else 0."""
+async def _keep(
+    part: str, options: argparse.Namespace, stop: asyncio.Event, running: set[int]
+) -> int:
+    """Run one part until `stop`; its exit status where it can't start at all, else 0.
+
+    The pids of all parts are in `running` while they run.
+    """
     failures = 0
     rng = random.Random()  # noqa: S311 - jitter
     while True:
@@ -78,7 +88,10 @@ async def _keep(part: str, options: argparse.Namespace, stop: asyncio.Event) -> 
             *("--log-level", options.log_level, "--parent", str(os.getpid())),
             start_new_session=True,
         )
+        running.add(child.pid)
         status = await _end_of(child, stop)
+        running.discard(child.pid)
+        reap_orphans(running)
         if stop.is_set():
             return EXIT_OK
         if status == _CANNOT_START and part == "core" and not failures:

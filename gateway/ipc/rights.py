@@ -6,6 +6,7 @@ import struct
 from enum import Enum
 from typing import Literal, NamedTuple
 
+from gateway.ipc.ancestry import descends_from
 from gateway.ipc.messages import (
     Acknowledge,
     Cancel,
@@ -65,15 +66,20 @@ class Peer(NamedTuple):
     uid: int
     gid: int
     """Its effective group; supplementary groups don't count."""
+    pid: int = 0
 
 
-def rights_of(peer: Peer, *, own: Peer) -> Rights | None:
+def rights_of(peer: Peer, *, own: Peer, supervisor: int | None = None) -> Rights | None:
     """The rights of a peer: root and the core's own user everything, the core's own group what the
     link needs. None: this peer has no business here.
 
     By the group, because the link has a user of its own, which the core can't see from within a
-    user namespace.
+    user namespace. `supervisor` is the process of `door-gateway run`: it starts the link as the
+    core's own user, so whatever descends from it has the link's rights and no others.
     """
+    supervised = peer.uid == own.uid and supervisor is not None
+    if supervised and descends_from(peer.pid, supervisor or 0) is not False:
+        return Rights.LINK
     if peer.uid == _ROOT_UID or (peer.uid == own.uid and own.uid != _NOBODY):
         return Rights.ALL
     if peer.gid == own.gid and own.gid != _NOBODY:
@@ -84,8 +90,8 @@ def rights_of(peer: Peer, *, own: Peer) -> Rights | None:
 def peer_of(connection: socket.socket) -> Peer:
     """The process at the other end (SO_PEERCRED, unix(7))."""
     answer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    _pid, uid, gid = _UCRED.unpack(answer)
-    return Peer(uid, gid)
+    pid, uid, gid = _UCRED.unpack(answer)
+    return Peer(uid, gid, pid)
 
 
 def own_credentials() -> Peer:

@@ -104,8 +104,10 @@ _log = structlog.get_logger(__name__)
 class CoreServer:
     """The Unix socket at `path`, serving `api`."""
 
-    def __init__(self, path: Path, api: CoreApi) -> None:
+    def __init__(self, path: Path, api: CoreApi, *, supervisor: int | None = None) -> None:
+        """`supervisor` is the process of `door-gateway run`, where it has started the core."""
         self._path = path
+        self._supervisor = supervisor
         self._api = api
         self._connections: dict[_Connection, None] = {}
         """Those with a place, the longest first."""
@@ -172,7 +174,7 @@ class CoreServer:
 
     def _admit(self, connection: "_Connection", peer: Peer) -> None:
         """Give a new connection a place and its rights. Raises IpcError where there is none."""
-        rights = rights_of(peer, own=own_credentials())
+        rights = rights_of(peer, own=own_credentials(), supervisor=self._supervisor)
         if rights is None:
             raise IpcError(
                 f"uid {peer.uid} may not use this socket: run as root or as the core's user"

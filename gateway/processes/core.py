@@ -117,8 +117,12 @@ RETENTION_AT_HOUR = 3
 class Core:
     """One site's core. `run` works until it is stopped or broken."""
 
-    def __init__(self, config: SiteConfig, *, rng: random.Random) -> None:
+    def __init__(
+        self, config: SiteConfig, *, rng: random.Random, supervisor: int | None = None
+    ) -> None:
+        """`supervisor` is the process of `door-gateway run`, where it has started this one."""
         self._config = config
+        self._supervisor = supervisor
         self._rng = rng
         self._doors = DoorStates()
         self._jobs = Jobs()
@@ -274,7 +278,7 @@ class Core:
 
     async def _work(self) -> None:
         """Everything at once, until asked to stop."""
-        server = CoreServer(Path(self._config.state.socket), self)
+        server = CoreServer(Path(self._config.state.socket), self, supervisor=self._supervisor)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):

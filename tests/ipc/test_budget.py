@@ -42,7 +42,7 @@ class Who:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.rights: Rights | None = Rights.ALL
         self.uid = 0
-        monkeypatch.setattr(server_module, "rights_of", lambda _peer, own: self.rights)  # noqa: ARG005
+        monkeypatch.setattr(server_module, "rights_of", lambda _peer, **_own: self.rights)
         monkeypatch.setattr(server_module, "peer_of", lambda _socket: Peer(self.uid, 0))
 
     def link(self) -> None:
