@@ -247,7 +247,7 @@ def _replace(
     if manifest.kind == "repair":
         recent = order.recent
     else:
-        recent = _check_impact_of_all(place, order, was, unsealed.records) if current else ()
+        recent = _check_impact_of_all(place, order, was, unsealed) if current else ()
     seal = _seal(order, manifest, key)
     sums = _sums(unsealed.records, order.at)
     sealed = SealedSet(seal, ordered)
@@ -319,7 +319,7 @@ def _check_digest(manifest: Manifest, digest: bytes, count: int) -> None:
 
 
 def _check_impact_of_all(
-    place: Place, order: BundleOrder, was: SealedSet | None, new: ValidRecords
+    place: Place, order: BundleOrder, was: SealedSet | None, new: Unsealed
 ) -> Recent:
     if order.signatures > 1:
         return ()
@@ -328,7 +328,11 @@ def _check_impact_of_all(
             Rule.IMPACT,
             "the records in force can't be read to compare with: it needs a second signature",
         )
-    return _check_impact(order, impact(unseal(was.lines, place.site).records, new, order.at))
+    return _check_impact(order, _impact(unseal(was.lines, place.site), new, order.at))
+
+
+def _impact(was: Unsealed, new: Unsealed, at: datetime) -> Impact:
+    return impact(was.records, new.records, at, (was.digest, new.digest))
 
 
 def _check_impact(order: BundleOrder, change: Impact) -> Recent:
@@ -372,7 +376,7 @@ def _amend(
             before = unseal(near.before, place.site)
             after = unseal(near.after(), place.site, coming.fresh)
             _check_nothing_is_missing(place, key, order, near, before.records)
-            recent = _check_impact_of_part(order, sums, before.records, after.records)
+            recent = _check_impact_of_part(order, sums, before, after)
             sums = _carried_on(sums, before.records, after.records, order.at)
             seal = _seal(order, manifest, key)
             kept = write_delta(place.bundles, seal, current, near.gone, near.put.values())
@@ -473,16 +477,14 @@ def _holders(line: Line) -> list[str]:
     return [line.id] if line.type == "holder" else holders_in(line.type, line.body)
 
 
-def _check_impact_of_part(
-    order: BundleOrder, sums: Sums, was: ValidRecords, new: ValidRecords
-) -> Recent:
+def _check_impact_of_part(order: BundleOrder, sums: Sums, was: Unsealed, new: Unsealed) -> Recent:
     if order.signatures > 1:
         return ()
-    part = impact(was, new, order.at)
+    part = _impact(was, new, order.at)
     whole = part._replace(
         first=False,
         grants_before=sums.grants,
-        grants_after=sums.grants - part.taken + part.given,
+        grants_after=sums.grants + part.grants_after - part.grants_before,
         hours_before=sums.hours,
     )
     return _check_impact(order, whole)

@@ -7,7 +7,7 @@ from functools import reduce
 from itertools import chain
 from typing import NamedTuple
 
-from gateway.domain.impact import LIMITS, Grant, Impact, Limits
+from gateway.domain.impact import HOLDERS_NAMED_MAX, LIMITS, Grant, Impact, Limits
 
 HOLDERS_MAX = 5_000
 """The most that may be let into restricted zones within the window: they are remembered."""
@@ -41,6 +41,9 @@ class Hour(NamedTuple):
     """What stands for holder and door: one that is given and taken again and again counts once, so
     that nobody who books and cancels a room all day keeps a lost card in force."""
     grants_given: tuple[str, ...] = ()
+    holders_taken: tuple[str, ...] = ()
+    """What stands for whose they are, as many as are ever asked for."""
+    holders_given: tuple[str, ...] = ()
 
 
 Recent = tuple[Hour, ...]
@@ -113,6 +116,8 @@ def _together(change: Impact, recent: Recent) -> Impact:
         hours_taken=change.hours_taken + sums.hours_taken if takes else 0.0,
         hours_given=change.hours_given + sums.hours_given if gives else 0.0,
         restricted_holders=tuple(sorted(opened)) if change.restricted_holders else (),
+        holders_taken=_some(map(_short, change.holders_taken), sums.holders_taken) if takes else (),
+        holders_given=_some(map(_short, change.holders_given), sums.holders_given) if gives else (),
     )
 
 
@@ -132,6 +137,8 @@ def _hour(change: Impact, at: datetime, recent: Recent) -> Hour:
         tuple(map(_short, change.restricted_holders)),
         taken,
         given,
+        _some(map(_short, change.holders_taken)),
+        _some(map(_short, change.holders_given)),
     )
 
 
@@ -168,7 +175,13 @@ def _joined(first: Hour, then: Hour) -> Hour:
         restricted_holders=_either(first.restricted_holders, then.restricted_holders),
         grants_taken=_either(first.grants_taken, then.grants_taken),
         grants_given=_either(first.grants_given, then.grants_given),
+        holders_taken=_some(first.holders_taken, then.holders_taken),
+        holders_given=_some(first.holders_given, then.holders_given),
     )
+
+
+def _some(*holders: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({*chain.from_iterable(holders)})[:HOLDERS_NAMED_MAX])
 
 
 def _either(some: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:

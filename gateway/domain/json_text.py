@@ -90,9 +90,9 @@ def _pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
     members = dict(pairs)
     if len(members) == len(pairs):
         return members
-    keys = [key for key, _ in pairs]
+    counts = Counter(key for key, _ in pairs)
     repeating = _Repeating(members)
-    repeating.repeated = frozenset(key for key in members if keys.count(key) > 1)
+    repeating.repeated = frozenset(key for key, count in counts.items() if count > 1)
     return repeating
 
 

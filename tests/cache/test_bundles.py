@@ -327,7 +327,7 @@ async def test_a_thief_who_takes_a_little_each_time_is_stopped_over_restarts(
 ) -> None:
     fewer = [
         with_records(MANY, *(holder(f"h-{n}", "ended") for n in range(count)))
-        for count in range(0, 80, 12)
+        for count in range(0, 80, 4)
     ]
     cache = await opened(state, key_file)
     await take(cache, snapshot(MANY, about(1)))

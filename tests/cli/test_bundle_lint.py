@@ -156,7 +156,7 @@ def test_diff_says_where_a_second_signature_would_be_asked_for(
 ) -> None:
     old, new = write("a"), write("b", door("store-door", unlock_schedule="BH"))
     assert main(["bundle", "diff", old, new, *AT]) == 1
-    assert "needs a second signature: stands unlocked in more hours" in capsys.readouterr().out
+    assert "needs a second signature: changes the site: door store-door" in capsys.readouterr().out
 
 
 def test_diff_follows_schedules_groups_bookings_and_exceptions_to_their_people(
