@@ -22,6 +22,15 @@ def no_core_dump() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
+def limit_memory(bytes_max: int) -> None:
+    """Let what would take more raise MemoryError here, before the kernel kills for it.
+
+    Tables that are mapped from files don't count (RLIMIT_DATA, getrlimit(2)).
+    """
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_DATA, (bytes_max, bytes_max))
+
+
 def end_with(parent: int, how: signal.Signals) -> None:
     """Get the signal `how` when the process `parent`, our parent, ends; exit if it has already."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, how)

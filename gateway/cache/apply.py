@@ -81,12 +81,16 @@ from gateway.domain.impact_window import Recent, reasons, with_change
 from gateway.domain.pin_odds import odds_of, pin_lengths, pin_warnings
 from gateway.domain.record_faults import parse_records
 from gateway.errors import GatewayError, RecordsRefused, StorageError
-from gateway.lifeline import end_with, no_core_dump
+from gateway.lifeline import end_with, limit_memory, no_core_dump
 from gateway.sqlite import DatabaseCorrupt
 from gateway.trust.bundle import Changes, Manifest, manifest_in
 from gateway.trust.rules import BreaksRule, Rule
 
 _K = TypeVar("_K", str, int)
+
+MEMORY_BYTES_MAX = 832 * 1024 * 1024
+"""Of the child. The unit's MemoryMax=1G is for it and the core together: beyond it the kernel would
+kill, here it fails with a reason and the doors go on."""
 
 NICENESS = 10
 """Taps go first: the records have been out of date for seconds already. No further back: at 19 a
@@ -580,6 +584,7 @@ def _live_and_die_quietly(parent: int) -> None:
     with contextlib.suppress(PermissionError):  # a wish: a sandbox may forbid it
         os.nice(NICENESS)
     no_core_dump()
+    limit_memory(MEMORY_BYTES_MAX)
     end_with(parent, signal.SIGKILL)
 
 
@@ -635,8 +640,13 @@ def _outcome_of(arguments: argparse.Namespace) -> Outcome:
         return Refused(error.faults)
     except BreaksRule as error:
         return Broken(str(error.rule), error.why)
+    except MemoryError:
+        pass  # first let go of what was made: an answer takes memory, too
     except (GatewayError, OSError) as error:
         return Failed(str(error))
+    return Failed(
+        "the records take more memory than the gateway has for them: make the set smaller"
+    )
 
 
 if __name__ == "__main__":

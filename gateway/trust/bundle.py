@@ -33,8 +33,9 @@ _MANIFEST_ITEMS_MAX = 4 * CHUNKS_MAX + 1024
 CHUNK_BYTES_MAX = 256 * 1024
 RAW_CHUNK_BYTES_MAX = 4 * 1024 * 1024
 """A chunk grows to this at most, whatever it says of itself: memory is bounded chunk by chunk."""
-RAW_BYTES_MAX = 512 * 1024 * 1024
-"""Of all chunks: twice what the records of 1,000,000 credentials take."""
+RAW_BYTES_MAX = 28 * 1024 * 1024
+"""Of all chunks: some 160,000 records. To apply them takes up to 31 times as much memory, of which
+the process that does it has 832 MiB (`gateway.cache.apply.MEMORY_BYTES_MAX`)."""
 REVISION_MAX = 2**53 - 1
 AHEAD_S_MAX = 600
 """How far a bundle's `made` may lie ahead of a trusted clock: both clocks are off a little."""
