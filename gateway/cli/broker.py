@@ -2,7 +2,7 @@
 
 import argparse
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,22 +47,28 @@ class BrokerSession:
 @contextmanager
 def broker_session(
     options: argparse.Namespace,
-    topic: str | None = None,
-    heard: Callable[[bytes], None] = lambda _payload: None,
+    topics: Sequence[str] = (),
+    heard: Callable[[str, bytes], None] = lambda _topic, _payload: None,
 ) -> Iterator[BrokerSession]:
-    """A session with the broker that the options name, subscribed to `topic`.
+    """A session with the broker that the options name, subscribed to `topics`.
+
+    `heard` gets each message's topic and payload, on paho's own thread; none that was retained.
 
     Raises:
         GatewayError: there is none to be had.
     """
     ready = threading.Event()
     client, port = _client(options)
-    if topic is None:
+    if not topics:
         client.on_connect = lambda *_: ready.set()
     else:
-        client.on_connect = lambda connected, *_: connected.subscribe(topic, 1)
+        client.on_connect = lambda connected, *_: connected.subscribe(
+            [(each, 1) for each in topics]
+        )
         client.on_subscribe = lambda *_: ready.set()
-    client.on_message = lambda _client, _data, message: heard(bytes(message.payload))
+    client.on_message = lambda _client, _data, message: (
+        None if message.retain else heard(message.topic, bytes(message.payload))
+    )
     try:
         client.connect(options.host, port)
     except (OSError, ValueError) as error:

@@ -146,7 +146,7 @@ def _sent(options: argparse.Namespace, command: commands.Command, sealed: bytes)
             raise GatewayError("--gateway-key: 64 hex digits, as `status` tells them") from error
     heard: queue.Queue[Result] = queue.Queue()
 
-    def hear(payload: bytes) -> None:
+    def hear(_topic: str, payload: bytes) -> None:
         try:
             result = open_result(payload, key)
         except NotSigned:
@@ -154,7 +154,7 @@ def _sent(options: argparse.Namespace, command: commands.Command, sealed: bytes)
         if result.cti == command.cti:
             heard.put(result)
 
-    with broker_session(options, f"{prefix}/cmd/result", hear) as broker:
+    with broker_session(options, [f"{prefix}/cmd/result"], hear) as broker:
         broker.publish(f"{prefix}/cmd", sealed)
         try:
             return heard.get(timeout=ANSWER_S_MAX)

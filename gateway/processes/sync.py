@@ -5,6 +5,7 @@ import hashlib
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,6 +20,7 @@ from gateway.config.site import SiteTable
 from gateway.domain.impact import LIMITS, Limits
 from gateway.errors import RecordsRefused, StorageError
 from gateway.trust.bundle import (
+    CHUNK_BYTES_MAX,
     DOCUMENT_BYTES_MAX,
     Changes,
     Manifest,
@@ -59,6 +61,12 @@ drift is told within 60 s (P24)."""
 DOCUMENTS_AT_ONCE = 10
 DOCUMENT_EVERY = timedelta(seconds=1)
 """Documents that are looked at, then one each second: reading a hostile one takes 20 ms."""
+EARLY_CHUNKS_MAX = 64
+"""Chunks kept in memory that come before their document has been looked at: as many as are asked
+for at a time. The oldest go first."""
+EARLY_BYTES_MAX = 8 * 1024 * 1024
+EARLY_FOR = timedelta(minutes=1)
+"""How long they are kept: documents wait this long where many come at once, or a set is applied."""
 DROPPED_TOLD_EVERY = timedelta(seconds=1)
 """How often the log tells of those that are not looked at: a flood must not fill the disk."""
 
@@ -112,6 +120,7 @@ class Sync:
         self._documents: deque[bytes] = deque()
         self._coming: SignedManifest | None = None
         self._missing: set[bytes] = set()
+        self._early: deque[tuple[timedelta, bytes]] = deque()
         self._budget = float(DOCUMENTS_AT_ONCE)
         self._budget_at = clock.monotonic()
         self._asked = b""
@@ -174,16 +183,19 @@ class Sync:
             self._drop()
 
     async def chunk(self, data: bytes) -> None:
-        """A chunk, from anybody: kept if it is one that is missing.
+        """Take a chunk, from anybody: one that is missing is kept on the disk, and any other in
+        memory for a minute, because its document may be looked at only then.
 
         Raises:
             StorageError: it can't be kept.
         """
         if not self._missing:
+            self._keep_early(data)
             return
         sha256 = hashlib.sha256(data).digest()
         async with self._store:
             if sha256 not in self._missing:
+                self._keep_early(data)
                 return
             await asyncio.to_thread(self._cache.incoming.put, sha256, data)
             self._missing.discard(sha256)
@@ -300,8 +312,36 @@ class Sync:
         async with self._store:
             await asyncio.to_thread(self._keep, data, signed.manifest, [])
             self._begin_again(signed)
+            await self._take_early()
         if self._missing:
             self.refresh()
+
+    def _keep_early(self, data: bytes) -> None:
+        if len(data) <= CHUNK_BYTES_MAX:
+            self._early.append((self._clock.monotonic(), data))
+            self._drop_early()
+
+    def _drop_early(self) -> None:
+        oldest = self._clock.monotonic() - EARLY_FOR
+        while self._early and (
+            self._early[0][0] < oldest
+            or len(self._early) > EARLY_CHUNKS_MAX
+            or sum(len(each) for _, each in self._early) > EARLY_BYTES_MAX
+        ):
+            self._early.popleft()
+
+    async def _take_early(self) -> None:
+        """Keep those of the early chunks that the document which has just come names."""
+        self._drop_early()
+        for each in list(self._early):
+            sha256 = await asyncio.to_thread(_sha256, each[1])
+            if sha256 in self._missing:
+                await asyncio.to_thread(self._cache.incoming.put, sha256, each[1])
+                self._missing.discard(sha256)
+                with suppress(ValueError):
+                    self._early.remove(each)
+        if not self._missing:
+            self._news.set()
 
     @staticmethod
     def _goes_before(comes: SignedManifest, coming: SignedManifest) -> bool:
@@ -537,6 +577,7 @@ class Sync:
 
     async def _report_now_and_then(self) -> None:
         while True:
+            self._drop_early()
             self.report()
             await asyncio.sleep(PARITY_EVERY.total_seconds())
 
@@ -551,6 +592,10 @@ class Sync:
                 if await self._cache.touched():
                     log.error("records on the disk were changed by somebody else")
                     break
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def _is_root(payload: bytes) -> bool:

@@ -2,13 +2,47 @@
 
 from typing import Final, NamedTuple
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from gateway.trust.bundle import Revision
-from gateway.trust.cose import encode, sign1
+from gateway.trust.cose import NotSigned, PublicKey, decode, encode, parse1, sign1, verify1
 from gateway.trust.keys import kid_of
 
 PARITY_CONTEXT: Final = b"door-gateway/parity/v1"
+
+
+REPORT_BYTES_MAX = 64 * 1024
+"""Of a report: 8 KiB of buckets, and a number for each of a site's doors."""
+_REPORT_ITEMS_MAX = 4096
+
+
+class Reported(msgspec.Struct, frozen=True):
+    """The set in force, as a report tells it."""
+
+    site: str
+    gateway: str
+    revision: int | None
+    digest: bytes | None
+
+
+def open_report(message: bytes, key: Ed25519PublicKey | None) -> Reported:
+    """Read a report that this gateway's key signed; unchecked where there is no key.
+
+    Raises:
+        NotSigned: it isn't one.
+    """
+    if key is None:
+        payload = parse1(message, bytes_max=REPORT_BYTES_MAX).payload
+    else:
+        keys: dict[bytes, PublicKey] = {kid_of(key): key}
+        signed = verify1(message, keys, context=PARITY_CONTEXT, bytes_max=REPORT_BYTES_MAX)
+        payload = signed.payload
+    found = decode(payload, bytes_max=REPORT_BYTES_MAX, items_max=_REPORT_ITEMS_MAX)
+    try:
+        return msgspec.convert(found, Reported)
+    except msgspec.ValidationError as malformed:
+        raise NotSigned(f"no parity report: {malformed}") from malformed
 
 
 class Parity(NamedTuple):

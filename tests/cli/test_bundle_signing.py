@@ -315,7 +315,8 @@ async def test_publish_sends_the_document_and_every_chunk(
         client.subscribe("acs/v1/LON/+/sync/+", 1)
         client.loop_start()
         send = ["bundle", "publish", "1.bundle", "--host", "127.0.0.1", "--port", str(broker.port)]
-        assert await asyncio.to_thread(main, send) == 0
+        assert await asyncio.to_thread(main, [*send, "--wait", "1s"]) == 1
+        assert "gw-1: snapshot, revision 1: not in force yet: no answer" in capsys.readouterr().out
         parts = unframed((at / "1.bundle").read_bytes())
         await until(lambda: len(heard) == 2 * len(parts))
         root = ["bundle", "publish", "root.cbor", *send[3:]]

@@ -19,8 +19,17 @@ from gateway.cache.outcome import Audited
 from gateway.clock import TimeTrust
 from gateway.config.site import SiteTable
 from gateway.errors import RecordsRefused
-from gateway.processes.sync import ANSWER_EVERY, DOCUMENTS_AT_ONCE, Sync, Told
+from gateway.processes.sync import (
+    ANSWER_EVERY,
+    DOCUMENTS_AT_ONCE,
+    EARLY_BYTES_MAX,
+    EARLY_CHUNKS_MAX,
+    EARLY_FOR,
+    Sync,
+    Told,
+)
 from gateway.statedir import StateDir
+from gateway.trust.bundle import CHUNK_BYTES_MAX
 from gateway.trust.cose import verify1
 from gateway.trust.making import Made, delta, digest_of, repair, snapshot
 from gateway.trust.parity import PARITY_CONTEXT
@@ -196,8 +205,6 @@ async def test_disorder_and_duplicates_do_no_harm_and_a_restart_goes_on(
     made = snapshot(MANY, about(3))
     assert len(made.chunks) > 1
     async with running(state, key_file) as box:
-        for chunk in made.chunks:  # before their manifest: nobody knows them
-            await box.sync.chunk(chunk)
         box.sync.document(document_of(made))
         await until(lambda: len(box.need()["chunks"]) == len(made.chunks))
         await box.sync.chunk(made.chunks[-1])
@@ -215,6 +222,48 @@ async def test_disorder_and_duplicates_do_no_harm_and_a_restart_goes_on(
         box.sync.document(document_of(snapshot(FIRST, about(2))))
         await until(lambda: box.rules == ["rollback"])
         assert box.number == 3
+
+
+async def test_chunks_that_come_before_their_document_was_looked_at_are_kept(
+    state: Path, key_file: Path
+) -> None:
+    made = snapshot(MANY, about(3))
+    async with running(state, key_file) as box:
+        await box.sync.chunk(b"somebody else's")
+        for chunk in reversed(made.chunks):
+            await box.sync.chunk(chunk)
+        needs = box.needs()
+        box.sync.document(document_of(made))
+        await until(lambda: box.number == 3)
+        assert box.needs() == needs  # nothing had to be asked for
+        # As a publisher sends: the document, and the chunks with no time in between.
+        later = snapshot(MANY, about(4))
+        box.sync.document(document_of(later))
+        for chunk in later.chunks:
+            await box.sync.chunk(chunk)
+        await until(lambda: box.number == 4)
+        assert box.needs() == needs
+
+
+async def test_early_chunks_are_bounded_in_number_bytes_and_time(
+    state: Path, key_file: Path
+) -> None:
+    async with running(state, key_file) as box:
+        early = box.sync._early
+        await box.sync.chunk(bytes(CHUNK_BYTES_MAX + 1))
+        assert not early
+        for number in range(2 * EARLY_CHUNKS_MAX):
+            await box.sync.chunk(bytes([number]))
+        assert [each for _, each in early] == [
+            bytes([number]) for number in range(EARLY_CHUNKS_MAX, 2 * EARLY_CHUNKS_MAX)
+        ]
+        for _ in range(2 * EARLY_BYTES_MAX // CHUNK_BYTES_MAX):
+            await box.sync.chunk(bytes(CHUNK_BYTES_MAX))
+        assert sum(len(each) for _, each in early) == EARLY_BYTES_MAX
+        box.clock.mono += EARLY_FOR + timedelta(seconds=1)
+        await box.sync.chunk(b"new")
+        assert [each for _, each in early] == [b"new"]
+        assert not list((state / "incoming").glob("*"))
 
 
 @pytest.mark.parametrize("left", [b"", b"a part"], ids=["nothing", "a part"])
