@@ -420,7 +420,11 @@ def _play(options: argparse.Namespace, run_dir: Path) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="make demo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--stay", action="store_true", help="leave the site running")
     parser.add_argument(
         "--site",

@@ -49,7 +49,12 @@ class Fault(NamedTuple):
     """One thing wrong in a file that a person wrote: where it stands and what is wrong there."""
 
     where: str
+    """Its path in the file; "-" for the whole file."""
     what: str
+
+    def __str__(self) -> str:
+        """The fault in a line, without the file's name."""
+        return self.what if self.where == "-" else f"{self.where}: {self.what}"
 
 
 class ConfigError(GatewayError):
@@ -58,7 +63,7 @@ class ConfigError(GatewayError):
     def __init__(self, file: str, faults: Sequence[Fault]) -> None:
         self.file = file
         self.faults = tuple(faults)
-        super().__init__("\n".join(f"{file}: {fault.where}: {fault.what}" for fault in faults))
+        super().__init__("\n".join(f"{file}: {fault}" for fault in faults))
 
 
 class RecordFault(NamedTuple):

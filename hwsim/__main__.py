@@ -2,17 +2,20 @@
 
 import argparse
 import asyncio
+import fcntl
 import json
+import os
 import signal
 import sys
 import tempfile
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from hwsim import fleet
 from hwsim.control import COMMANDS, control_socket
-from hwsim.observations import Seen
+from hwsim.observations import HostClosed, HostOpened, Seen
 from hwsim.site import SiteError, running_site
 
 _EPILOG = f"""
@@ -79,6 +82,25 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@contextmanager
+def _alone(run_dir: Path) -> Iterator[Path]:
+    """Hold a run directory. Raises SiteError where another simulator has it.
+
+    The lock is on the directory itself and ends with the process, however that ends.
+    """
+    descriptor = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SiteError(
+                f"{run_dir}: another simulator runs there. Stop it, or name another --run-dir"
+            ) from error
+        yield run_dir
+    finally:
+        os.close(descriptor)
+
+
 def _print(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
@@ -93,7 +115,10 @@ async def _run(options: argparse.Namespace, run_dir: Path) -> None:
         loop.add_signal_handler(number, stop.set)
 
     def tell(seen: Seen) -> None:
-        _print(json.dumps(seen.to_dict()) if options.json else str(seen))
+        if options.json:
+            _print(json.dumps(seen.to_dict()))
+        elif not isinstance(seen, HostOpened | HostClosed):
+            _print(str(seen))  # a gateway that tries again every second tells a person nothing
 
     async with AsyncExitStack() as stack:
         site = await stack.enter_async_context(
@@ -133,7 +158,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.run_dir is not None:
             options.run_dir.mkdir(parents=True, exist_ok=True)
-            asyncio.run(_run(options, options.run_dir.absolute()))
+            with _alone(options.run_dir.absolute()) as run_dir:
+                asyncio.run(_run(options, run_dir))
         else:
             with tempfile.TemporaryDirectory(prefix="hwsim-") as fresh:
                 asyncio.run(_run(options, Path(fresh)))

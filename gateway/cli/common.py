@@ -46,8 +46,15 @@ def add_reason(parser: argparse.ArgumentParser, about: str | None = None) -> Non
 
 def _reason(text: str) -> str:
     if not 3 <= len(text) <= 200:
-        raise argparse.ArgumentTypeError(f"{len(text)} characters; 3 to 200 are journaled")
+        raise argparse.ArgumentTypeError(
+            f"has {counted(len(text), 'character')}. Give a reason of 3 to 200 characters"
+        )
     return text
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, for people."""
+    return f"{number} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def bounded(text: str, of: str, least: int, most: int) -> int:

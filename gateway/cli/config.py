@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gateway.cli import EXIT_COULD_NOT, EXIT_OK, Command
-from gateway.cli.common import add_json, print_json
+from gateway.cli.common import add_json, counted, print_json
 from gateway.config.site import SiteConfig, load
 from gateway.config.tables import join
 from gateway.drivers import REGISTRY
@@ -74,13 +74,13 @@ def _check(options: argparse.Namespace) -> int:
         )
         return EXIT_COULD_NOT if faults else EXIT_OK
     for warning in warnings:
-        print(f"{options.file}: warning: {warning.where}: {warning.what}", file=sys.stderr)
+        print(f"{options.file}: warning: {warning}", file=sys.stderr)
     for fault in faults:
-        print(f"{options.file}: {fault.where}: {fault.what}", file=sys.stderr)
+        print(f"{options.file}: {fault}", file=sys.stderr)
     if config is None or faults:
         return EXIT_COULD_NOT
-    doors, devices = len(config.doors), len(config.devices)
-    print(f"{options.file}: {doors} doors, {devices} devices, no fault")
+    doors, devices = counted(len(config.doors), "door"), counted(len(config.devices), "device")
+    print(f"{options.file}: {doors}, {devices}, no fault")
     return EXIT_OK
 
 
@@ -98,14 +98,23 @@ def _drop_ins(options: argparse.Namespace) -> int:
         for device in config.devices.values()
         if (host := getattr(device.settings, "host", None)) is not None
     }
-    written = []
+    # Every name is looked up before anything is written: all of the drop-ins, or none.
+    wanted: list[tuple[str, str, list[str]]] = []
     if hosts:
         lines = ["PrivateNetwork=no", "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6"]
         lines += [f"IPAddressAllow={address}" for address in _addresses(hosts)]
-        written.append(_write(options.to, "door-gateway-core", "relay-lan.conf", lines))
+        wanted.append(("door-gateway-core", "relay-lan.conf", lines))
     if config.mqtt is not None:
         lines = [f"IPAddressAllow={address}" for address in _addresses([config.mqtt.host])]
-        written.append(_write(options.to, "door-gateway-link", "broker.conf", lines))
+        wanted.append(("door-gateway-link", "broker.conf", lines))
+    written = list[Path]()
+    try:
+        for unit, name, lines in wanted:
+            written.append(_write(options.to, unit, name, lines))
+    except GatewayError:
+        for path in written:
+            print(f"wrote {path}, before the failure below", file=sys.stderr)
+        raise
     if options.json:
         print_json({"written": [str(path) for path in written]})
     else:

@@ -7,13 +7,22 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from gateway.cli import EXIT_COULD_NOT, EXIT_OK, Command
-from gateway.cli.common import add_config, add_json, load_config, print_json, socket_of
+from gateway.cli.common import (
+    add_config,
+    add_json,
+    counted,
+    load_config,
+    print_json,
+    socket_of,
+)
 from gateway.cli.output import say, visible, visible_lines
+from gateway.clock import monotonic
 from gateway.config.site import SiteConfig
 from gateway.errors import GatewayError, IpcError, NotAllowed, RecordsRefused
 from gateway.ipc.client import connect
 from gateway.ipc.messages import IMPORT_BYTES_MAX, ImportDone
 from gateway.processes.core import import_offline
+from gateway.trust.bundle import MAGIC
 
 _DESCRIPTION = """\
 Put a file of entitlement records in force: the whole of it or, where anything in it is wrong,
@@ -28,6 +37,9 @@ example:
   door-gateway import /media/stick/42.bundle"""
 
 
+_PROGRESS_EVERY_S = 1.0
+
+
 def _configure(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = _DESCRIPTION, _EXAMPLE
     parser.add_argument("file", type=Path, metavar="FILE")
@@ -39,7 +51,7 @@ def _run(options: argparse.Namespace) -> int:
     config = load_config(options)
     records = _read(options.file)
     try:
-        done = asyncio.run(_import(config, records))
+        done = asyncio.run(_import_shown(config, records))
     except RecordsRefused as refused:
         if options.json:
             print_json({"ok": False, "faults": [fault._asdict() for fault in refused.faults]})
@@ -57,7 +69,7 @@ def _run(options: argparse.Namespace) -> int:
         return EXIT_OK
     for warning in done.warnings:
         print(visible(f"warning: {warning}"), file=sys.stderr)
-    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(done.counts.items()))
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(done.counts.items()))
     say(f"revision {done.revision} is in force: {counts}")
     return EXIT_OK
 
@@ -71,6 +83,31 @@ def _read(path: Path) -> bytes:
     if len(data) > IMPORT_BYTES_MAX:
         raise GatewayError(f"{path}: is larger than {IMPORT_BYTES_MAX} bytes")
     return data
+
+
+async def _import_shown(config: SiteConfig, records: bytes) -> ImportDone:
+    """Import, with a sign of life for a person at a terminal: a large site takes a minute."""
+    if not sys.stderr.isatty():
+        return await _import(config, records)
+    shown = asyncio.create_task(_show_progress(records))
+    try:
+        return await _import(config, records)
+    finally:
+        shown.cancel()
+        await asyncio.wait((shown,))
+
+
+async def _show_progress(records: bytes) -> None:
+    lines = records.count(b"\n")
+    what = "a signed bundle" if records.startswith(MAGIC) else counted(lines, "record")
+    began = monotonic()
+    try:
+        while True:
+            await asyncio.sleep(_PROGRESS_EVERY_S)
+            seconds = (monotonic() - began).seconds
+            print(f"\rchecking {what}: {seconds} s", end="", file=sys.stderr, flush=True)
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 async def _import(config: SiteConfig, records: bytes) -> ImportDone:

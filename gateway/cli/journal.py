@@ -122,6 +122,7 @@ def _line_count(text: str) -> int:
 
 
 def _code(text: str) -> str:
+    text = text.replace(" ", "_")  # as the lines for people have it
     if text not in events.CODES:
         near = difflib.get_close_matches(text, events.CODES, n=1)
         meant = f"; did you mean {near[0]}?" if near else ""
@@ -277,8 +278,23 @@ def line_of(seq: int, body: bytes) -> str:
         return f"{seq:>7} {at} {code:<9} {'-':<14} checkpoint signed"
     members.pop("trust", None)
     door = str(members.pop("door", None) or members.pop("device", "-"))
-    rest = " ".join(f"{name}={value}" for name, value in members.items() if value is not None)
-    return f"{seq:>7} {at} {code:<9} {door:<14} {rest}"
+    rest = "  ".join(
+        f"{name.replace('_', ' ')}: {_plain(value)}"
+        for name, value in members.items()
+        if value not in (None, "", [], {})
+    )
+    return f"{seq:>7} {at} {str(code).replace('_', ' '):<9} {door:<14} {rest}"
+
+
+def _plain(value: object) -> str:
+    """A JSON value, as a person reads it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(each)}" for name, each in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
 
 
 COMMAND = Command(_configure, _run)

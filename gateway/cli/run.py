@@ -5,8 +5,11 @@ import asyncio
 import os
 import random
 import signal
+import socket
 import sys
+import tempfile
 from datetime import timedelta
+from typing import Self
 
 import structlog
 
@@ -15,6 +18,7 @@ from gateway.cli import EXIT_OK, Command
 from gateway.cli.common import add_config, load_config
 from gateway.clock import monotonic
 from gateway.lifeline import keep_descendants, reap_orphans
+from gateway.notify import notify
 from gateway.supervise import STEADY, backoff
 
 log = structlog.get_logger()
@@ -39,6 +43,9 @@ _CORE_WAIT_MAX = timedelta(milliseconds=500)
 """Doors decide again within 3 s of the core's death (docs/promises.md P19), however often it has
 died: its own start takes most of that."""
 
+_NOTIFY_BYTES_MAX = 4096
+"""The core's messages have under 100 bytes; what is longer is cut."""
+
 _STOP_S_MAX = 8.0
 """A part that hasn't stopped by then is killed: below the 10 s that a service manager waits."""
 
@@ -62,9 +69,17 @@ async def _keep_all(parts: list[str], options: argparse.Namespace) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    with _Readiness() as deciding:
+        return await _keep_parts(parts, options, stop, deciding)
+
+
+async def _keep_parts(
+    parts: list[str], options: argparse.Namespace, stop: asyncio.Event, deciding: "_Readiness"
+) -> int:
     running: set[int] = set()
     keepers = [
-        asyncio.create_task(_keep(part, options, stop, running), name=part) for part in parts
+        asyncio.create_task(_keep(part, options, stop, running, deciding), name=part)
+        for part in parts
     ]
     done, _ = await asyncio.wait(keepers, return_when=asyncio.FIRST_COMPLETED)
     stop.set()
@@ -72,13 +87,69 @@ async def _keep_all(parts: list[str], options: argparse.Namespace) -> int:
     return max((keeper.result() for keeper in done), default=EXIT_OK)
 
 
+class _Readiness:
+    """Hears the core say that it decides (sd_notify(3)).
+
+    The link waits for that: a core that can't start, e.g. because another one owns the state
+    directory, must not take the broker's session away from the gateway that runs.
+    """
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+        self._directory = tempfile.TemporaryDirectory(prefix="door-gateway-")
+        self._socket = socket.socket(
+            socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        )
+
+    @property
+    def path(self) -> str:
+        """The socket's path, for the core's NOTIFY_SOCKET."""
+        return f"{self._directory.name}/notify"
+
+    def __enter__(self) -> Self:
+        self._socket.bind(self.path)
+        asyncio.get_running_loop().add_reader(self._socket, self._hear)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.get_running_loop().remove_reader(self._socket)
+        self._socket.close()
+        self._directory.cleanup()
+
+    def _hear(self) -> None:
+        assignments = self._socket.recv(_NOTIFY_BYTES_MAX).decode(errors="replace").split("\n")
+        if "READY=1" in assignments:
+            self.event.set()
+        notify(*assignments)  # where `run` itself is a service
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Return when one of the events is set."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+
+
 async def _keep(
-    part: str, options: argparse.Namespace, stop: asyncio.Event, running: set[int]
+    part: str,
+    options: argparse.Namespace,
+    stop: asyncio.Event,
+    running: set[int],
+    deciding: _Readiness,
 ) -> int:
     """Run one part until `stop`; its exit status where it can't start at all, else 0.
 
     The pids of all parts are in `running` while they run.
     """
+    environment = dict(os.environ)
+    if part == "core":
+        environment["NOTIFY_SOCKET"] = deciding.path
+    else:
+        environment.pop("NOTIFY_SOCKET", None)
+        await _first(deciding.event, stop)
+        if stop.is_set():
+            return EXIT_OK
     failures = 0
     rng = random.Random()  # noqa: S311 - jitter
     while True:
@@ -87,6 +158,7 @@ async def _keep(
             *(sys.executable, "-m", "gateway", part, "--config", str(options.config)),
             *("--log-level", options.log_level, "--parent", str(os.getpid())),
             start_new_session=True,
+            env=environment,
         )
         running.add(child.pid)
         status = await _end_of(child, stop)

@@ -288,7 +288,7 @@ def load(path: Path, drivers: Mapping[str, DriverSpec]) -> SiteConfig:
                 raise ConfigError(file, [Fault("-", "can't be read: it is no regular file")])
             data = stream.read(FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise ConfigError(file, [Fault("-", f"can't be read: {error.strerror}")]) from error
+        raise ConfigError(file, [Fault("-", _unreadable(error))]) from error
     if len(data) > FILE_BYTES_MAX:
         raise ConfigError(file, [Fault("-", f"is larger than {FILE_BYTES_MAX} bytes")])
     try:
@@ -300,6 +300,15 @@ def load(path: Path, drivers: Mapping[str, DriverSpec]) -> SiteConfig:
     except RecursionError as error:
         raise ConfigError(file, [Fault("-", "is nested too deeply")]) from error
     return check(raw, drivers, file)
+
+
+def _unreadable(error: OSError) -> str:
+    what = f"can't be read: {error.strerror}"
+    if isinstance(error, PermissionError):
+        return f"{what}. Run the command with sudo, or as a user who may read the file"
+    if isinstance(error, FileNotFoundError):
+        return f"{what}. Name the site's file with --config FILE"
+    return what
 
 
 def _opened(path: Path) -> int:

@@ -80,7 +80,8 @@ def _convert(raw: object, hint: Any, path: str, faults: list[Fault]) -> Any:
         return msgspec.convert(raw, hint)
     except msgspec.ValidationError as error:
         if origin is Literal and isinstance(raw, type(args[0])):
-            known = ", ".join(map(str, args))
+            # `gateway` stands in the type so that its refusal can say why: nobody may choose it.
+            known = ", ".join(str(each) for each in args if each != "gateway")
             faults.append(Fault(path, f"must be one of {known}; not {raw!r}"))
             return None
         # A pattern says nothing to people; what it stands for is in the type's description.

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hwsim import observations
-from hwsim.__main__ import main
+from hwsim.__main__ import _alone, main
 from hwsim.client import Simulator, SimulatorError, connect
 from hwsim.control import COMMANDS, control_socket
 from hwsim.observations import Contact, KeysSent, Rex, Seen
@@ -158,3 +158,25 @@ async def test_the_command_line_runs_a_site_until_it_is_told_to_stop(tmp_path: P
             await process.wait()
     assert names(tmp_path / "run" / "dev") == set()
     assert "control" not in names(tmp_path)
+
+
+def test_a_second_simulator_leaves_the_first_ones_directory_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = tmp_path / "street-reader"
+    port.touch()
+    with _alone(tmp_path):
+        site = Path(__file__).parents[2] / "config" / "site.toml"
+        assert main([str(site), "--run-dir", str(tmp_path)]) == 2
+        assert "another simulator runs there" in capsys.readouterr().err
+        assert names(tmp_path) == {"street-reader"}
+
+
+async def test_a_tap_at_no_simulator_says_where_none_answers(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "demo.tap", str(tmp_path / "none"), "street-reader", "04A1"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await process.communicate()
+    assert process.returncode == 2
+    assert said.decode() == f"{tmp_path}/none: no simulator answers there. Start one first\n"
