@@ -21,11 +21,13 @@ from gateway.domain import events
 from gateway.domain.member_text import CATALOGUE
 from gateway.ipc.messages import DoorStateReport, Status
 from gateway.link.health import LinkHealth
+from gateway.link.live import EVENT_TYPES
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "asyncapi.yaml"
 
 _ID = {"type": "string", "minLength": 1, "maxLength": 128}
 _INSTANT = {"type": "integer", "minimum": 0, "description": "seconds since 1970"}
+_INSTANT_TEXT = {"type": "string", "format": "date-time"}
 _MS = {"type": "integer", "minimum": 0, "description": "milliseconds since 1970"}
 _COUNT = {"type": "integer", "minimum": 0}
 _HEX = {"type": "string", "pattern": "^([0-9a-f]{2})*$"}
@@ -114,6 +116,10 @@ def _schemas() -> dict[str, Any]:
             {"core": {"type": "boolean", "description": "whether the core answers the link"},
              "why": {"enum": ["lost", "stopped"]}},
         ),
+        "DoorEventMessage": _map(
+            {"v": _V, "event_type": {"enum": list(EVENT_TYPES)}, "at": _INSTANT_TEXT},
+            {"reason": _or_null({"type": "string"})},
+        ),
         "DoorStateMessage": {
             **state, "properties": {"v": _V, **state["properties"]},
             "required": ["v", *state["required"]],
@@ -180,6 +186,8 @@ _TOPICS = (
     ("status", "send", _JSON, "StatusMessage", "Retained, and the last will."),
     ("door/{door}/state", "send", _JSON, "DoorStateMessage", "Retained: what the devices last said,"
      " or that it is unknown."),
+    ("door/{door}/event", "send", _JSON, "DoorEventMessage", "As it happens, once: QoS 0, never"
+     " retained, never sent again, and only with [mqtt.home_assistant]."),
     ("health", "send", _JSON, "HealthMessage", "Each minute, QoS 0."),
     ("parity", "send", _COSE, "ParityPayload", "What is enforced, signed by the gateway."),
     ("cmd/result", "send", _COSE, "ResultPayload", "What became of a command, signed."),
@@ -335,8 +343,8 @@ class Validator:
     def check(self, topic: str, payload: bytes) -> str:
         """The name of the message. Raises jsonschema.ValidationError, ValueError, KeyError."""
         levels = topic.split("/")[4:]
-        name = "DoorState" if levels[0] == "door" else "".join(map(str.capitalize, levels))
-        name = "DoorDoorState" if name == "DoorState" else name
+        levels = ["door", "door", levels[2]] if levels[0] == "door" else levels
+        name = "".join(map(str.capitalize, levels))
         message = self._kept["components"]["messages"][name]
         if "payload" not in message:
             return name

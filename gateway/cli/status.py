@@ -8,12 +8,13 @@ from gateway.cli import EXIT_NO, EXIT_OK, Command
 from gateway.cli.common import add_config, add_json, load_config, print_json, socket_of
 from gateway.cli.output import say
 from gateway.ipc.client import connect
-from gateway.ipc.messages import DoorStateReport, Status
+from gateway.ipc.messages import BrokerStatus, DoorStateReport, Status
 
 _DESCRIPTION = """\
 Show the running gateway: entitlements in force, doors, devices, what waits for the cloud. Exits 0
 when all is well; 1 when there is a problem, each of which is a line (no entitlements, a door in no
-record, a clock nobody vouches for, a device offline, an alarm, a journal that can't write); 2 when
+record, a clock nobody vouches for, a device offline, an alarm, a journal that can't write, a broker
+that can't be reached or refuses, events that nobody acknowledges, beacons that don't come); 2 when
 the core can't be reached."""
 
 _EXAMPLE = """\
@@ -49,6 +50,7 @@ def _print(status: Status) -> None:
     say(f"  time          {status.at:%Y-%m-%d %H:%M:%S} UTC, trust T{status.trust}")
     journal = "writing" if status.journal.healthy else f"NOT WRITING: {status.journal.why}"
     say(f"  journal       {journal}; {status.last_seq} events, {status.backlog} to be delivered")
+    say(f"  broker        {_broker(status.broker)}")
     if status.public_key is not None:
         say(f"  public key    {status.public_key}")
     for problem in status.problems:
@@ -64,6 +66,20 @@ def _print(status: Status) -> None:
             f"  battery {device.battery_percent} %" if device.battery_percent is not None else ""
         )
         say(f"  {name:<20} {'online' if device.online else f'OFFLINE: {device.why}'}{more}")
+
+
+def _broker(broker: BrokerStatus | None) -> str:
+    if broker is None:
+        return "none in site.toml: events stay on this box"
+    if broker.connected_since is not None:
+        session = f"connected since {broker.connected_since:%Y-%m-%d %H:%M:%S} UTC"
+    elif not broker.link:
+        session = "NO LINK: its process doesn't report"
+    else:
+        session = f"NOT CONNECTED: {broker.reason or 'trying'}"
+    at = broker.acknowledged_at
+    acknowledged = "not yet" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"
+    return f"{broker.address}: {session}, last acknowledged {acknowledged}"
 
 
 def described(door: DoorStateReport) -> str:

@@ -21,6 +21,7 @@ from gateway.ipc.messages import (
     Preview,
     Proof,
     Sealed,
+    SessionSaid,
     Status,
     UrgentEvents,
 )
@@ -79,8 +80,8 @@ class CoreApi(Protocol):
     async def deliver(self, deliver: Deliver) -> Delivered:
         """Take in something sealed, and judge it; what is thought of it is told elsewhere."""
 
-    async def session_said(self, *, there: bool) -> Delivered:
-        """Whether the link has a session with the broker."""
+    async def session_said(self, said: SessionSaid) -> Delivered:
+        """Take in the link's report on its session with the broker."""
 
     def watch_outbox(self) -> AsyncGenerator[Outgoing, None]:
         """What is to be published, as it comes, for ever (`gateway.ipc.outbox.Outbox`)."""

@@ -182,9 +182,9 @@ class CoreClient:
         """Hand over something sealed; what the journal counts as acknowledged now."""
         return await self._ask(deliver, Delivered)
 
-    async def session_said(self, *, there: bool) -> None:
-        """Tell the core whether there is a session with the broker."""
-        await self._ask(SessionSaid(there=there), Delivered)
+    async def session_said(self, said: SessionSaid) -> None:
+        """Report on the session with the broker."""
+        await self._ask(said, Delivered)
 
     async def watch_outbox(self) -> AsyncGenerator[Outgoing, None]:
         """What the core wants published, in order."""

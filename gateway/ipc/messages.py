@@ -113,10 +113,38 @@ class Deliver(_Message, frozen=True, tag="deliver"):
     retained: bool = False
 
 
+REASON_CHARS_MAX = 500
+"""The longest reason in a report of the link: two lines of a terminal."""
+
+REFUSED_TOPICS_MAX = 8
+"""Topics in one report: more of them have the same cause."""
+
+Reason = Annotated[str, msgspec.Meta(max_length=REASON_CHARS_MAX)]
+
+_RefusedTopics = Annotated[
+    dict[Annotated[str, msgspec.Meta(max_length=1_024)], Reason],
+    msgspec.Meta(max_length=REFUSED_TOPICS_MAX),
+]
+
+
 class SessionSaid(_Message, frozen=True, tag="session"):
-    """Whether there is a session with the broker; answered by `Delivered`."""
+    """The link's session with the broker, at each change and a few times a minute; answered by
+    `Delivered`.
+    """
 
     there: bool
+    since_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """When the session began or, without one, ended: CLOCK_MONOTONIC, which both processes read."""
+    reason: Reason | None = None
+    """The last failure: of connecting, or of the session before this one."""
+    lost: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Sessions that were lost in the last minutes."""
+    refused: _RefusedTopics = {}
+    """Topics that the broker doesn't let this gateway write to, with its reason."""
+    events_refused: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Batches of events that the broker refused, since the link's start."""
+    unheard: bool = False
+    """The broker says that nobody is subscribed to the events."""
 
 
 class WatchOutbox(_Message, frozen=True, tag="watch_outbox"):
@@ -291,6 +319,10 @@ class Events(_Message, frozen=True, tag="events"):
     first_seq: int
     bodies: list[bytes]
     """Each the canonical bytes of an event (`gateway.domain.events.encode`)."""
+    at: datetime | None = None
+    """The core's time at this answer: the age of an event is counted from here."""
+    at_mono_s: float = 0.0
+    """The same instant by CLOCK_MONOTONIC: the time that the answer was on its way."""
 
 
 class NumberedBody(NamedTuple):
@@ -438,6 +470,28 @@ class BoxStatus(msgspec.Struct, frozen=True, kw_only=True):
     """When each ends."""
 
 
+class BrokerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The way of events to the cloud: the link, its session with the broker, acknowledgements."""
+
+    address: str
+    """Host and port of the broker, from site.toml."""
+    link: bool
+    """The link process reports to the core."""
+    connected_since: datetime | None = None
+    away_since: datetime | None = None
+    """Since when there is no session; null with one, and before the link's first report."""
+    reason: str | None = None
+    """The last failure in plain words."""
+    refused: dict[str, str] = {}
+    """Topics that the broker doesn't let this gateway write to, with its reason."""
+    events_refused: int = 0
+    """Batches of events that the broker refused, since the link's start."""
+    acknowledged_at: datetime | None = None
+    """When the cloud last acknowledged events; null where not since the core's start."""
+    waiting_since: datetime | None = None
+    """When the oldest event happened that the cloud has not acknowledged."""
+
+
 class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Whether events can be kept: `why` says what is wrong where not."""
 
@@ -469,6 +523,8 @@ class Status(_Message, frozen=True, tag="status"):
     journal: JournalStatus
     problems: list[str]
     """What somebody should look at, a line each; none where all is well."""
+    broker: BrokerStatus | None = None
+    """Null at a site without [mqtt]."""
     box: BoxStatus = BoxStatus()
     figures: dict[str, DoorFigures] = {}
     """By door."""

@@ -273,8 +273,8 @@ class CoreServer:
                 return Acknowledged(stream=stream, seq=await self._api.acknowledge(stream, seq))
             case Deliver() as deliver:
                 return await self._api.deliver(deliver)
-            case SessionSaid(there=there):
-                return await self._api.session_said(there=there)
+            case SessionSaid():
+                return await self._api.session_said(said)
 
     async def _status(self, connection: "_Connection") -> Status:
         if connection.rights is Rights.LINK:
@@ -577,9 +577,7 @@ def _cut(events: Events, bytes_max: int) -> Events:
     for count, body in enumerate(events.bodies):
         room -= len(body)
         if room < 0 and count:
-            return Events(
-                stream=events.stream, first_seq=events.first_seq, bodies=events.bodies[:count]
-            )
+            return msgspec.structs.replace(events, bodies=events.bodies[:count])
     return events
 
 

@@ -15,11 +15,9 @@ from typing import Any
 import msgspec
 
 from gateway import __version__
+from gateway.link.live import EVENT_TYPES
 from gateway.link.settings import HomeAssistantSettings
 from gateway.link.topics import Topics
-
-EVENT_TYPES = ("granted", "denied", "forced_open", "held_open", "rex")
-"""What a door's event entity tells. No holder: whoever reads Home Assistant is not the cloud."""
 
 Message = tuple[str, bytes]
 """Topic and payload, to be retained."""
@@ -180,27 +178,11 @@ def _door_entities(
         "event",
         "event",
         {
-            "state_topic": topics.event,
+            "state_topic": topics.door_event(door),
             "name": "Event",
             "event_types": list(EVENT_TYPES),
-            "value_template": _LAST_EVENT.replace("DOOR", msgspec.json.encode(door).decode()),
         },
     )
-
-
-_LAST_EVENT = (
-    "{% set last = namespace(event=none) %}"
-    "{% for each in value_json.events if each.event.door | default('') == DOOR %}"
-    "{% set code = each.event.code %}"
-    "{% if code == 'access' and each.event.outcome in ('grant', 'deny') %}"
-    "{% set last.event = {'event_type': 'granted' if each.event.outcome == 'grant' else 'denied',"
-    " 'reason': each.event.reason, 'at': each.event.at} %}"
-    "{% elif code in ('forced_open', 'held_open', 'rex') %}"
-    "{% set last.event = {'event_type': code, 'at': each.event.at} %}"
-    "{% endif %}{% endfor %}"
-    "{{ last.event | tojson if last.event else '' }}"
-)
-"""Of a batch the door's last one: Home Assistant takes one event a message."""
 
 
 def _on_off(on: str, unknown: str) -> str:

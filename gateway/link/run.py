@@ -21,10 +21,13 @@ from gateway.errors import IpcError
 from gateway.ipc.client import CoreClient, connect
 from gateway.ipc.messages import SEALED_BYTES_MAX, Deliver, DoorStateReport, Outgoing
 from gateway.link.acks import Ack, open_ack
+from gateway.link.announced import Announced
 from gateway.link.backoff import Backoff
 from gateway.link.errors import BrokerUnavailable, LinkError, TlsUnusable
 from gateway.link.health import LinkHealth
 from gateway.link.home_assistant import Announcements
+from gateway.link.live import LIVE_BLOCKED_MAX, LiveEvents
+from gateway.link.report import SessionReport
 from gateway.link.session import Session, open_session
 from gateway.link.settings import LinkSettings
 from gateway.link.tls import client_context
@@ -35,6 +38,7 @@ from gateway.link.uplink import (
     UplinkProtocol,
     Verdict,
 )
+from gateway.link.words import explained
 
 FETCH_WAIT_S = 20.0
 """How long one question for events waits: an idle gateway asks three times a minute."""
@@ -48,6 +52,9 @@ OUTBOX_MAX = 64
 IGNORED_TOLD_EVERY = timedelta(minutes=10)
 """How often the log tells of acknowledgements that count for nothing, by what is wrong with them:
 anybody on the broker can send them, and a flood must not fill the disk."""
+
+REFUSALS_LOGGED_MAX = 100
+"""Refusals of one session in the log: more of them have the same cause."""
 
 TICK_S = 0.25
 """How often a silent cloud or a stuck broker is looked for."""
@@ -101,6 +108,11 @@ class _Link:
             resend_s_first=self._pace.resend_s_first,
             resend_s_max=self._pace.resend_s_max,
         )
+        self._live = LiveEvents(self._topics)
+        self._announced = Announced(
+            settings.announced, self._topics, site=settings.site, gateway=settings.gateway
+        )
+        self._report = SessionReport(self._topics.event, clock.monotonic())
         self._version = MQTTProtocolVersion.MQTTv5
         self._outage = _Outage("broker")
         self._core_outage = _Outage("core")
@@ -108,7 +120,11 @@ class _Link:
         self._sessions = 0
         self._core_there = False
         self._doors: dict[str, DoorStateReport] = {}
+        self._door_ids: frozenset[str] | None = None
+        """All doors of the site; None before the core has named them."""
         self._doors_stale: dict[str, None] = {}
+        self._refusals: set[tuple[str, str]] = set()
+        """Topics and reasons of this session's refusals that are in the log."""
         self._acks = Counter[str]()
         self._acks_ignored = Counter[str]()
         """Since they were last told of."""
@@ -152,6 +168,8 @@ class _Link:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._send_events(core))
                 group.create_task(self._send_urgent(core))
+                if self._announcements is not None:
+                    group.create_task(self._send_live(core))
                 group.create_task(self._relay_acks(core))
                 group.create_task(self._follow_doors(core))
                 group.create_task(self._tell_health(core))
@@ -169,9 +187,19 @@ class _Link:
     async def _learn_journal(self, core: CoreClient) -> None:
         status = await core.status()
         self._uplink.journal(status.stream, status.acknowledged_seq, status.last_seq)
+        self._live.journal(status.stream, status.last_seq)
+        self._learn_doors(frozenset(status.doors))
         # The core may have died before it heard of the last acknowledgement.
         self._ack_to_relay.set()
         self._send_anew()
+
+    def _learn_doors(self, doors: frozenset[str]) -> None:
+        """Forget the doors that the core has no more: their states are to be cleared."""
+        if doors != self._door_ids:
+            self._door_ids = doors
+            self._doors = {door: state for door, state in self._doors.items() if door in doors}
+            self._doors_stale = {door: None for door in self._doors_stale if door in doors}
+            self._state_to_tell.set()
 
     async def _send_events(self, core: CoreClient) -> None:
         while True:
@@ -224,10 +252,20 @@ class _Link:
                 done = partial(self._published, batch.token)
                 session.publish(self._topics.event, batch.payload, done=done)
 
-    def _published(self, token: int, reason: ReasonCode) -> None:
-        if reason.is_failure:
-            # It stays in the journal and is sent again when the cloud doesn't acknowledge it.
-            _log.warning("broker_refused_events", reason=str(reason))
+    async def _send_live(self, core: CoreClient) -> None:
+        """Events as they happen, once: also while others wait for the cloud."""
+        while True:
+            events = await core.fetch(self._live.after, limit=BATCH_EVENTS_MAX, wait_s=FETCH_WAIT_S)
+            if not self._live.follows(events.stream):
+                await self._learn_journal(core)
+                continue
+            for topic, payload in self._live.take(events, self._clock.monotonic()):
+                session = self._session
+                if session is not None and session.blocked <= LIVE_BLOCKED_MAX:
+                    session.publish(topic, payload, qos=0)
+
+    def _published(self, token: int, _reason: ReasonCode) -> None:
+        # Refused events stay in the journal, and are sent again: the cloud acknowledges none.
         self._uplink.published(token, self._clock.monotonic())
         self._may_send.set()
         self._may_send_urgent.set()
@@ -271,8 +309,23 @@ class _Link:
     async def _tell_session(self, core: CoreClient) -> None:
         while True:
             self._session_to_tell.clear()
-            await core.session_said(there=self._session is not None)
-            await self._session_to_tell.wait()
+            await core.session_said(self._report.said(self._clock.monotonic()))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._pace.report_s):
+                    await self._session_to_tell.wait()
+
+    def _answered(self, topic: str, reason: ReasonCode) -> None:
+        if reason.is_failure and self._is_news(topic, str(reason)):
+            _log.warning("broker_refused_message", topic=topic, reason=explained(reason))
+        if self._report.answered(topic, reason):
+            self._session_to_tell.set()
+
+    def _is_news(self, topic: str, reason: str) -> bool:
+        """Whether the log has not had it in this session: events are refused every few seconds."""
+        news = (topic, reason) not in self._refusals and len(self._refusals) < REFUSALS_LOGGED_MAX
+        if news:
+            self._refusals.add((topic, reason))
+        return news
 
     async def _follow_outbox(self, core: CoreClient) -> None:
         async for outgoing in core.watch_outbox():
@@ -322,6 +375,8 @@ class _Link:
                 await in_own_task(self._one_session())
             except* (BrokerUnavailable, TlsUnusable) as failed:
                 why = failed.exceptions[0]
+                self._report.failed(str(why), self._clock.monotonic())
+                self._session_to_tell.set()
                 change_version = isinstance(why, BrokerUnavailable) and why.other_version
                 if change_version and not other_tried:
                     _log.debug("mqtt_version_not_understood", mqtt=self._version.name, why=str(why))
@@ -346,8 +401,11 @@ class _Link:
             will=_status(online=False, why="lost"),
             subscriptions=self._subscriptions(),
             on_message=self._take,
+            on_answer=self._answered,
         ) as session:
             self._sessions += 1
+            self._refusals.clear()
+            self._report.begun(self._clock.monotonic())
             self._outage.over(mqtt=self._version.name)
             try:
                 async with asyncio.TaskGroup() as group:
@@ -427,23 +485,43 @@ class _Link:
         self._doors_stale = dict.fromkeys(self._doors)
         told: bool | None = None
         announced = set[str]()
-        if self._announcements is not None:
-            await _announce(session, self._announcements.of_gateway())
+        known: frozenset[str] | None = None
         while True:
             self._state_to_tell.clear()
             if told is not self._core_there:
                 told = self._core_there
                 status = _status(online=True, core=told)
                 await session.deliver(self._topics.status, status, retain=True)
-            while self._doors_stale:
+            if known != self._door_ids and self._door_ids is not None:
+                first, known = known is None, self._door_ids
+                announced &= known  # one that comes back was cleared meanwhile
+                await self._clear_what_is_gone(session, known)
+                if first and self._announcements is not None:
+                    await _announce(session, self._announcements.of_gateway())
+            while self._doors_stale and known == self._door_ids:
                 door = next(iter(self._doors_stale))
                 del self._doors_stale[door]
                 if self._announcements is not None and door not in announced:
                     announced.add(door)
                     await _announce(session, self._announcements.of_door(door))
+                if door not in self._doors:
+                    continue  # the core has come back without it meanwhile
                 state = _encode({"v": 1, **msgspec.structs.asdict(self._doors[door])})
                 await session.deliver(self._topics.door_state(door), state, retain=True)
             await self._state_to_tell.wait()
+
+    async def _clear_what_is_gone(self, session: Session, doors: frozenset[str]) -> None:
+        """Clear what an earlier configuration has retained and this one doesn't."""
+        wanted = [self._topics.door_state(door) for door in doors]
+        if self._announcements is not None:
+            wanted += [topic for topic, _ in self._announcements.of_gateway()]
+            wanted += [topic for door in doors for topic, _ in self._announcements.of_door(door)]
+        gone = await asyncio.to_thread(self._announced.begin, wanted)
+        for topic in gone:
+            answer = await session.deliver(topic, b"", retain=True)
+            _log.info("retained_topic_cleared", topic=topic, answer=str(answer))
+        if gone:
+            await asyncio.to_thread(self._announced.cleared, gone)
 
     async def _watch_patience(self) -> None:
         while True:

@@ -11,6 +11,7 @@ import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +26,7 @@ from gateway.link.errors import BrokerUnavailable
 from gateway.link.settings import LinkSettings
 from gateway.link.topics import Topics
 from gateway.link.uplink import IN_FLIGHT_MAX
+from gateway.link.words import explained, refusal, tls_alert
 
 if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
@@ -119,11 +121,14 @@ class Session:
         topics: Topics,
         subscriptions: Sequence[str],
         on_message: Callable[[str, bytes, bool], None],
+        on_answer: Callable[[str, ReasonCode], None],
     ) -> None:
         self._client = client
         self._topics = topics
         self._subscriptions = tuple(subscriptions)
         self._on_message_taken = on_message
+        self._on_answer = on_answer
+        self._blocked_since: float | None = None
         self._loop = asyncio.get_running_loop()
         self._pubacks: dict[int, Callable[[ReasonCode], None]] = {}
         self._sock: SocketLike | None = None
@@ -157,19 +162,31 @@ class Session:
         info = self._client.publish(topic, payload, qos=qos, retain=retain)
         if info.rc is not MQTTErrorCode.MQTT_ERR_SUCCESS:
             self._end(BrokerUnavailable("lost", f"a message was not taken: {info.rc.name}"))
-        elif done is not None:
-            self._pubacks[info.mid] = done
+        elif qos:
 
-    async def deliver(self, topic: str, payload: bytes, *, retain: bool) -> None:
-        """Publish with QoS 1 and wait for the PUBACK."""
-        delivered: asyncio.Future[None] = self._loop.create_future()
+            def answered(reason: ReasonCode) -> None:
+                self._on_answer(topic, reason)
+                if done is not None:
+                    done(reason)
 
-        def done(_reason: ReasonCode) -> None:
+            self._pubacks[info.mid] = answered
+
+    @property
+    def blocked(self) -> timedelta:
+        """How long the connection has taken no bytes; 0 while it takes them."""
+        since = self._blocked_since
+        return timedelta(seconds=0 if since is None else self._loop.time() - since)
+
+    async def deliver(self, topic: str, payload: bytes, *, retain: bool) -> ReasonCode:
+        """Publish with QoS 1 and wait for the PUBACK: the broker's answer."""
+        delivered: asyncio.Future[ReasonCode] = self._loop.create_future()
+
+        def done(reason: ReasonCode) -> None:
             if not delivered.done():
-                delivered.set_result(None)
+                delivered.set_result(reason)
 
         self.publish(topic, payload, retain=retain, done=done)
-        await delivered
+        return await delivered
 
     async def watch(self) -> None:
         """Wait for the end of the session. Raises BrokerUnavailable, with why."""
@@ -286,7 +303,7 @@ class Session:
         failure = self._client.failure
         if isinstance(failure, ssl.SSLError):
             # With TLS 1.3 the broker's refusal of our certificate arrives after the handshake.
-            return BrokerUnavailable("tls", f"the broker ended TLS: {failure}")
+            return BrokerUnavailable("tls", f"the broker ended TLS: {tls_alert(failure)}")
         text = f"{text}: {failure}" if failure else text
         if not self._answered:
             if self._client.context is not None:
@@ -300,9 +317,12 @@ class Session:
     # --- paho's callbacks, all on the event loop --------------------------------------------------
 
     def _on_register_write(self, _client: mqtt.Client, _data: Any, sock: "SocketLike") -> None:
+        if self._blocked_since is None:
+            self._blocked_since = self._loop.time()
         self._loop.add_writer(sock.fileno(), self._writable)
 
     def _on_unregister_write(self, _client: mqtt.Client, _data: Any, sock: "SocketLike") -> None:
+        self._blocked_since = None
         self._loop.remove_writer(sock.fileno())
 
     def _on_socket_close(self, _client: mqtt.Client, _data: Any, _sock: "SocketLike") -> None:
@@ -321,7 +341,7 @@ class Session:
             self._end(
                 BrokerUnavailable(
                     "handshake",
-                    f"the broker refused: {reason}",
+                    refusal(reason),
                     other_version=str(reason) == "Unsupported protocol version",
                 )
             )
@@ -346,7 +366,8 @@ class Session:
             if reason.is_failure
         ]
         if refused:
-            self._end(BrokerUnavailable("handshake", f"the broker won't let us hear {refused[0]}"))
+            why = f"the broker won't let us hear {refused[0]}. Allow it (config/mosquitto.acl)"
+            self._end(BrokerUnavailable("handshake", why))
         elif not self._ready.done():
             self._ready.set_result(None)
 
@@ -375,7 +396,7 @@ class Session:
         _properties: Properties | None,
     ) -> None:
         if flags.is_disconnect_packet_from_server:
-            self._end(BrokerUnavailable("lost", f"the broker disconnected us: {reason}"))
+            self._end(BrokerUnavailable("lost", f"the broker disconnected us: {explained(reason)}"))
         else:
             self._end(self._lost(f"the connection was lost: {reason}"))
 
@@ -390,10 +411,12 @@ async def open_session(
     will: bytes,
     subscriptions: Sequence[str],
     on_message: Callable[[str, bytes, bool], None],
+    on_answer: Callable[[str, ReasonCode], None],
 ) -> AsyncIterator[Session]:
     """A session in which messages come in, for as long as the block runs.
 
-    `on_message` gets the topic and payload of each, and whether it was retained.
+    `on_message` gets the topic and payload of each, and whether it was retained; `on_answer` the
+    topic of each message of ours with QoS 1 and the broker's answer.
 
     Raises:
         BrokerUnavailable: There is none to be had.
@@ -402,7 +425,7 @@ async def open_session(
     if settings.login is not None:
         client.username_pw_set(settings.login.username, _password(settings.login.password_file))
     await _connect(client, settings, version)
-    session = Session(client, topics, subscriptions, on_message)
+    session = Session(client, topics, subscriptions, on_message, on_answer)
     try:
         await session.begin()
         yield session
@@ -465,14 +488,15 @@ async def _connect(client: _Client, settings: LinkSettings, version: MQTTProtoco
             lambda: _close_socket(client),
         )
     except socket.gaierror as failed:
-        raise BrokerUnavailable("dns", f"{where}: no address: {failed.strerror}") from failed
+        why = f"{where}: no address: {failed.strerror}. Check the name, and this box's DNS"
+        raise BrokerUnavailable("dns", why) from failed
     except ssl.SSLError as failed:
-        why = getattr(failed, "verify_message", None) or str(failed)
-        raise BrokerUnavailable("tls", f"{where}: TLS: {why}") from failed
+        raise BrokerUnavailable("tls", f"{where}: TLS: {tls_alert(failed)}") from failed
     except TimeoutError as failed:
         raise BrokerUnavailable("timeout", f"{where}: no answer in {CONNECT_S_MAX:g} s") from failed
     except ConnectionRefusedError as failed:
-        raise BrokerUnavailable("refused", f"{where}: nobody listens there") from failed
+        why = f"{where}: nobody listens there. Check host and port, and that the broker runs"
+        raise BrokerUnavailable("refused", why) from failed
     except (OSError, ValueError) as failed:
         raise BrokerUnavailable("network", f"{where}: {failed}") from failed
 

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import msgspec
 
+from gateway.link.report import REPORT_EVERY_S
+
 
 class TlsSettings(msgspec.Struct, frozen=True, kw_only=True):
     """[mqtt.tls]: PEM files. They are read anew for every session, so that a rotation is seen."""
@@ -49,6 +51,8 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     """Between acknowledgements handed to the core, each of which is a commit that a tap may have
     to wait for."""
     health_s: float = 60.0
+    report_s: float = REPORT_EVERY_S
+    """Between reports to the core on the session with the broker."""
     core_retry_s: float = 1.0
     """Between attempts to reach the core, which is on this machine and back within 3 s (P19)."""
 
@@ -67,5 +71,7 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The source of truth signs ([trust]): what it sends goes to the core unread."""
     login: LoginSettings | None = None
     home_assistant: HomeAssistantSettings | None = None
+    announced: Path | None = None
+    """The file with the list of what is retained on the broker; None: it is not kept."""
     """None: nothing is announced."""
     pace: Pace = Pace()

@@ -1,5 +1,6 @@
 """Where on the broker this gateway speaks and listens (MQTT, version 1)."""
 
+import re
 from typing import Literal, get_args
 from urllib.parse import quote
 
@@ -8,6 +9,8 @@ from gateway.link.errors import LinkError
 LEVEL_BYTES_MAX = 192
 """The longest level of a topic: an id of 64 characters even where each is percent-encoded."""
 
+
+_LEVEL = re.compile(rf"[A-Za-z0-9_.~%-]{{1,{LEVEL_BYTES_MAX}}}")
 
 SealedTopic = Literal["beacon", "cmd", "sync/manifest", "sync/chunk"]
 SEALED: tuple[SealedTopic, ...] = get_args(SealedTopic)
@@ -36,6 +39,16 @@ class Topics:
     def door_state(self, door: str) -> str:
         """Where the door's last state is retained. Raises LinkError."""
         return f"{self._doors}/{level(door)}/state"
+
+    def is_door_state(self, topic: str) -> bool:
+        """Whether it is the state of a door of this gateway, whichever door."""
+        prefix, suffix = f"{self._doors}/", "/state"
+        door = topic.removeprefix(prefix).removesuffix(suffix)
+        return topic == f"{prefix}{door}{suffix}" and _LEVEL.fullmatch(door) is not None
+
+    def door_event(self, door: str) -> str:
+        """Where events of the door are published as they happen. Raises LinkError."""
+        return f"{self._doors}/{level(door)}/event"
 
     def wish(self, door: str) -> str:
         """Where others may say what they want of the door; the gateway doesn't listen there."""

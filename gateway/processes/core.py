@@ -69,6 +69,7 @@ from gateway.ipc.messages import (
     Preview,
     Proof,
     Sealed,
+    SessionSaid,
     Status,
     UrgentEvents,
 )
@@ -77,6 +78,7 @@ from gateway.ipc.server import CoreServer
 from gateway.jobs import Jobs
 from gateway.journal import Journal
 from gateway.notify import notify, watchdog_interval
+from gateway.processes.delivery import Delivery
 from gateway.processes.downlink import Downlink, Parts, grant_verifier, opened_roots
 from gateway.processes.evidence import Evidence
 from gateway.processes.standing import Standing
@@ -192,6 +194,10 @@ class Core:
                     verify_grant=grant_verifier(config, roots, self._cache),
                 )
                 self._figures = Figures()
+                mqtt = config.mqtt
+                self._delivery = Delivery(
+                    None if mqtt is None else f"{mqtt.host}:{mqtt.port}", self._journal, self._clock
+                )
                 self._standing = Standing(config, self._site, self._clock)
                 self._watch = SiteWatch(
                     Detector(self._memory, self._share_a_zone),
@@ -477,6 +483,8 @@ class Core:
             stream=self._journal.stream,
             first_seq=raw[0].seq if raw else after + 1,
             bodies=[event.body for event in raw],
+            at=self._clock.now(),
+            at_mono_s=self._clock.monotonic().total_seconds(),
         )
 
     async def wait_beyond(self, after: int) -> None:
@@ -518,6 +526,7 @@ class Core:
                 await self._chunk(deliver.sealed)
             else:
                 await self._downlink.take(deliver)
+        self._delivery.look()
         return Delivered(stream=self._journal.stream, acknowledged=self._journal.acknowledged)
 
     async def _chunk(self, data: bytes) -> None:
@@ -527,11 +536,12 @@ class Core:
         except StorageError as error:
             log.error("a chunk is not kept", why=str(error))
 
-    async def session_said(self, *, there: bool) -> Delivered:
+    async def session_said(self, said: SessionSaid) -> Delivered:
         """See `CoreApi.session_said`."""
+        begun = self._delivery.heard(said)
         if self._downlink is not None:
-            self._downlink.session(there=there)
-        if there and self._sync is not None:
+            self._downlink.session(there=said.there)
+        if begun and self._sync is not None:
             self._sync.connected()
         return Delivered(stream=self._journal.stream, acknowledged=self._journal.acknowledged)
 
@@ -544,6 +554,7 @@ class Core:
         if self._downlink is not None:
             raise NotAdmitted("only a signed acknowledgement counts at a site with [trust]")
         await self._journal.acknowledge(stream, seq)
+        self._delivery.look()
         return self._journal.acknowledged
 
     async def export_head(self) -> ExportHead:
@@ -571,6 +582,7 @@ class Core:
         force = self._in_force()
         backlog = self._journal.backlog
         failure = self._journal.failure
+        broker = await self._delivery.status()
         return Status(
             version=gateway.__version__,
             site=self._config.site.id,
@@ -596,7 +608,8 @@ class Core:
             },
             doors=self._doors.latest(),
             journal=JournalStatus(healthy=not failure, why=failure or None),
-            problems=self._problems(),
+            problems=[*self._problems(), *self._delivery.problems(broker)],
+            broker=broker,
             public_key=self._evidence.public_key,
             box=self._standing.box(),
             figures=self._figures.doors(),
@@ -634,6 +647,7 @@ class Core:
             for alarm in door.alarms
         ]
         found += self._sync.problems() if self._sync is not None else ()
+        found += self._downlink.problems() if self._downlink is not None else ()
         return [*found, *self._watch.problems]
 
     async def import_records(self, records: bytes) -> ImportDone:

@@ -146,6 +146,13 @@ class Downlink:
             log.info("beacons come again")
             self._parts.record(events.BeaconsBack(**self._stamp()))
 
+    def problems(self) -> list[str]:
+        """What somebody should look at, a line each."""
+        if not self.freshness.missing:
+            return []
+        minutes = self._freeze_after // timedelta(minutes=1)
+        return [f"beacons: none for {minutes} minutes or more, though the broker is there"]
+
     async def close(self) -> None:
         """Give up what is under way."""
         await self._commands.close()

@@ -18,6 +18,10 @@ CREDENTIAL = "mqtt.password"
 """The password's name among what a service manager hands over (`LoadCredential=` in a drop-in)."""
 
 
+ANNOUNCED = "announced.json"
+"""The list of what is retained on the broker, in the link's state directory."""
+
+
 async def run(config: SiteConfig, *, rng: random.Random) -> None:
     """Relay until SIGTERM or SIGINT.
 
@@ -75,8 +79,15 @@ def _settings(config: SiteConfig) -> LinkSettings:
         ),
         site=config.site.id,
         gateway=config.site.gateway,
+        announced=_state(config) / ANNOUNCED,
         sealed=config.trust is not None,
     )
+
+
+def _state(config: SiteConfig) -> Path:
+    """The link's own directory from systemd (`StateDirectory=`), or else the site's."""
+    own = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    return Path(own or config.state.dir)
 
 
 def _password_file(configured: str) -> Path:

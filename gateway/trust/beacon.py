@@ -165,6 +165,11 @@ class Freshness:
             self._waited += self._in_session(now)
             self._session_since, self._session_ended = None, now
 
+    @property
+    def missing(self) -> bool:
+        """Whether beacons were missing when `turned` was last asked."""
+        return self._missing
+
     def turned(self, now: timedelta) -> Literal["missing", "back"] | None:
         """Whether beacons have begun to be missing, or come again, since this was last asked."""
         if self._missing:

@@ -5,7 +5,8 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from gateway.domain.events import DoorClosed, Duress, encode
+from gateway.clock import monotonic
+from gateway.domain.events import DoorClosed, Duress, Event, encode
 from gateway.errors import OrderRefused, RecordFault, RecordsRefused
 from gateway.ipc.doors import DoorStates
 from gateway.ipc.messages import (
@@ -30,6 +31,7 @@ from gateway.ipc.messages import (
     Proof,
     ProofRow,
     Sealed,
+    SessionSaid,
     Status,
     UrgentEvents,
 )
@@ -50,7 +52,7 @@ class MemoryCore:
         self.doors = DoorStates()
         self.outbox = Outbox()
         self.delivered: list[Deliver] = []
-        self.sessions: list[bool] = []
+        self.sessions: list[SessionSaid] = []
         self.orders: list[tuple[Order | OpenOnce | Forgive, str]] = []
         self.imported: list[bytes] = []
         self.erased: list[tuple[str, str, str]] = []
@@ -64,6 +66,11 @@ class MemoryCore:
             self.bodies.append(encode(DoorClosed(at=NOON, trust=2, door=door)))
         for grown in self._grown:
             grown.set()
+
+    def record_event(self, event: Event) -> None:
+        """Journal this event."""
+        self.bodies.append(encode(event))
+        self.record(0)
 
     def record_duress(self) -> int:
         """Journal an emergency; its number."""
@@ -86,7 +93,13 @@ class MemoryCore:
 
     async def events_after(self, after: int, limit: int) -> Events:
         found = self.bodies[after : after + limit]
-        return Events(stream=self.stream, first_seq=after + 1, bodies=found)
+        return Events(
+            stream=self.stream,
+            first_seq=after + 1,
+            bodies=found,
+            at=NOON,
+            at_mono_s=monotonic().total_seconds(),
+        )
 
     async def wait_beyond(self, after: int) -> None:
         grown = asyncio.Event()
@@ -139,8 +152,8 @@ class MemoryCore:
             self.acknowledged = max(self.acknowledged, int(deliver.sealed))
         return Delivered(stream=self.stream, acknowledged=self.acknowledged)
 
-    async def session_said(self, *, there: bool) -> Delivered:
-        self.sessions.append(there)
+    async def session_said(self, said: SessionSaid) -> Delivered:
+        self.sessions.append(said)
         return Delivered(stream=self.stream, acknowledged=self.acknowledged)
 
     def watch_outbox(self) -> AsyncGenerator[Outgoing, None]:

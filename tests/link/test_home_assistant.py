@@ -47,10 +47,12 @@ def test_only_a_site_that_asks_for_it_has_locks_and_their_wishes_are_never_retai
     assert lock["optimistic"] is False
 
 
-def test_a_doors_name_can_leave_no_template() -> None:
+def test_an_event_entity_hears_live_events_and_never_what_is_sent_again() -> None:
     door = """'}}{{ states("x") }}"""
     (event,) = (each for topic, each in announced(SENSORS, door).items() if "/event/" in topic)
-    assert json.dumps(door) in event["value_template"]
+    assert event["state_topic"] == TOPICS.door_event(door)
+    assert "value_template" not in event
+    assert door not in json.dumps(event)
 
 
 @pytest.mark.process

@@ -47,7 +47,7 @@ async def test_what_is_sealed_reaches_the_core_unread_and_its_answers_the_cloud(
         cloud.publish(f"{PREFIX}/cmd", b"retained", retain=True)
         await asyncio.sleep(0.2)
         async with core_on(path, core), linking(settings(broker.port), path):
-            await cloud.until(lambda: core.sessions and core.sessions[-1] and core.delivered)
+            await cloud.until(lambda: core.sessions and core.sessions[-1].there and core.delivered)
             # The core is told that it was retained; with what was retained it has to deal itself.
             assert core.delivered == [Deliver(topic="cmd", sealed=b"retained", retained=True)]
             sent = [("cmd", b"\xd2one"), ("beacon", b"\x00two"), ("sync/manifest", b"three"),
@@ -71,7 +71,7 @@ async def test_what_is_sealed_reaches_the_core_unread_and_its_answers_the_cloud(
                 (f"{PREFIX}/cmd/result", b"\xd2done", False),
             ]
             await broker.kill()
-            await cloud.until(lambda: core.sessions[-1] is False)
+            await cloud.until(lambda: not core.sessions[-1].there)
 
 
 async def test_a_site_without_keys_hears_no_commands(tmp_path: Path) -> None:
