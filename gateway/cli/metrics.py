@@ -75,6 +75,7 @@ def _families(status: Status) -> Iterator[tuple[str, str, str, Samples]]:
         "journal_backlog_events", "gauge", "Events that the cloud has not acknowledged.",
         [(none, status.backlog)],
     )  # fmt: skip
+    yield from _broker(status)
     yield (
         "journal_writes", "gauge", "1 while the disk takes events.",
         [(none, status.journal.healthy)],
@@ -118,7 +119,7 @@ def _families(status: Status) -> Iterator[tuple[str, str, str, Samples]]:
          for name, door in figures for reason, count in sorted(door.denials.items())],
     )  # fmt: skip
     yield (
-        "latency_seconds", "gauge", "Of a stage of a tap at a door, over its last 500.",
+        "latency_seconds", "summary", "Of a stage of a tap at a door, over its last 500.",
         [sample for name, door in figures for sample in _latencies(name, door)],
     )  # fmt: skip
     yield (
@@ -137,6 +138,39 @@ def _families(status: Status) -> Iterator[tuple[str, str, str, Samples]]:
     yield (
         "certificate_ends_seconds", "gauge", "When a certificate ends.",
         _instants([({"file": name}, end) for name, end in sorted(box.certificates.items())]),
+    )  # fmt: skip
+
+
+def _broker(status: Status) -> Iterator[tuple[str, str, str, Samples]]:
+    """The way of events to the cloud; nothing of it at a site without a broker."""
+    broker = status.broker
+    none: Labels = {}
+    if broker is None:
+        return
+    yield "link_up", "gauge", "1 while the link reports to the core.", [(none, broker.link)]
+    there = broker.connected_since is not None
+    yield "broker_connected", "gauge", "1 while there is a session.", [(none, there)]
+    yield (
+        "broker_connected_since_seconds", "gauge", "When the session began.",
+        _instants([(none, broker.connected_since)]),
+    )  # fmt: skip
+    yield (
+        "broker_topics_refused", "gauge", "Topics that the broker doesn't let us write to.",
+        [(none, len(broker.refused))],
+    )  # fmt: skip
+    yield (
+        "broker_events_refused_total", "counter", "Batches of events that the broker refused.",
+        [(none, broker.events_refused)],
+    )  # fmt: skip
+    yield (
+        "acknowledged_seconds", "gauge", "When the cloud last acknowledged events.",
+        _instants([(none, broker.acknowledged_at)]),
+    )  # fmt: skip
+    since = broker.waiting_since
+    age_s = 0.0 if since is None else max(0.0, (status.at - since).total_seconds())
+    yield (
+        "oldest_waiting_seconds", "gauge", "Age of the oldest event that is not acknowledged.",
+        [(none, age_s)],
     )  # fmt: skip
 
 

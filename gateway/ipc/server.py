@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppr
 from pathlib import Path
 
 import structlog
+from msgspec.structs import replace
 
 from gateway.errors import GatewayError, IpcError, RecordsRefused, Undecodable
 from gateway.ipc.api import CoreApi
@@ -577,7 +578,7 @@ def _cut(events: Events, bytes_max: int) -> Events:
     for count, body in enumerate(events.bodies):
         room -= len(body)
         if room < 0 and count:
-            return msgspec.structs.replace(events, bodies=events.bodies[:count])
+            return replace(events, bodies=events.bodies[:count])
     return events
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from gateway.errors import StorageError
+from gateway.decoding import decode_json
+from gateway.errors import StorageError, Undecodable
 from gateway.link.topics import Topics
 from gateway.statedir import write_atomically
 
@@ -80,10 +81,10 @@ class Announced:
             return set()
         try:
             with self._file.open("rb") as file:
-                found = msgspec.json.decode(file.read(FILE_BYTES_MAX), type=_List)
+                found = decode_json(file.read(FILE_BYTES_MAX), _List)
         except FileNotFoundError:
             return set()
-        except (OSError, ValueError) as failed:  # msgspec's own are ValueErrors
+        except (OSError, Undecodable) as failed:
             _log.warning("retained_topics_unknown", file=str(self._file), reason=str(failed))
             return set()
         if (found.site, found.gateway) != self._ids:

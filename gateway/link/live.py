@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from gateway.decoding import decode_with
+from gateway.errors import Undecodable
 from gateway.ipc.messages import Events
 from gateway.link.topics import Topics
 
@@ -65,8 +67,8 @@ class LiveEvents:
         for body in events.bodies:
             self.after += 1
             try:
-                event = _decoder.decode(body)
-            except msgspec.DecodeError:
+                event = decode_with(_decoder, body)
+            except Undecodable:
                 continue  # not of a door
             if events.at - event.at + on_the_way > LIVE_AGE_MAX or not event.door:
                 continue

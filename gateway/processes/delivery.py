@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 import msgspec
 
 from gateway.clock import Clock
-from gateway.errors import StorageError
+from gateway.decoding import decode_json
+from gateway.errors import StorageError, Undecodable
 from gateway.ipc.messages import BrokerStatus, SessionSaid
 from gateway.journal import Journal
 
@@ -130,7 +131,7 @@ class Delivery:
         if self._journal.acknowledged >= self._journal.last_committed:
             return None
         # A journal that can't be read is a problem of its own: the status has to come all the same.
-        with suppress(StorageError, msgspec.DecodeError):
+        with suppress(StorageError, Undecodable):
             for event in await self._journal.raw_after(self._journal.acknowledged, 1):
-                return msgspec.json.decode(event.body, type=_At).at
+                return decode_json(event.body, _At).at
         return None

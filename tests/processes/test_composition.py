@@ -9,6 +9,7 @@ import pytest
 
 import gateway
 from gateway.domain import events
+from gateway.ipc.messages import SessionSaid
 from gateway.jobs import Jobs
 from gateway.journal import Journal
 from gateway.processes.core import Core
@@ -55,7 +56,7 @@ async def test_a_quiet_cloud_is_recorded_and_the_journal_stays_whole(
 ) -> None:
     clock = Shifted(monkeypatch)
     async with composed(site_file(tmp_path, signed=True)) as core:
-        await core.session_said(there=True)
+        await core.session_said(SessionSaid(there=True, since_s=1.0))
         clock.by += timedelta(minutes=14)
         assert await fire_all(core._jobs.scheduler) == dict.fromkeys(JOBS | {"beacons"})
         assert not [e for e in await kept(core) if isinstance(e, events.BeaconsMissing)]
