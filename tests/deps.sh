@@ -7,6 +7,7 @@ command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] || need="$need mos
 command -v strace >/dev/null || need="$need strace"
 command -v systemd-analyze >/dev/null || need="$need systemd"
 command -v dbus-daemon >/dev/null || need="$need dbus"
+command -v promtool >/dev/null || need="$need prometheus"
 command -v mbpoll >/dev/null || need="$need mbpoll"
 [ -e /usr/include/modbus/modbus.h ] || need="$need libmodbus-dev"
 command -v cc >/dev/null || need="$need gcc libc6-dev"

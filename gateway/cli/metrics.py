@@ -70,6 +70,10 @@ def _families(status: Status) -> Iterator[tuple[str, str, str, Samples]]:
         "entitlements_as_of_seconds", "gauge", "When the source of truth last vouched for them.",
         _instants([(none, status.as_of)]),
     )  # fmt: skip
+    yield (
+        "beacons_expected", "gauge", "1 where beacons vouch for the entitlements.",
+        [(none, status.signed)],
+    )  # fmt: skip
     yield "journal_events", "gauge", "Number of the last event.", [(none, status.last_seq)]
     yield (
         "journal_backlog_events", "gauge", "Events that the cloud has not acknowledged.",

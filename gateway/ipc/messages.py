@@ -525,6 +525,8 @@ class Status(_Message, frozen=True, tag="status"):
     """What somebody should look at, a line each; none where all is well."""
     broker: BrokerStatus | None = None
     """Null at a site without [mqtt]."""
+    signed: bool = False
+    """[trust] is in site.toml: beacons vouch for the records again and again."""
     box: BoxStatus = BoxStatus()
     figures: dict[str, DoorFigures] = {}
     """By door."""

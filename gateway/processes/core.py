@@ -610,6 +610,7 @@ class Core:
             journal=JournalStatus(healthy=not failure, why=failure or None),
             problems=[*self._problems(), *self._delivery.problems(broker)],
             broker=broker,
+            signed=self._downlink is not None,
             public_key=self._evidence.public_key,
             box=self._standing.box(),
             figures=self._figures.doors(),
