@@ -1,6 +1,7 @@
 """Sessions with the broker, for the source of truth's side and for whoever watches many sites."""
 
 import argparse
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -108,7 +109,14 @@ def following(
         connection.subscribe(topic, qos=1)
         said(f"connected to {where}")
 
+    def failed(_client: mqtt.Client, _data: Any) -> None:
+        # paho calls this while it handles the error, and passes nothing on.
+        error = sys.exc_info()[1]
+        reason = getattr(error, "strerror", None) or error or "no answer"
+        said(f"can't reach {where}: {reason}")
+
     client.reconnect_delay_set(*_RECONNECT_S)
+    client.on_connect_fail = failed
     client.on_connect = connected
     client.on_disconnect = lambda *about: said(f"{where} is away: {about[3]}")
     client.on_message = lambda _client, _data, message: take(

@@ -12,13 +12,14 @@ from gateway.cli.common import add_json, print_json
 from gateway.cli.output import visible
 from gateway.clock import SystemClock
 from gateway.fleet.inbox import Inbox
-from gateway.fleet.model import TOPICS, Fleet
+from gateway.fleet.model import CONNECTED, TOPICS, Fleet
 
 _DESCRIPTION = """\
 Show all sites of a broker live: doors, alarms, parity, lag, latencies; the worst first. With --json
 listen for a while (--seconds; health comes once a minute) and print one object a gateway; exits 1
-where one of them is not well, 2 where none is heard. Needs the `fleet` extra for the live view, and
-on the broker the right to read acs/v1/+/+/#. It looks only: nothing is ever sent."""
+where one of them is not well or has sent no health yet, 2 where none is heard. Needs the `fleet`
+extra for the live view, and on the broker the right to read acs/v1/+/+/#. It looks only: nothing is
+ever sent."""
 
 _EXAMPLE = """\
 example:
@@ -29,6 +30,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = _DESCRIPTION, _EXAMPLE
     add_broker(parser)
     add_json(parser)
+    parser.add_argument("--site", metavar="ID", help="only the gateways of this site")
+    parser.add_argument("--gateway", metavar="ID", help="only gateways of this id")
     parser.add_argument("--seconds", type=float, default=65.0, help="how long --json listens (65)")
 
 
@@ -38,14 +41,14 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _print(options: argparse.Namespace, clock: SystemClock) -> int:
-    fleet, said = Fleet(), list[str]()
+    fleet, said = Fleet(options.site, options.gateway), list[str]()
 
     def take(topic: str, payload: bytes, _retained: bool) -> None:
         fleet.take(topic, payload, clock.now())
 
     with following(options, TOPICS, take, said.append):
         threading.Event().wait(options.seconds)
-    if not any(line.startswith("connected") for line in said):
+    if not any(line.startswith(CONNECTED) for line in said):
         print(visible(said[-1] if said else f"{options.host}: no answer"), file=sys.stderr)
         return EXIT_COULD_NOT
     now = clock.now()
@@ -73,7 +76,7 @@ def _show(options: argparse.Namespace, clock: SystemClock) -> int:
         )
         return EXIT_COULD_NOT
     inbox = Inbox()
-    view = FleetView(Fleet(), inbox, clock.now)
+    view = FleetView(Fleet(options.site, options.gateway), inbox, clock.now)
 
     def take(topic: str, payload: bytes, _retained: bool) -> None:
         inbox.put(topic, payload, clock.now())

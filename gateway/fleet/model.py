@@ -12,6 +12,9 @@ from gateway.decoding import decode_with
 from gateway.errors import GatewayError
 from gateway.trust import cose
 
+CONNECTED = "connected to "
+"""How a line about the connection begins while there is a session."""
+
 TOPICS = "acs/v1/+/+/#"
 """What a watcher subscribes to."""
 PAYLOAD_BYTES_MAX = 1 << 20
@@ -178,31 +181,42 @@ class Gateway(msgspec.Struct):
     parity: str | None = None
     """`same`, `behind` or `differs`, by its own report and the beacon to it."""
     doors: dict[str, Door] = {}
+    since: datetime | None = None
+    """When its verdict last changed, by the watcher's clock."""
+    last_verdict: str | None = None
+
+    def readers_away(self) -> bool:
+        """Whether a door says that one of its readers is away."""
+        return not all(all(door.readers_online.values()) for door in self.doors.values())
 
     def alarms(self) -> list[str]:
         """What stands now, a word each with its door."""
         return [f"{name}: {alarm}" for name, door in self.doors.items() for alarm in door.alarms]
 
     def verdict(self, now: datetime) -> str:
-        """The one word for it: `offline`, `silent`, `alarm`, `problem` or `well`."""
+        """The one word for it: `offline`, `silent`, `alarm`, `problem`, `waiting` (no health has
+        come yet, so nothing is known) or `well`.
+        """
         if self.online is False:
             return "offline"
         if self.heard is None or now - self.heard > SILENT_AFTER:
             return "silent"
         if self.alarms():
             return "alarm"
-        if self.core is False or self.problems or self.parity == "differs":
+        if self.core is False or self.problems or self.parity == "differs" or self.readers_away():
             return "problem"
-        return "well"
+        return "waiting" if self.health is None else "well"
 
 
-_WORST_FIRST = ("alarm", "offline", "silent", "problem", "well")
+_WORST_FIRST = ("alarm", "offline", "silent", "problem", "waiting", "well")
 
 
 class Fleet:
     """Told of each message by `take`; knows the last of each gateway, and the last alarms."""
 
-    def __init__(self) -> None:
+    def __init__(self, site: str | None = None, gateway: str | None = None) -> None:
+        """With `site` or `gateway` all others are left out."""
+        self._only = (site, gateway)
         self.gateways: dict[tuple[str, str], Gateway] = {}
         self.recent: deque[Alarm] = deque(maxlen=ALARMS_KEPT)
         self.malformed = 0
@@ -221,6 +235,10 @@ class Fleet:
         site, gateway, what = unquote(levels[2]), unquote(levels[3]), levels[4:]
         if what[0] in ("ack", "cmd", "sync"):
             return  # not the gateway's own word
+        if any(
+            only not in (None, name) for only, name in zip(self._only, (site, gateway), strict=True)
+        ):
+            return
         too_long = max(map(len, (site, gateway, *what))) > ID_CHARACTERS_MAX
         if len(payload) > PAYLOAD_BYTES_MAX or too_long:
             self.malformed += 1
@@ -236,6 +254,9 @@ class Fleet:
 
     def sorted(self, now: datetime) -> list[Gateway]:
         """The worst first, then by name."""
+        for known in self.gateways.values():
+            if (verdict := known.verdict(now)) != known.last_verdict:
+                known.last_verdict, known.since = verdict, now
         return sorted(
             self.gateways.values(),
             key=lambda each: (_WORST_FIRST.index(each.verdict(now)), each.site, each.gateway),
@@ -266,6 +287,9 @@ class Fleet:
                 known.heard = now
 
     def _door(self, known: Gateway, name: str, payload: bytes) -> None:
+        if not payload:  # cleared on the broker: the site has it no more
+            self._doors -= known.doors.pop(name, None) is not None
+            return
         is_new = name not in known.doors
         if is_new and (len(known.doors) >= DOORS_MAX or self._doors >= DOORS_OF_ALL_MAX):
             self.beyond += 1

@@ -12,7 +12,7 @@ from textual.widgets import DataTable, Footer, Header, Static
 
 from gateway.domain.visible import visible
 from gateway.fleet.inbox import Inbox
-from gateway.fleet.model import Fleet, Gateway
+from gateway.fleet.model import CONNECTED, Fleet, Gateway
 
 REFRESH_S = 1.0
 ROWS_MAX = 500
@@ -26,10 +26,12 @@ _STYLES = {
     "offline": "bold red",
     "silent": "red",
     "problem": "yellow",
+    "waiting": "dim",
     "well": "green",
 }
 _COLUMNS = (
     "", "site", "gateway", "doors", "revision", "parity", "backlog", "lag", "p50", "p99", "clock",
+    "since",
 )  # fmt: skip
 
 
@@ -39,6 +41,7 @@ class FleetView(App[None]):
     TITLE = "door-gateway fleet"
     ENABLE_COMMAND_PALETTE = False
     CSS = """
+    #lost { height: auto; padding: 0 1; background: $error; color: $text; text-style: bold; }
     #sites { height: 1fr; }
     #below { height: 14; border-top: solid $accent; }
     #doors { width: 1fr; padding: 0 1; }
@@ -52,12 +55,13 @@ class FleetView(App[None]):
         self._fleet = fleet
         self._inbox = inbox
         self._now = now
-        self.connection = ""
-        """What the broker's side last said; shown in the header."""
+        self.connection = "not connected yet"
+        """What the broker's side last said: in the header, and in red while nothing comes."""
 
     def compose(self) -> ComposeResult:
         """See `App.compose`."""
         yield Header(show_clock=False)
+        yield Static(id="lost")
         yield DataTable[Text](id="sites", cursor_type="row", zebra_stripes=True)
         with Horizontal(id="below"):
             yield Static(id="doors")
@@ -88,6 +92,9 @@ class FleetView(App[None]):
         verdicts = [each.verdict(now) for each in rows]
         bad = sum(verdict != "well" for verdict in verdicts)
         self.sub_title = f"{len(rows)} gateways, {bad} to look at · {_shown(self.connection)}"
+        lost = self.query_one("#lost", Static)
+        lost.display = not self.connection.startswith(CONNECTED)
+        lost.update(Text(f"{_shown(self.connection)}. What stands below is old."))
         table.clear()
         for each, verdict in zip(rows[:ROWS_MAX], verdicts, strict=False):
             table.add_row(*_row(each, verdict), key=f"{each.site}\0{each.gateway}")
@@ -130,6 +137,7 @@ def _row(each: Gateway, verdict: str) -> list[Text]:
         Text("-" if each.lag_s is None else f"{each.lag_s:.0f} s"),
         *(Text(value) for value in ms),
         Text("-" if each.trust is None else f"T{each.trust}"),
+        Text("-" if each.since is None else f"{each.since:%d %b %H:%M}"),
     ]
 
 

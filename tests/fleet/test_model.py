@@ -85,12 +85,51 @@ def test_a_gateway_is_what_its_messages_say() -> None:
         ("status", {"v": 1, "online": True, "core": False}, "problem"),
         ("health", HEALTH | {"problems": ["the journal does not write"]}, "problem"),
         ("door/front/state", DOOR | {"alarms": ["forced_open"]}, "alarm"),
+        ("door/front/state", DOOR | {"readers_online": {"a": True, "b": False}}, "problem"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_word(what: str, body: dict[str, Any], verdict: str) -> None:
     fleet = well()
     tell(fleet, what, body)
     assert fleet.sorted(NOW)[0].verdict(NOW) == verdict
+
+
+def test_a_gateway_is_well_only_once_its_health_has_come() -> None:
+    fleet = Fleet()
+    tell(fleet, "status", {"v": 1, "online": True})
+    tell(fleet, "door/front/state", DOOR)
+    assert fleet.sorted(NOW)[0].verdict(NOW) == "waiting"
+    tell(fleet, "health", HEALTH)
+    assert fleet.sorted(NOW)[0].verdict(NOW) == "well"
+
+
+def test_since_is_when_the_verdict_changed() -> None:
+    fleet, later = well(), NOW + timedelta(minutes=1)
+    assert fleet.sorted(NOW)[0].since == NOW
+    assert fleet.sorted(later)[0].since == NOW
+    tell(fleet, "status", {"v": 1, "online": False, "why": "lost"}, at=later)
+    assert fleet.sorted(later)[0].since == later
+
+
+def test_a_door_that_is_cleared_on_the_broker_is_gone() -> None:
+    fleet = well()
+    fleet.take("acs/v1/LON/gw/door/front/state", b"", NOW)
+    assert fleet.sorted(NOW)[0].doors == {}
+    assert fleet.malformed == 0
+
+
+def test_others_are_left_out_where_a_site_or_gateway_is_asked_for() -> None:
+    for only, names in (
+        (("LON", None), 2),
+        ((None, "gw-2"), 2),
+        (("LON", "gw-2"), 1),
+        ((None, None), 4),
+    ):
+        fleet = Fleet(*only)
+        for site in ("LON", "SOF"):
+            for gateway in ("gw-1", "gw-2"):
+                fleet.take(f"acs/v1/{site}/{gateway}/status", b'{"v":1,"online":true}', NOW)
+        assert len(fleet.gateways) == names
 
 
 def test_a_gateway_that_says_nothing_for_minutes_is_silent_and_the_worst_come_first() -> None:

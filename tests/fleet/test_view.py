@@ -83,3 +83,21 @@ async def test_nothing_that_a_gateway_says_reaches_the_terminal_as_control(view:
     assert "".join(shown).count("PWNED") > 10
     for line in [*"\n".join(shown).split("\n"), *drawn]:
         assert line.isprintable(), ascii(line)
+
+
+async def test_a_broker_that_is_away_is_said_in_red_and_a_session_takes_that_away(
+    view: FleetView,
+) -> None:
+    async with view.run_test(size=(140, 40)) as pilot:
+        lost = view.query_one("#lost", Static)
+        for line, shown in (
+            ("can't reach mq:8883: Connection refused", True),
+            ("connected to mq:8883", False),
+            ("mq:8883 is away: Unspecified error", True),
+        ):
+            view.connection = line
+            view.show()
+            await pilot.pause()
+            assert lost.display is shown
+            if shown:
+                assert line in str(lost.content)
