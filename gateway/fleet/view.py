@@ -55,13 +55,14 @@ class FleetView(App[None]):
         self._fleet = fleet
         self._inbox = inbox
         self._now = now
+        self._lost = Static(id="lost")
         self.connection = "not connected yet"
         """What the broker's side last said: in the header, and in red while nothing comes."""
 
     def compose(self) -> ComposeResult:
         """See `App.compose`."""
         yield Header(show_clock=False)
-        yield Static(id="lost")
+        yield self._lost
         yield DataTable[Text](id="sites", cursor_type="row", zebra_stripes=True)
         with Horizontal(id="below"):
             yield Static(id="doors")
@@ -92,9 +93,8 @@ class FleetView(App[None]):
         verdicts = [each.verdict(now) for each in rows]
         bad = sum(verdict != "well" for verdict in verdicts)
         self.sub_title = f"{len(rows)} gateways, {bad} to look at · {_shown(self.connection)}"
-        lost = self.query_one("#lost", Static)
-        lost.display = not self.connection.startswith(CONNECTED)
-        lost.update(Text(f"{_shown(self.connection)}. What stands below is old."))
+        self._lost.display = not self.connection.startswith(CONNECTED)
+        self._lost.update(Text(f"{_shown(self.connection)}. What stands below is old."))
         table.clear()
         for each, verdict in zip(rows[:ROWS_MAX], verdicts, strict=False):
             table.add_row(*_row(each, verdict), key=f"{each.site}\0{each.gateway}")
