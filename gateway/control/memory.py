@@ -7,6 +7,7 @@ import structlog
 
 from gateway.clock import Clock
 from gateway.domain.memory import Changes, Place, Remembered, Spent, restore, store
+from gateway.domain.memory_lost import Lost, Moment, lost
 from gateway.errors import Undecodable
 
 log = structlog.get_logger()
@@ -34,6 +35,7 @@ class SiteMemory:
         self._running: set[str] = set()
         """Keys of what had time left when it was last written, or may have been counted anew."""
         self._loaded = False
+        self._lost: list[Lost] = []
 
     def get(self, key: str) -> Remembered | None:
         """See `Memory.get`."""
@@ -61,11 +63,17 @@ class SiteMemory:
                 if _ends(value) > now:
                     self._running.add(key)
                 self._values[key] = value
-                self._unwritten[key] = store(value, self._boot, now)
+                self._unwritten[key] = store(key, value, self._boot, now)
 
     def take_unwritten(self) -> dict[str, bytes | None]:
         """What is to be written with the event that is about to be appended."""
         taken, self._unwritten = self._unwritten, {}
+        return taken
+
+    def take_lost(self) -> list[Lost]:
+        """Return what was found damaged since this was last asked, to be recorded."""
+        self.get("")
+        taken, self._lost = self._lost, []
         return taken
 
     def give_back(self, taken: dict[str, bytes | None]) -> None:
@@ -120,12 +128,26 @@ class SiteMemory:
             if key in self._unwritten:
                 continue
             try:
-                self._values[key] = value = restore(raw, self._boot, now)
+                was, value = restore(key, raw, self._boot, now)
             except Undecodable as error:
-                log.error("not remembered any more", key=key, why=str(error))
+                self._replace(key, str(error))
                 continue
+            if was != key:  # the value names its key, so the damaged one is harmless
+                log.error("memory_key_damaged", key=key, was=was)
+                self._unwritten[key] = None
+                if was in stored or was in self._unwritten:
+                    continue
+                self._unwritten[was] = raw
+            self._values[was] = value
             if getattr(value, "since", None) is not None or _ends(value) > timedelta.min:
-                self._running.add(key)
+                self._running.add(was)
+
+    def _replace(self, key: str, reason: str) -> None:
+        """Take the safest meaning of a value that can't be read."""
+        found = lost(key, Moment(self._clock.now(), self._clock.monotonic()))
+        log.error("memory_damaged", what=found.what, reason=reason, instead=found.instead)
+        self._lost.append(found)
+        self.apply({key: found.value})
 
 
 def _ends(value: Remembered) -> timedelta:

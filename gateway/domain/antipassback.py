@@ -3,7 +3,7 @@
 import msgspec
 
 from gateway.domain.after_decision import Case
-from gateway.domain.memory import Memory, Place, recall
+from gateway.domain.memory import UNKNOWN_ZONE, Memory, Place, recall
 
 PASSBACK = "antipassback"
 PLACES_MAX = 8
@@ -46,4 +46,14 @@ def is_passback(case: Case) -> bool:
 
 def why_not(case: Case) -> str | None:
     """A `hard` door refuses; a `soft` one only says so (`is_passback`)."""
-    return PASSBACK if case.door.antipassback == "hard" and is_passback(case) else None
+    if case.door.antipassback != "hard":
+        return None
+    return PASSBACK if is_passback(case) or _is_lost(case) else None
+
+
+def _is_lost(case: Case) -> bool:
+    """Return True if the holder's place was remembered and can't be read any more."""
+    if case.decision.holder is None:
+        return False
+    place = recall(case.memory, place_key(case.decision.holder), Place)
+    return place is not None and place.zone == UNKNOWN_ZONE

@@ -628,6 +628,21 @@ class CacheRebuilt(_Event, frozen=True, tag="cache_rebuilt"):
     why: str
 
 
+class MemoryDamaged(_Event, frozen=True, tag="memory_damaged"):
+    """A value that the site must remember could not be read: its safest meaning counts instead."""
+
+    priority: ClassVar[int] = Priority.ALARM
+    what: str
+    """`pin`, `place`, `uses`, `lockdown`, …: the kind of value."""
+    instead: str
+    """One line for a person: what counts now, and the way back."""
+    about: str = ""
+    """The door, zone, role or command that it was about."""
+    holder: str | None = None
+    credential: str | None = None
+    grant: str | None = None
+
+
 class FindingRaised(_Event, frozen=True, tag="finding"):
     """Something that operations should look at, found on the box (`gateway.domain.detection`)."""
 
@@ -708,6 +723,7 @@ Event = (
     | Checkpoint
     | AckRefused
     | CacheRebuilt
+    | MemoryDamaged
     | FindingRaised
     | FindingCleared
 )

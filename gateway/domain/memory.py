@@ -5,13 +5,15 @@ a value is monotonic and of this boot: over a restart of the machine it is taken
 was when the value was last written, so that no clock step can shorten or lengthen it.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from gateway.decoding import decode_with
+from gateway.errors import Undecodable
 
 
 class _Value(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -66,6 +68,10 @@ class TagCounter(_Value, frozen=True, tag="tag_counter"):
     seen: int
     tap: timedelta | None = None
     """As in `PinRow`."""
+
+
+UNKNOWN_ZONE = "?"
+"""The zone of a holder whose place was lost: every door with hard anti-passback refuses them."""
 
 
 class Place(_Value, frozen=True, tag="place"):
@@ -211,20 +217,47 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     boot: str
     mono: timedelta
     value: Remembered
+    key: str = ""
+    """Its key once more: a damaged key leads to nothing, and a lockout would be lost with it."""
+    sum: str = ""
+    """The beginning of a SHA-256 over the other members, in hex: SQLite has no checksums. Empty in
+    what a release without it wrote."""
 
 
-def store(value: Remembered, boot: str, now: timedelta) -> bytes:
-    """The bytes of a value."""
-    return _encoder.encode(Stored(boot, now, value))
+class Restored(NamedTuple):
+    """A value read from disk, with the key that it was stored under."""
+
+    key: str
+    value: Remembered
 
 
-def restore(raw: bytes, boot: str, now: timedelta) -> Remembered:
-    """The value that `raw` holds, its moments brought to this boot. Raises Undecodable."""
+def store(key: str, value: Remembered, boot: str, now: timedelta) -> bytes:
+    """Return the bytes of a value."""
+    stored = Stored(boot, now, value, key)
+    return _encoder.encode(msgspec.structs.replace(stored, sum=_sum(stored)))
+
+
+def restore(key: str, raw: bytes, boot: str, now: timedelta) -> Restored:
+    """Return the value that `raw` holds, its moments brought to this boot.
+
+    Raises:
+        Undecodable: it is damaged.
+    """
     stored = decode_with(_decoder, raw)
+    if stored.sum and stored.sum != _sum(msgspec.structs.replace(stored, sum="")):
+        raise Undecodable("its checksum is another's")
+    key = stored.key or key
     if stored.boot == boot:
-        return stored.value
-    # Counted anew from what was left when it was written.
-    return stored.value.shifted(now - stored.mono)
+        return Restored(key, stored.value)
+    try:
+        # Counted anew from what was left when it was written.
+        return Restored(key, stored.value.shifted(now - stored.mono))
+    except OverflowError as error:
+        raise Undecodable("a moment out of range") from error
+
+
+def _sum(stored: Stored) -> str:
+    return hashlib.sha256(_encoder.encode(stored)).hexdigest()[:16]
 
 
 _encoder = msgspec.json.Encoder()

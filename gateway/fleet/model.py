@@ -42,7 +42,7 @@ SILENT_AFTER = timedelta(minutes=3)
 ALARMS = frozenset(
     {"forced_open", "held_open", "duress", "break_glass", "tamper", "unlock_failed", "pin_lockout",
      "output_forced_off", "input_fault", "entitlements_refused", "journal_gap", "journal_restarted",
-     "cache_rebuilt", "finding", "ordered"}
+     "cache_rebuilt", "memory_damaged", "finding", "ordered"}
 )  # fmt: skip
 """Event codes that are shown as they come."""
 

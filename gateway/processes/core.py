@@ -361,6 +361,7 @@ class Core:
         if self._cache.floor_lost:
             why = "the floor of revision was lost: it is what is in force"
             self._tell(events.CacheRebuilt(**self._now(), revision=force.revision, why=why))
+        self._tell_lost()
         self._tell(
             events.GatewayStarted(
                 **self._now(),
@@ -379,6 +380,21 @@ class Core:
         for odd in (*self._doors_in_no_record(), *self._site.odd_wiring()):
             log.warning(odd)
 
+    def _tell_lost(self) -> None:
+        """Record what was remembered and can't be read any more; it may load late."""
+        for lost in self._memory.take_lost():
+            self._site.record(
+                events.MemoryDamaged(
+                    **self._now(),
+                    what=lost.what,
+                    instead=lost.instead,
+                    about=lost.about,
+                    holder=lost.holder,
+                    credential=lost.credential,
+                    grant=lost.grant,
+                )
+            )
+
     def _tell(self, event: events.Event) -> None:
         """Record what has happened already, as far as the disk allows."""
         try:
@@ -394,6 +410,7 @@ class Core:
 
     async def _keep_timers(self) -> None:
         """Write again what has time left: a power cut makes it begin anew from there."""
+        self._tell_lost()
         self._memory.apply(self._memory.running())
         try:
             await self._journal.keep(self._memory.take_unwritten)
