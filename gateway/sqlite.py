@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import sqlite3
+import stat
 import struct
 from importlib import resources
 from pathlib import Path
@@ -268,7 +270,7 @@ def set_aside(path: Path) -> Path:
     try:
         for suffix in ("", "-wal", "-shm"):
             source = path.with_name(path.name + suffix)
-            if source.exists():
+            if source.exists() or source.is_symlink():
                 source.rename(kept.with_name(kept.name + suffix))
     except OSError as error:
         raise StorageError(f"{path}: can't be set aside: {error.strerror}") from error
@@ -314,11 +316,15 @@ def _take_along_orphans(path: Path) -> None:
 def _create(path: Path) -> bool:
     """Make the file, for its owner only, if it isn't there; say whether it was new or empty."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
     except OSError as error:
+        if error.errno in (errno.EISDIR, errno.ELOOP, errno.ENXIO):
+            raise DatabaseCorrupt(f"{path}: damaged: is not a plain file") from error
         raise StorageError(f"{path}: can't be created or read: {error.strerror}") from error
     try:
         facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise DatabaseCorrupt(f"{path}: damaged: is not a plain file")
         if facts.st_mode & 0o077:
             with contextlib.suppress(OSError):  # a read-only file system: it is reported when used
                 os.fchmod(descriptor, 0o600)

@@ -1,10 +1,13 @@
 """The state directory: one daemon owns it, and what it must never forget lies in it."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
+import stat
 from datetime import UTC, datetime, timedelta
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -48,6 +51,19 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o600, synced: b
             sync_directory(path.parent)
     except OSError as error:
         raise StorageError(f"{path}: can't be written: {error.strerror}") from error
+
+
+def open_plain(path: Path) -> BufferedReader:
+    """Open a file to read, if it is a plain one: a pipe would block, a device has no end.
+
+    Raises:
+        OSError: it can't be opened, or is anything else than a file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is not a plain file", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def sync_directory(directory: Path) -> None:
@@ -162,7 +178,7 @@ class StateDir:
 
     def _read_floor(self) -> datetime | None:
         try:
-            with self._floor_file.open("rb") as file:
+            with open_plain(self._floor_file) as file:
                 line = file.read(FLOOR_BYTES_MAX + 1)
         except FileNotFoundError:
             return None
@@ -180,8 +196,8 @@ class StateDir:
 
 
 def _owner(lock: Path) -> str:
-    with contextlib.suppress(OSError):
-        return lock.read_bytes()[:32].strip().decode("ascii", "replace")
+    with contextlib.suppress(OSError), open_plain(lock) as file:
+        return file.read(32).strip().decode("ascii", "replace")
     return ""
 
 

@@ -36,7 +36,7 @@ from gateway.domain.impact import LIMITS, Limits
 from gateway.domain.impact_window import Recent, still_recent
 from gateway.domain.record_faults import LintWarning, other_site
 from gateway.errors import RecordsRefused, StorageError, Undecodable
-from gateway.statedir import write_atomically
+from gateway.statedir import open_plain, write_atomically
 from gateway.trust.bundle import Held, Revision, SignedManifest
 from gateway.trust.rules import BreaksRule, Rule
 
@@ -414,7 +414,7 @@ class Cache:
     def _read_pointer(self) -> _Pointer | None:
         path = self._place.pointer
         try:
-            with path.open("rb") as file:
+            with open_plain(path) as file:
                 content = file.read(POINTER_BYTES_MAX)
             line, mac = content.splitlines()
             key = self._opened_key()
@@ -561,7 +561,7 @@ def _fingerprint(path: Path) -> bytes | None:
         found = []
         for each in parts:
             if each.exists():
-                with each.open("rb") as file:
+                with open_plain(each) as file:
                     found.append(hashlib.file_digest(file, "blake2b").digest())
         return b"".join(found)
     except OSError:

@@ -1,5 +1,6 @@
 """The hot table: one revision compiled into a file that a decision reads with two look-ups."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -17,7 +18,7 @@ from gateway.domain.entitlements import CompiledRecords, Holding
 from gateway.domain.records import Credential, SiteTables
 from gateway.domain.schedule import OpeningHours, all_opening_hours
 from gateway.errors import StorageError, Undecodable
-from gateway.statedir import sync_directory
+from gateway.statedir import open_plain, sync_directory
 
 
 def _format() -> str:
@@ -230,7 +231,9 @@ def _write(temporary: Path, path: Path, change: Callable[[lmdb.Transaction], Non
 def _copy(path: Path, to: int) -> str:
     """Copy a file and return the SHA-256 of what was copied. Raises OSError."""
     checksum = hashlib.sha256()
-    with path.open("rb") as source, os.fdopen(os.dup(to), "wb") as target:
+    with open_plain(path) as source, os.fdopen(os.dup(to), "wb") as target:
+        if os.fstat(source.fileno()).st_size > MAP_BYTES_MAX:
+            raise OSError(errno.EFBIG, "is too large", str(path))
         while chunk := source.read(_CHUNK_BYTES):
             checksum.update(chunk)
             target.write(chunk)

@@ -8,7 +8,7 @@ import structlog
 
 from gateway.cache.key import CredentialKey
 from gateway.decoding import decode_json
-from gateway.statedir import write_atomically
+from gateway.statedir import open_plain, write_atomically
 
 FLOOR_BYTES_MAX = 1024
 """Two short lines; whatever is longer isn't one."""
@@ -62,7 +62,7 @@ class Floor(msgspec.Struct, frozen=True):
 def read_floor(path: Path, key: CredentialKey) -> Floor | None:
     """What the file says; None where it is lost or not this gateway's: the pointer then counts."""
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             line, mac = file.read(FLOOR_BYTES_MAX).splitlines()
     except FileNotFoundError:
         return None

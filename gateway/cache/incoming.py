@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gateway.cache.key import CredentialKey
 from gateway.errors import StorageError
-from gateway.statedir import write_atomically
+from gateway.statedir import open_plain, write_atomically
 
 _DOCUMENT = "manifest"
 _SEALED_BYTES_MAX = 2 * 1024 * 1024
@@ -70,7 +70,7 @@ class Incoming:
 
     def _read(self, path: Path, purpose: bytes) -> bytes:
         try:
-            with path.open("rb") as file:
+            with open_plain(path) as file:
                 sealed = file.read(_SEALED_BYTES_MAX)
         except OSError as error:
             raise StorageError(f"{path.name}: can't be read: {error.strerror}") from error

@@ -22,10 +22,13 @@ from gateway.domain.entitlements import ValidRecords
 from gateway.domain.json_text import decode_object
 from gateway.domain.record_faults import LintWarning, parse_records
 from gateway.errors import StorageError, Undecodable
-from gateway.statedir import sync_directory, write_atomically
+from gateway.statedir import open_plain, sync_directory, write_atomically
 
 SEALED_BYTES_MAX = 1024 * 1024 * 1024
 """A file larger than this can't come from records within their limit."""
+
+HEADER_BYTES_MAX = 64 * 1024 * 1024
+"""The first line of a delta names every record that it deletes."""
 
 CHAIN_MAX = 32
 """Deltas kept upon one whole set. The next one is kept whole: reading stays quick, and so does
@@ -305,7 +308,8 @@ def read_bundle(path: Path, key: CredentialKey) -> SealedSet:
         for part in reversed(_chain(path.parent, path.stem)):
             if part.stat().st_size > SEALED_BYTES_MAX:
                 raise Unsealable(f"{part.name}: too large")
-            header, *bodies = part.read_bytes().splitlines()
+            with open_plain(part) as file:
+                header, *bodies = file.read(SEALED_BYTES_MAX).splitlines()
             if part.suffix == ".delta":
                 delta = decode_json(header, _DeltaHeader)
                 seal = delta.seal
@@ -353,8 +357,8 @@ def _chain(directory: Path, name: str) -> list[Path]:
         if whole.exists():
             return [*found, whole]
         delta = directory / f"{name}.delta"
-        with delta.open("rb") as file:
-            name = decode_json(file.readline(), _DeltaHeader).base
+        with open_plain(delta) as file:
+            name = decode_json(file.readline(HEADER_BYTES_MAX), _DeltaHeader).base
         found.append(delta)
     raise Unsealable(f"{found[0].name}: its bases go round in a circle")
 

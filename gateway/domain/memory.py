@@ -237,6 +237,18 @@ def store(key: str, value: Remembered, boot: str, now: timedelta) -> bytes:
     return _encoder.encode(msgspec.structs.replace(stored, sum=_sum(stored)))
 
 
+def stored_in(raw: bytes) -> tuple[str, timedelta]:
+    """Return the key of a value that bears one and is whole, and when it was written.
+
+    Raises:
+        Undecodable: it is damaged, or of a release whose rows bear none.
+    """
+    stored = decode_with(_decoder, raw)
+    if not stored.key or stored.sum != _sum(msgspec.structs.replace(stored, sum="")):
+        raise Undecodable("its checksum is another's")
+    return stored.key, stored.mono
+
+
 def restore(key: str, raw: bytes, boot: str, now: timedelta) -> Restored:
     """Return the value that `raw` holds, its moments brought to this boot.
 

@@ -158,7 +158,7 @@ class KeyStore:
 def _content(file: Path) -> bytes | None:
     """What is in a file that is nobody else's; None if there is no such file."""
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -47,7 +47,7 @@ from gateway.sqlite import (
     open_database_to_read,
     set_aside,
 )
-from gateway.statedir import write_atomically
+from gateway.statedir import open_plain, write_atomically
 
 QUEUE_EVENTS_MAX = 10_000
 """Events kept in memory while the disk refuses them: about 5 MB, and hours of a busy site. Beyond
@@ -1051,14 +1051,14 @@ def _schema() -> tuple[Migration, ...]:
 
 def _refuse_emptied(path: Path) -> None:
     """Raise DatabaseCorrupt for a file with nothing in it: SQLite would begin it anew unsaid."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):  # whatever is wrong shows when it is opened
         if path.stat().st_size == 0:
             raise DatabaseCorrupt(f"{path}: damaged: it is empty")
 
 
 def _read_mark(path: Path) -> _Mark | None:
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             return decode_json(file.read(MARK_BYTES_MAX), _Mark)
     except FileNotFoundError:
         return None

@@ -150,13 +150,17 @@ class Sync:
         return Revision(found.number, self._drifted[0])
 
     async def open(self) -> None:
-        """Go on with what was coming in before a restart. Raises StorageError."""
+        """Go on with what was coming in before a restart."""
         # A later installation's root, or a floor that was lost; else it is there already.
-        await self._cache.raise_root(self._roots.current.version, resets=False)
-        for version in self._roots.resets:
-            await self._cache.raise_root(version, resets=True)
-        for version in self._roots.retimes:
-            await self._cache.raise_root(version, resets=False, retimes=True)
+        try:
+            await self._cache.raise_root(self._roots.current.version, resets=False)
+            for version in self._roots.resets:
+                await self._cache.raise_root(version, resets=True)
+            for version in self._roots.retimes:
+                await self._cache.raise_root(version, resets=False, retimes=True)
+        except StorageError as error:
+            # It holds for this process, and the doors don't wait for a disk.
+            log.error("revision_floor_unwritten", reason=str(error))
         document = await asyncio.to_thread(self._cache.incoming.document)
         if document is None:
             return

@@ -13,7 +13,7 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from gateway.errors import StorageError
-from gateway.statedir import sync_directory, write_atomically
+from gateway.statedir import open_plain, sync_directory, write_atomically
 from gateway.trust.cbor import ITEMS_MAX
 from gateway.trust.cose import (
     MESSAGE_BYTES_MAX,
@@ -280,7 +280,7 @@ class Roots:
             raise StorageError(f"{path}: can't be made: {error.strerror}") from error
         while (path := self._file(self.current.version + 1)).exists():
             try:
-                with path.open("rb") as file:
+                with open_plain(path) as file:
                     data = file.read(ROOT_BYTES_MAX + 1)
                 before, self.current = self.current, next_root(self.current, data)
                 if resets_revision(before, self.current):

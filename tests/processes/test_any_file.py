@@ -1,0 +1,125 @@
+"""Whatever is in any file of the state directory, the core starts and opens nothing more."""
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from gateway.config.site import SiteConfig
+from tests.processes.rot import Seen, fault, files, in_one_process, make, start, sweep
+
+SAMPLED = 5
+"""Bytes of each file of which a bit is flipped here; `python -m tests.processes.rot` takes all."""
+
+
+@pytest.mark.parametrize("signed", [False, True], ids=["unsigned", "signed"])
+async def test_a_flipped_bit_anywhere_is_survived_and_told(signed: bool, tmp_path: Path) -> None:
+    assert await sweep(tmp_path, signed=signed, most=SAMPLED) == []
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def halved(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def zeros(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def huge(path: Path) -> None:
+    os.truncate(path, 3 * 1024**3)  # sparse
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "more").write_text("x")
+
+
+def loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path.name)
+
+
+def endless(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def unreadable(path: Path) -> None:
+    path.chmod(0)
+
+
+def another_owner(path: Path) -> None:
+    if os.geteuid() == 0:
+        os.chown(path, 12345, 12345)
+    path.chmod(0o666)
+
+
+WAYS = (
+    emptied,
+    halved,
+    zeros,
+    huge,
+    gone,
+    directory,
+    loop,
+    endless,
+    pipe,
+    unreadable,
+    another_owner,
+)
+
+
+class Lived:
+    """A signed site that has lived, and what its sound directory makes of a start."""
+
+    def __init__(self, config: SiteConfig, sound: Path, whole: Seen) -> None:
+        self.config, self.sound, self.whole = config, sound, whole
+
+
+@pytest_asyncio.fixture
+async def lived(tmp_path: Path) -> AsyncIterator[Lived]:
+    with in_one_process():
+        config = await make(tmp_path, signed=True)
+        state, sound = Path(config.state.dir), tmp_path / "sound"
+        shutil.copytree(state, sound)
+        yield Lived(config, sound, await start(config))
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+async def test_a_start_finds_anything_in_place_of_a_file(
+    lived: Lived, way: Callable[[Path], None]
+) -> None:
+    state = Path(lived.config.state.dir)
+    found = []
+    for path in files(lived.sound):
+        name = path.relative_to(lived.sound)
+        shutil.rmtree(state)
+        shutil.copytree(lived.sound, state)
+        way(state / name)
+        try:
+            seen = await start(lived.config)
+            what = fault(seen, lived.whole)
+            if name.name == "journal.db" and "journal_restarted" in seen.said:
+                what = None  # nothing is left of what was remembered, and that is said
+        except Exception as error:  # noqa: BLE001 - the start that must not fail
+            what = f"does not start: {error!r}"
+        if what is not None:
+            found.append(f"{name}: {what}")
+    assert found == []
