@@ -15,6 +15,14 @@ EVENTS_MAX = 100_000
 """Occurrences in a file: more than any room can have. They are refused."""
 
 
+STEPS_MAX = 300_000
+"""Repetitions that are worked out in a file, from the beginning of each event: some seconds. An
+event that was meant to repeat each hour of thirty years is somebody's mistake, or an attack."""
+
+_PERIOD_H = {"HOURLY": 1}
+"""Hours from one repetition to the next; every other rule is worked out day by day."""
+
+
 def read_calendar(path: Path, first: date, until: date) -> Iterator[Event]:
     """The occurrences in a file that overlap the days from `first` to `until`, in order.
 
@@ -36,8 +44,12 @@ def read_calendar(path: Path, first: date, until: date) -> Iterator[Event]:
         raise ValueError(f"larger than {ICS_BYTES_MAX} bytes")
     try:
         calendar = icalendar.Calendar.from_ical(data)
+        steps = 0
         for event in calendar.walk("VEVENT"):
             _check(event)
+            steps += _steps(event, until)
+            if steps > STEPS_MAX:
+                raise ValueError(f"event {event['UID']}: repeats too often, or began too long ago")
         found = recurring_ical_events.of(calendar).between(first, until)
         events = sorted(map(_event, found), key=lambda event: (str(event.start), event.uid))
     except (LookupError, AttributeError, TypeError, ArithmeticError) as error:
@@ -57,6 +69,20 @@ def _check(event: Any) -> None:
             raise ValueError("an event that repeats more often than each hour")
         if not all(each > 0 for each in rule.get("INTERVAL", ())):
             raise ValueError("an event that repeats at an INTERVAL of nothing")
+
+
+def _steps(event: Any, until: date) -> int:
+    """How many repetitions are worked out for an event, at most, before its rules are followed."""
+    start = event["DTSTART"].dt
+    hours = max(0, (until - date(start.year, start.month, start.day)).days + 1) * 24
+    steps = sum(len(each.dts) for name in ("RDATE", "EXDATE") for each in _all(event, name))
+    for rule in _all(event, "RRULE"):
+        period = _PERIOD_H.get(str(next(iter(rule.get("FREQ", ())), "")).upper(), 24)
+        times = 1
+        for name in ("BYHOUR", "BYMINUTE", "BYSECOND"):
+            times *= max(1, len(rule.get(name, ())))
+        steps += hours // period * times
+    return steps
 
 
 def _event(found: Any) -> Event:

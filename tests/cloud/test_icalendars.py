@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,35 @@ def booked(folder: Path, *events: str) -> dict[str, dict[str, Any]]:
 
 def spans(found: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
     return sorted((each["start"], each["end"]) for each in found.values())
+
+
+TIMES = ",".join(map(str, range(60)))
+HOURS = ",".join(map(str, range(24)))
+
+
+@pytest.mark.parametrize(
+    ("start", "rule"),
+    [
+        ("00010101T000000Z", "FREQ=HOURLY"),
+        ("19700101T000000Z", f"FREQ=DAILY;BYHOUR={HOURS};BYMINUTE={TIMES};BYSECOND={TIMES}"),
+        ("20270322T000000Z", f"FREQ=DAILY;BYHOUR={HOURS};BYMINUTE={TIMES};BYSECOND={TIMES}"),
+        ("19700101T000000Z", f"FREQ=YEARLY;BYHOUR={HOURS};BYMINUTE={TIMES}"),
+        ("19700101T000000Z", "FREQ=HOURLY;COUNT=1000000000"),
+        ("00010101T000000Z", "FREQ=HOURLY;INTERVAL=2;BYDAY=MO"),
+    ],
+)
+def test_an_event_that_would_take_for_ever_is_named(folder: Path, start: str, rule: str) -> None:
+    began = time.process_time()
+    with pytest.raises(FolderRefused, match="event bomb: repeats too often"):
+        booked(folder, event(f"DTSTART:{start}", "DURATION:PT1S", f"RRULE:{rule}", BEN, uid="bomb"))
+    assert time.process_time() - began < 5.0
+
+
+def test_many_dates_of_an_event_are_bounded_too(folder: Path) -> None:
+    dates = ",".join(["20270401T000000Z"] * 150_000)
+    with pytest.raises(FolderRefused, match="event bomb: repeats too often"):
+        booked(folder, event("DTSTART:20270322T000000Z", "DURATION:PT1H", f"RDATE:{dates}",
+                             f"EXDATE:{dates},{dates}", BEN, uid="bomb"))  # fmt: skip
 
 
 def test_a_weekly_meeting_keeps_its_wall_time_over_the_change_of_the_clock(folder: Path) -> None:
