@@ -7,7 +7,7 @@ SELF   := $(VENV)/.self
 TOOLS  := $(VENV)/.tools
 ARGS   ?=
 
-.PHONY: demo test test-kernel explore check lint types contracts unit test-all bench lock clean deps run-tests
+.PHONY: demo test test-fresh test-pips test-kernel explore check lint types contracts unit test-all bench lock clean deps run-tests
 
 demo: $(SELF)
 	@$(BIN)/python -m demo $(ARGS)
@@ -50,6 +50,19 @@ explore: $(TOOLS)
 test-all: deps
 	@sh tests/all_pythons.sh
 
+# Every lock with old and new pips, in an environment of its own; a pip before 23.2 needs Python 3.11.
+PIPS ?= 23.0.1 23.2.1 23.3.2 24.0 25.0.1 26.0.1 26.3
+test-pips: $(PIPS:%=.venv-pip-%/.tools)
+	@rm -rf .venv-pip-* && echo "every lock installs with pip $(PIPS)"
+.venv-pip-%/.tools:
+	@$(MAKE) --no-print-directory VENV=.venv-pip-$* PIP_VERSION=$* $@ >.pip-$*.log 2>&1 || \
+	    { tail -n 30 .pip-$*.log; exit 1; }
+	@rm .pip-$*.log && echo "pip $*: all locks"
+
+# The README's commands in bare roots of Debian; before each release. Needs root and debootstrap.
+test-fresh:
+	python3 -m release.fresh $(ARGS)
+
 bench: $(TOOLS)
 	$(BIN)/python -m bench $(ARGS)
 
@@ -63,10 +76,18 @@ lock:
 	    --extra demo pyproject.toml -o requirements-demo.lock
 	$(LOCK) --constraint requirements-build.lock --constraint requirements-demo.lock \
 	    --extra test pyproject.toml requirements-build.in -o requirements-dev.lock
+	$(LOCK) --constraint requirements-dev.lock --extra cloud --extra fleet pyproject.toml \
+	    -o requirements-cloud.lock
+	$(MAKE) requirements-metadata.json
+
+# What the packages say of themselves, so that a test without a network sees that no lock has a gap.
+requirements-metadata.json: $(wildcard requirements*.lock) | $(TOOLS)
+	$(BIN)/python -m release.metadata
 
 # The locks are complete, so pip resolves nothing: pip before 23.3 would look for `name[extra]` afresh.
-INSTALL := $(BIN)/python -m pip --disable-pip-version-check install \
-	    --no-deps --no-build-isolation --use-pep517
+# In the environment an option that a later pip has no more is passed over.
+INSTALL := PIP_USE_PEP517=1 $(BIN)/python -m pip --disable-pip-version-check install \
+	    --no-deps --no-build-isolation
 
 # A changed lock means a new environment: nothing of an older lock stays in it.
 $(DEMO): requirements-build.lock requirements-demo.lock requirements-dev.lock
@@ -74,6 +95,7 @@ $(DEMO): requirements-build.lock requirements-demo.lock requirements-dev.lock
 	    "door-gateway needs Python 3.11 to 3.14: make PYTHON=python3.12 demo")'
 	@echo "== Making $(VENV) and installing what the demo needs: 29 packages, half a minute to two"
 	$(PYTHON) -m venv --clear $(VENV)
+	$(if $(PIP_VERSION),$(BIN)/python -m pip install --quiet pip==$(PIP_VERSION))
 	$(INSTALL) --require-hashes -r requirements-build.lock
 	$(INSTALL) --require-hashes -r requirements-demo.lock
 	@touch $@
