@@ -32,10 +32,12 @@ USER = "newcomer"
 CHECKOUT = f"/home/{USER}/door-gateway"
 UNPACKED = "/root/door-gateway"
 
-COPIED = (
-    *("/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf", "/etc/xdg/pip"),
-    "/etc/ssl/certs/ca-certificates.crt",
-)
+BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+COPIED = ("/etc/resolv.conf", "/etc/hosts", "/etc/pip.conf", "/etc/xdg/pip", BUNDLE)
+
+OWN_AUTHORITIES = "/usr/local/share/ca-certificates/this-machine.crt"
+"""Debian's ca-certificates, installed later, writes the bundle afresh and adds what is here."""
+
 PASSED_ON = re.compile(r"PIP_\w+|SSL_CERT_FILE|REQUESTS_CA_BUNDLE|\w+_(proxy|PROXY)")
 
 DOWNLOAD = re.compile(r"Downloading \S+(?: \S+)? \((?P<size>[\d.]+) (?P<unit>bytes|kB|MB)\)")
@@ -106,8 +108,8 @@ class Root:
 
     def prepare(self) -> None:
         """Copy in how this machine reaches its indexes, the commit, and make a user."""
-        for name in COPIED:
-            source, target = Path(name), self.path / name.lstrip("/")
+        for name, inside_name in [*zip(COPIED, COPIED, strict=True), (BUNDLE, OWN_AUTHORITIES)]:
+            source, target = Path(name), self.path / inside_name.lstrip("/")
             if not source.exists():
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
