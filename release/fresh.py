@@ -140,7 +140,7 @@ class Root:
         command = [
             *("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", ENTER),
             *(str(self.path), "runuser", "-u", user, "--", "env", "--chdir", cwd, "-i"),
-            *(f"HOME={home}", f"USER={user}", "LANG=C.UTF-8", *passed_on),
+            *(f"HOME={home}", f"USER={user}", "LANG=C.UTF-8", "PYTHONUNBUFFERED=1", *passed_on),
             "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             *("timeout", str(STEP_S_MAX), "sh", "-c", script),
         ]
