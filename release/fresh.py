@@ -73,6 +73,12 @@ def readme_commands(heading: str) -> list[str]:
     return commands
 
 
+def read_results() -> dict[str, Any]:
+    """Read the last run's result."""
+    results: dict[str, Any] = json.loads(RESULTS.read_text())
+    return results
+
+
 def for_root(commands: Sequence[str]) -> str:
     """Join commands into a script for root: sudo is not there and not needed."""
     return "set -e\n" + "\n".join(re.sub(r"\bsudo ", "", command) for command in commands)

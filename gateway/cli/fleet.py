@@ -71,7 +71,8 @@ def _show(options: argparse.Namespace, clock: SystemClock) -> int:
         from gateway.fleet.view import FleetView  # noqa: PLC0415 - an extra that the box has not
     except ImportError:
         print(
-            "the live view needs Textual: pip install 'door-gateway[fleet]', or use --json",
+            "the live view needs Textual: install requirements-cloud.lock"
+            " (docs/dependencies.md), or use --json",
             file=sys.stderr,
         )
         return EXIT_COULD_NOT

@@ -143,7 +143,9 @@ def drawn(text: str, medium: Medium) -> "segno.QRCode":
     try:
         import segno  # noqa: PLC0415 - only where codes are made, never on the box
     except ModuleNotFoundError:
-        raise GatewayError("codes are drawn by segno: pip install 'door-gateway[cloud]'") from None
+        raise GatewayError(
+            "codes are drawn by segno: install requirements-cloud.lock (docs/dependencies.md)"
+        ) from None
     error = "l" if medium == "screen" else "m"
     return segno.make(text, error=error, mode="alphanumeric", micro=False, boost_error=False)
 

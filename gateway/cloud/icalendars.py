@@ -36,7 +36,7 @@ def read_calendar(path: Path, first: date, until: date) -> Iterator[Event]:
         import recurring_ical_events  # noqa: PLC0415
     except ImportError as error:
         raise GatewayError(
-            f"{path.name}: to read calendars, install door-gateway[cloud] (no {error.name} here)"
+            f"{path.name}: can't be read without {error.name}: install requirements-cloud.lock"
         ) from error
     with path.open("rb") as file:
         data = file.read(ICS_BYTES_MAX + 1)

@@ -168,9 +168,10 @@ def osdp_python() -> str:
     if not (OTHER / "ready").exists():
         try:
             venv.create(OTHER, with_pip=True, clear=True)
-            command = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+            lock = HERE / "peers" / "requirements.lock"
+            pip = "-m pip install -q --no-deps --require-hashes --only-binary=:all: -r"
             subprocess.run(
-                [*command, "osdp==1.6", "pyserial==3.5"],
+                [str(python), *pip.split(), str(lock)],
                 check=True,
                 timeout=150,
                 capture_output=True,

@@ -30,7 +30,8 @@ if [ ! -d kernel ]; then
     dpkg -x "$image"_*.deb kernel
     depmod -b "$work/kernel" "$(ls kernel/lib/modules)"
 fi
-[ -d site/bumble ] || "$python" -m pip install -q --no-deps --target site bumble==0.0.236 pyee==13.0.1
+[ -d site/bumble ] || "$python" -m pip install -q --no-deps --require-hashes --only-binary=:all: \
+    --target site -r "$here/requirements.lock"
 
 release=$(ls kernel/lib/modules)
 rm -rf initramfs && mkdir initramfs
