@@ -442,7 +442,8 @@ def main() -> int:
         except (KeyboardInterrupt, asyncio.CancelledError):
             return 130
         except (*_WRONG, GatewayError, OSError, TimeoutError) as error:
-            print(f"the demo could not be played: {error}", file=sys.stderr)
+            reason = str(error) or "a wait ended before its event came: is the machine busy?"
+            print(f"the demo could not be played: {reason}", file=sys.stderr)
             for log in sorted(Path(directory).rglob("*.log")):
                 tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
                 print(f"--- {log.name}\n{tail}", file=sys.stderr)
