@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 from typing import Literal, get_args
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -92,7 +92,7 @@ def read_private_key(path: Path) -> Ed25519PrivateKey:
         )
     try:
         key = load_pem_private_key(pem, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
         raise StorageError(f"{path}: no private key in PEM without a password") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise StorageError(f"{path}: no Ed25519 key")

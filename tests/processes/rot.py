@@ -74,7 +74,7 @@ async def make(directory: Path, *, signed: bool) -> SiteConfig:
             second = canonical_set(lines.replace(b'"grace_hours": 72', b'"grace_hours": 71'))
             of = functools.partial(about, gateways=("lon-1",))
             await core._sync.file(file_of(snapshot(first, of(1))))
-            await core._sync.file(file_of(delta(first, second, of(2), 1)))
+            await core._sync.file(file_of(delta(first, second, of(2), 1), "bundle-1", "bundle-2"))
             more = {**ROLE_KEYS, "command": ("command-2",)}
             await core._sync.root(root_document(2, roles=more))
             core._cache.incoming.begin(b"a manifest on its way", [bytes(32)])

@@ -8,8 +8,19 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from gateway.cache.floor import read_floor
+from gateway.cache.incoming import Incoming
+from gateway.cache.key import CredentialKey, read_key
+from gateway.cache.sealed import read_bundle
 from gateway.config.site import SiteConfig
+from gateway.drivers.osdp_keys import KeyStore
+from gateway.errors import StorageError
+from gateway.journal.journal import _read_mark
+from gateway.statedir import StateDir
+from gateway.trust.claims import gateway_key
+from gateway.trust.root import Roots, first_root
 from tests.processes.rot import Seen, fault, files, in_one_process, make, start, sweep
+from tests.trust.keyring import root_document
 
 SAMPLED = 5
 """Bytes of each file of which a bit is flipped here; `python -m tests.processes.rot` takes all."""
@@ -123,3 +134,51 @@ async def test_a_start_finds_anything_in_place_of_a_file(
         if what is not None:
             found.append(f"{name}: {what}")
     assert found == []
+
+
+def readers(sound: Path, key: CredentialKey) -> dict[str, Callable[[], object]]:
+    """Each small file's own reader: the value that it takes, or the refusal that it knows."""
+    bundle = max((sound / "bundles").iterdir())
+    osdp, incoming = KeyStore(sound / "osdp"), Incoming(sound / "incoming", key)
+
+    def floor_of_time() -> object:
+        with StateDir(sound) as state:
+            return state.floor
+
+    def roots() -> object:
+        found = Roots(first_root(root_document(), "LON"), sound / "roots")
+        return found.open() or found.current
+
+    return {
+        "floor": floor_of_time,
+        "floor-revision": lambda: read_floor(sound / "floor-revision", key),
+        "gateway.key": lambda: gateway_key(sound, {}).public_key().public_bytes_raw(),
+        "journal.db.mark": lambda: _read_mark(sound / "journal.db.mark"),
+        "lock": floor_of_time,
+        "osdp/reader.key": lambda: osdp.key("reader"),
+        "osdp/reader.pending": lambda: osdp.pending("reader"),
+        "incoming/manifest": incoming.document,
+        f"incoming/{bytes(32).hex()}": lambda: incoming.chunk(bytes(32)),
+        "roots/2.root": roots,
+        f"bundles/{bundle.name}": lambda: read_bundle(bundle, key).seal,
+    }
+
+
+async def test_each_byte_of_the_small_files_is_read_as_it_was_or_refused(lived: Lived) -> None:
+    """But of what bears neither a MAC nor a checksum: there another value may be read."""
+    key = read_key(Path(lived.config.state.credential_key))
+    unsure = {"gateway.key", "journal.db.mark", "osdp/reader.key", "osdp/reader.pending", "lock"}
+    for name, read in readers(lived.sound, key).items():
+        path = lived.sound / name
+        content, was = path.read_bytes(), read()
+        for offset in range(len(content)):
+            for bit in (7, offset % 7) if len(content) < 1000 else (7,):
+                changed = bytes([content[offset] ^ 1 << bit])
+                path.write_bytes(content[:offset] + changed + content[offset + 1 :])
+                try:
+                    found = read()
+                except StorageError:
+                    continue
+                known = found is None or isinstance(found, str) or found == was
+                assert known or name in unsure, (name, offset, bit, found)
+        path.write_bytes(content)
