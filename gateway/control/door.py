@@ -61,7 +61,7 @@ from gateway.domain.door_state import (
 )
 from gateway.domain.entitlements import Entitlements, holding_of
 from gateway.domain.events import Event
-from gateway.domain.explanation import explain, remote_opens_at
+from gateway.domain.explanation import opens_soon_at
 from gateway.domain.memory import Alarms, Changes, Count, PinRow, Remembered, Watched, recall
 from gateway.domain.remote_request import REMOTE, decide_remote
 from gateway.domain.restrictions import Passage, Restricted, restrict, settled
@@ -899,11 +899,7 @@ class DoorController:
         member = member_text.told(
             event,
             timezone=force.records.tables.site.timezone,
-            opens_at=(
-                explain(force.records, alone).opens_at
-                if event.remote is None
-                else remote_opens_at(force.records, alone)
-            ),
+            opens_at=opens_soon_at(force.records, alone, remote=event.remote is not None),
             persona=None if holding is None else holding.holder.persona,
         )
         return msgspec.structs.replace(event, member=member)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from itertools import islice
 
 import msgspec
 
@@ -11,6 +12,7 @@ from gateway.domain.decision import (
     Request,
     Tap,
     Verdict,
+    covering_groups,
     decide_tap,
     look_up,
     taken_at,
@@ -24,6 +26,17 @@ from gateway.domain.remote_request import look_up_remote, verdict
 
 LOOK_AHEAD = timedelta(hours=336)
 """How far ahead `opens_at` is looked for; its end is out."""
+
+RECORDS_MAX = 500
+"""Groups, bookings and exceptions of one holder that `opens_soon_at` looks through."""
+SCHEDULES_MAX = 8
+"""Schedules whose edges `opens_soon_at` looks at; members have one or two."""
+EDGES_MAX = 60
+"""The edges of one schedule that `opens_soon_at` looks at: a fortnight of opening and closing each
+day, with midnight. A schedule with more is looked at for as far as they reach.
+"""
+LOOKS_MAX = 2_000
+"""Records that `opens_soon_at` looks at, one edge after the other: 3 ms on the doors' loop."""
 
 
 class Explanation(msgspec.Struct, frozen=True, gc=False):
@@ -91,6 +104,89 @@ def _opens_at(tap: Tap, says: Callable[[Tap], Verdict] = _first) -> datetime | N
     return None
 
 
+def opens_soon_at(
+    records: Entitlements, request: Request, *, remote: bool = False
+) -> datetime | None:
+    """What `explain` or `remote_opens_at` says, in a few milliseconds whatever the holder has; None
+    where it would take longer.
+    """
+    tap = look_up_remote(records, request) if remote else look_up(records, request)
+    if isinstance(tap, Decision):
+        return taken_at(request) if tap.outcome == "grant" and not remote else None
+    says = verdict if remote else _first
+    holding = tap.holding
+    if len(holding.holder.groups) + len(holding.bookings) + len(holding.exceptions) > RECORDS_MAX:
+        return None
+    until = later(tap.at, LOOK_AHEAD)
+    tap = _of_use(tap, until)
+    holding = tap.holding
+    looks = 1 + len(holding.holder.groups) + len(holding.bookings) + len(holding.exceptions)
+    begins = _begins(tap, until)
+    if begins is None:
+        return None
+    for at in islice(begins, LOOKS_MAX // looks):
+        if says(msgspec.structs.replace(tap, at=at)).outcome != "deny":
+            return at
+    return None
+
+
+def _of_use(tap: Tap, until: datetime) -> Tap:
+    """The request, without the records of the holder that let nobody in, or keep nobody out, at
+    this door before `until`.
+    """
+    holding, policy = tap.holding, tap.records.tables.policy
+    groups = covering_groups(tap)
+    of_any_door = any(group.schedule == TIMEBOUND for group in groups)
+    bookings = []
+    for booking in holding.bookings:
+        begin, end = window(booking, policy)
+        here = of_any_door or tap.door.id in booking.doors or tap.entered in booking.zones
+        if here and booking.status == "confirmed" and begin < until and tap.at < end:
+            bookings.append(booking)
+    exceptions = [
+        exception
+        for exception in holding.exceptions
+        if (tap.door.id in exception.doors or tap.entered in exception.zones)
+        and (exception.from_ < until or tap.strict)
+        and tap.at < exception.until
+    ]
+    holder = msgspec.structs.replace(holding.holder, groups=tuple(group.id for group in groups))
+    holding = msgspec.structs.replace(
+        holding, holder=holder, bookings=tuple(bookings), exceptions=tuple(exceptions)
+    )
+    return msgspec.structs.replace(tap, holding=holding)
+
+
+def _begins(tap: Tap, until: datetime) -> Iterator[datetime] | None:
+    """Every instant from the request's on at which a denial may end, in order, as far as the edges
+    of schedules are looked at; None where there are too many schedules.
+    """
+    holding = tap.holding
+    schedules = _schedules(tap)
+    if len(schedules) > SCHEDULES_MAX:
+        return None
+    begins = {tap.at}
+    for schedule in schedules:
+        edges_of_it = list(islice(tap.records.hours[schedule].edges(tap.at, until), EDGES_MAX))
+        begins.update(edges_of_it)
+        if len(edges_of_it) == EDGES_MAX:
+            until = min(until, edges_of_it[-1])
+    spans: tuple[Holder | Credential, ...] = (holding.holder, tap.primary, *holding.pins)
+    begins.update(valid.valid_from for valid in spans if valid.valid_from is not None)
+    begins.update(window(booking, tap.records.tables.policy)[0] for booking in holding.bookings)
+    for exception in holding.exceptions:
+        begins.add(exception.from_ if exception.effect == "allow" else exception.until)
+    return iter(sorted(at for at in begins if tap.at <= at < until))
+
+
+def _schedules(tap: Tap) -> set[str]:
+    groups = tap.records.tables.groups
+    schedules = {groups[group].schedule for group in tap.holding.holder.groups} - {TIMEBOUND}
+    if tap.door.second_factor_schedule is not None:
+        schedules.add(tap.door.second_factor_schedule)
+    return schedules
+
+
 def edges(tap: Tap, until: datetime) -> Iterator[datetime]:
     """Every instant at which a step may begin to say something else; others may be among them."""
     records = tap.records
@@ -114,8 +210,5 @@ def edges(tap: Tap, until: datetime) -> Iterator[datetime]:
     for booking in holding.bookings:
         yield from window(booking, tables.policy)
     # Steps 10.1, 12 and 13.
-    schedules = {tables.groups[group].schedule for group in holding.holder.groups} - {TIMEBOUND}
-    if tap.door.second_factor_schedule is not None:
-        schedules.add(tap.door.second_factor_schedule)
-    for schedule in schedules:
+    for schedule in _schedules(tap):
         yield from records.hours[schedule].edges(tap.at, until)

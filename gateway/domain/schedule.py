@@ -24,9 +24,9 @@ _DAY_MS = _DAY_MIN * _MINUTE_MS
 # time zone ends with: the way to the wall clock where the local date is in the year 10000.
 _CYCLE_DAYS = 146_097
 
-# Clock changes are looked for at this distance: far less than the week that lies between any two
+# Clock changes are looked for at this distance: less than the week that lies between any two
 # clock changes of a time zone since 1970 (tests/domain/test_schedule.py holds it to that).
-_CLOCK_CHANGE_STEP_S = 6 * 3600
+_CLOCK_CHANGE_STEP_S = 3 * 86_400
 
 
 class _Day(NamedTuple):

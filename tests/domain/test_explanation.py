@@ -1,5 +1,6 @@
 """Explanations say what the decision says, and `opens_at` is where it would say otherwise."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.domain.decision import PresentedCredential, Request, decide, taken_at
 from gateway.domain.entitlements import Entitlements, RecordSet, ValidRecords
-from gateway.domain.explanation import LOOK_AHEAD, Explanation, explain
+from gateway.domain.explanation import LOOK_AHEAD, Explanation, explain, opens_soon_at
 from gateway.domain.instants import format_instant
 from gateway.domain.record_faults import parse_records
 from tests.domain.sites import (
@@ -348,6 +349,65 @@ def test_an_explanation_has_the_decision_and_its_reasons_begin_with_the_decision
         assert explanation.reasons[0] == decision.reason
     if decision.outcome != "deny":
         assert explanation.opens_at == taken_at(asked)
+
+
+@given(sites_and_requests())
+def test_a_doors_own_opens_at_is_the_explanations(given_: tuple[str, Request]) -> None:
+    name, asked = given_
+    assert opens_soon_at(_site(name), asked) == explain(_site(name), asked).opens_at
+
+
+def _many(kind: str, count: int) -> list[JsonObject]:
+    """So many records of Ann's, over the coming fortnight, that let her in or keep her out."""
+    begin = datetime(2026, 6, 1, 10, tzinfo=UTC)
+    rows: list[JsonObject] = []
+    for number in range(count):
+        at = begin + timedelta(minutes=1 + number * 19_000 // count)
+        start, end = format_instant(at), format_instant(at + timedelta(minutes=1))
+        if kind == "booking":
+            rows.append(
+                {"type": "booking", "id": f"b{number}", "holders": ["ann"], "doors": ["front"],
+                 "zones": [], "start": start, "end": end, "status": "confirmed"}
+            )  # fmt: skip
+        else:
+            rows.append(KEPT_OUT | {"id": f"e{number}", "from": start, "until": end})
+            rows[-1]["effect"] = kind
+    return rows
+
+
+@pytest.mark.parametrize("kind", ["booking", "allow", "deny"])
+@pytest.mark.parametrize("status", ["active", "suspended"])
+@pytest.mark.parametrize("count", [20, 100, 499, 1_000, 4_000])
+def test_a_doors_own_opens_at_takes_5_ms_at_most_whatever_the_holder_has(
+    kind: str, status: str, count: int
+) -> None:
+    records = site(NOBODY | {"status": status}, *_many(kind, count))
+    asked = request()
+    took = []
+    for _ in range(5):
+        began = time.thread_time()
+        opens_at = opens_soon_at(records, asked)
+        took.append(time.thread_time() - began)
+    assert min(took) <= 0.005
+    if opens_at is not None or count <= 20:
+        assert opens_at == explain(records, asked).opens_at
+    if count < 500 and status == "active" and kind != "deny":
+        assert opens_at is not None
+
+
+def test_a_schedule_with_many_edges_is_looked_at_as_far_as_they_reach() -> None:
+    intervals = [[f"{n // 60:02}:{n % 60:02}", f"{n // 60:02}:{n % 60 + 1:02}"]
+                 for n in range(0, 24 * 60, 6)]  # fmt: skip
+    often: JsonObject = {
+        "type": "schedule", "id": "often", "holidays": [],
+        "weekly": {"wed": intervals[1:]},
+    }  # fmt: skip
+    more: JsonObject = {
+        "type": "group", "id": "h", "zones": [], "doors": ["front"], "schedule": "often",
+    }  # fmt: skip
+    records = site(often, more, ANN | {"groups": ["h"]})
+    assert opens_soon_at(records, request()) == explain(records, request()).opens_at
+    assert opens_soon_at(records, request()) == datetime(2026, 6, 2, 23, 6, tzinfo=UTC)
 
 
 @given(sites_and_requests())

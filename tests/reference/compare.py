@@ -18,7 +18,7 @@ import msgspec
 from gateway.domain.carried_grant import CarriedGrant, Refusal, decide_carried
 from gateway.domain.decision import PresentedCredential, decide, parse_request, taken_at
 from gateway.domain.entitlements import RecordSet
-from gateway.domain.explanation import explain, remote_opens_at
+from gateway.domain.explanation import explain, opens_soon_at, remote_opens_at
 from gateway.domain.record_faults import parse_records
 from gateway.domain.remote_request import REMOTE, decide_remote
 from gateway.errors import RecordsRefused, RequestError
@@ -42,6 +42,8 @@ def decisions(seed: int, requests: int, explained: int) -> Iterator[Difference]:
         if number < explained:
             said = msgspec.structs.asdict(explain(entitlements, parsed))
             said["reasons"] = list(said["reasons"])
+            if (soon := opens_soon_at(entitlements, parsed)) != said["opens_at"]:
+                yield f"seed {seed} opens soon {number}", request, said["opens_at"], soon
             said["opens_at"] = _instant(said["opens_at"])
             if (wanted := decider.explain(reference, request)) != said:
                 yield f"seed {seed} explanation {number}", request, wanted, said
