@@ -358,8 +358,24 @@ class OsdpProtocol:
         self._renew_at: dict[int, timedelta] = {}
 
     def receive(self, message: _Message) -> list[Fact | Refusal]:
-        """The facts in a message; states that are known already are none."""
+        """Return the facts in a message; states that are known already are none.
+
+        Raises:
+            DeviceUnavailable: it means nothing.
+        """
+        try:
+            return self._facts(message)
+        except (ValueError, OverflowError):
+            # Not the bytes themselves: part of them may be a credential.
+            kind = type(message).__name__.lower()
+            raise DeviceUnavailable(
+                f"{self.device_id}: its line's process told of a {kind} that means nothing"
+            ) from None
+
+    def _facts(self, message: _Message) -> list[Fact | Refusal]:
         match message:
+            case Card(bits=bits) if bits.strip("01"):
+                raise ValueError("bits are 0 and 1")
             case Card(ns=ns, bits=bits):
                 return [self._card(bits, _at(ns))]
             case Formatted():
@@ -479,7 +495,7 @@ class _Member(Protocol):
     """For how many seconds the default key may be used to set `key`; None: not at all."""
 
     def take(self, message: _Message) -> None:
-        """Hear what the line says of this reader; never raises."""
+        """Hear what the line says of this reader. Raises DeviceUnavailable for nonsense."""
 
     def lose(self, why: str) -> None:
         """The line is gone, or the reader on it."""
@@ -523,7 +539,7 @@ class _Line:
             await line._detach(member)
 
     def _attach(self, member: _Member) -> None:
-        if self._task is None:
+        if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._serve(), name=f"line {self._port}")
         if self._known.get(member.address) == (member.key, member.install_s is not None):
             self.order({"do": "enable", "address": member.address})
@@ -541,6 +557,24 @@ class _Line:
             await asyncio.wait((self._task,))
 
     async def _serve(self) -> None:
+        why = "is served no longer"
+        try:
+            await self._serve_members()
+        except Exception as error:
+            why = f"failed: {type(error).__name__}"
+            log.exception("line_failed", port=self._port)
+        finally:
+            # Whatever ended it, no reader is left that counts as online and that nobody reads.
+            self._known = {}
+            self._lose(why)
+
+    def _lose(self, why: str) -> None:
+        for number in tuple(self._calls):
+            self._finish(number, ok=False)
+        for each in tuple(self._members.values()):
+            each.lose(f"{self._port} {why}")
+
+    async def _serve_members(self) -> None:
         while True:
             await asyncio.sleep(GATHER_S)
             self._changed.clear()
@@ -550,10 +584,7 @@ class _Line:
             self._known = {}
             if why is None:
                 continue  # another reader has come: the process starts again, with its key
-            for number in tuple(self._calls):
-                self._finish(number, ok=False)
-            for each in tuple(self._members.values()):
-                each.lose(f"{self._port} {why}")
+            self._lose(why)
             await self._changed.wait()
 
     async def _run(self, members: list[_Member]) -> str | None:

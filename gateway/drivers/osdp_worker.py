@@ -28,6 +28,7 @@ libosdp 3.2.9, as observed; each is why something below is as it is:
 OSDP's own words (PD, SCBK) and sections are those of SIA OSDP 2.2 / IEC 60839-11-5.
 """
 
+import binascii
 import ctypes
 import errno
 import json
@@ -106,12 +107,7 @@ PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
 def crc16(data: bytes) -> int:
     """Annex C: polynomial 0x1021, initial value 0x1D0F, over everything from SOM on."""
-    crc = 0x1D0F
-    for octet in data:
-        crc ^= octet << 8
-        for _ in range(8):
-            crc = (crc << 1 ^ 0x1021 if crc & 0x8000 else crc << 1) & 0xFFFF
-    return crc
+    return binascii.crc_hqx(data, 0x1D0F)
 
 
 def sealed(body: bytes) -> bytes:

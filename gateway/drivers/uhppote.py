@@ -26,6 +26,8 @@ not used, since they take an answer from anybody and listen to everybody.
 
 import asyncio
 import ipaddress
+import math
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import date, datetime, time, timedelta
@@ -103,6 +105,11 @@ ABSENT_MAX: Final = 1000
 
 MISSED_MAX: Final = 8
 """More events than this between two contacts are not fetched one by one."""
+STATUSES_AT_ONCE: Final = 40
+STATUSES_PER_S: Final = 5.0
+"""Statuses that a board sends by itself: four doors at which somebody passes every few seconds.
+Beyond that only the newest counts, and the events between are asked for.
+"""
 OVERDUE: Final = timedelta(seconds=1)
 
 FORMAT: Final = "H10301"
@@ -200,8 +207,11 @@ class BoardProtocol:
         """
         try:
             status = decode.get_status_response(b"\x17" + packet[1:])
-        except ValueError as error:
-            raise DeviceProtocolError(f"board {self._serial}: {error}") from error
+        except ValueError:
+            # Nothing of the packet, nor of the decoder's words on it: a card's number may be there.
+            raise DeviceProtocolError(
+                f"board {self._serial}: a status of {len(packet)} bytes can't be read"
+            ) from None
         self.status = status
         index, last = int(status.event_index), self._index
         fresh = now - self._heard <= FRESH
@@ -329,6 +339,22 @@ class _Socket(asyncio.DatagramProtocol):
 Listener = Callable[[Swipe | None, timedelta], None]
 
 
+class Allowance:
+    """A limit on how often something is done: some at once, then so many a second."""
+
+    def __init__(self, at_once: int, per_s: float) -> None:
+        self._at_once = at_once
+        self._per_s = per_s
+        self._left = float(at_once)
+        self._at_s = -math.inf
+
+    def take(self, now_s: float) -> float:
+        """Use one, at the monotonic second `now_s`: in how many seconds it may be done."""
+        self._left = min(self._at_once, self._left + (now_s - self._at_s) * self._per_s) - 1
+        self._at_s = now_s
+        return max(0.0, -self._left / self._per_s)
+
+
 class _Board:
     """A board's socket, for as long as one of its doors uses it."""
 
@@ -350,7 +376,11 @@ class _Board:
         loop = asyncio.get_running_loop()
         self.ready: asyncio.Future[None] = loop.create_future()
         self.lost: asyncio.Future[DeviceError] = loop.create_future()
-        self._missed: set[asyncio.Task[None]] = set()
+        self._statuses = Allowance(STATUSES_AT_ONCE, STATUSES_PER_S)
+        self._newest: bytes | None = None
+        """A status that came when too many had: looked at as soon as one may be."""
+        self._to_fetch: deque[int] = deque(maxlen=MISSED_MAX)
+        self._fetching: asyncio.Task[None] | None = None
         self.absent: list[Swipe] = []
         """Whom the board let in while nobody here listened; each door takes its own."""
 
@@ -391,8 +421,8 @@ class _Board:
             host = self._settings.host
             why = DeviceUnavailable(f"{self._name}: {host} can't be reached: {error}")
         finally:
-            for task in self._missed:
-                task.cancel()
+            if self._fetching is not None:
+                self._fetching.cancel()
             if self._transport is not None:
                 self._transport.abort()
                 await asyncio.sleep(0)  # the loop closes the socket in its next round
@@ -467,8 +497,11 @@ class _Board:
             answer = await self._exchange(bytes(request))
         try:
             return reader(answer)
-        except ValueError as error:
-            raise DeviceProtocolError(f"{self._name}: {error}: {answer.hex()}") from error
+        except ValueError:
+            raise DeviceProtocolError(
+                f"{self._name}: an answer of {len(answer)} bytes to function 0x{request[1]:02x} "
+                "can't be read"
+            ) from None
 
     async def _exchange(self, request: bytes) -> bytes:
         loop, code = asyncio.get_running_loop(), request[1]
@@ -495,12 +528,32 @@ class _Board:
         code = packet[1] if len(packet) == MESSAGE_BYTES else -1
         if not self.protocol.is_ours(packet, code):
             return
-        if code == STATUS:
+        if self._waiting is not None and self._waiting[0] == code and not self._waiting[1].done():
+            if code == STATUS:
+                self._status_received(packet)  # there are as many as were asked for
+            self._waiting[1].set_result(packet)
+        elif code == STATUS:
+            self._status_told(packet)
+
+    def _status_told(self, packet: bytes) -> None:
+        """Look at a status that nobody asked for. Of a flood only the newest is looked at, so often
+        that it holds up no other board's doors and fills no journal.
+        """
+        late = self._newest is not None
+        self._newest = packet
+        if late:
+            return
+        wait_s = self._statuses.take(asyncio.get_running_loop().time())
+        if not wait_s:
+            self._look_at_newest()
+            return
+        log.warning("statuses_dropped", board=self._settings.serial)
+        asyncio.get_running_loop().call_later(wait_s, self._look_at_newest)
+
+    def _look_at_newest(self) -> None:
+        packet, self._newest = self._newest, None
+        if packet is not None and not self.lost.done():
             self._status_received(packet)
-        if self._waiting is not None and self._waiting[0] == code:
-            answer = self._waiting[1]
-            if not answer.done():
-                answer.set_result(packet)
 
     def _status_received(self, packet: bytes) -> None:
         now = self._clock.monotonic()
@@ -512,13 +565,15 @@ class _Board:
         for listener in tuple(self.listeners):
             listener(swipe, now)
         if missed and self.ready.done():
-            task = asyncio.create_task(self._fetch(missed, now))
-            self._missed.add(task)
-            task.add_done_callback(self._missed.discard)
+            # Whatever a flood adds while some are fetched, the last few are fetched next.
+            self._to_fetch.extend(missed)
+            if self._fetching is None or self._fetching.done():
+                self._fetching = asyncio.create_task(self._fetch(now), name=f"{self._name} missed")
 
-    async def _fetch(self, missed: range, at: timedelta) -> None:
+    async def _fetch(self, at: timedelta) -> None:
         try:
-            for index in missed:
+            while self._to_fetch:
+                index = self._to_fetch.popleft()
                 request = encode.get_event_request(self._settings.serial, index)
                 swipe = await self.ask(request, missed_swipe)
                 for listener in tuple(self.listeners):

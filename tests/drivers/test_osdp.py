@@ -39,6 +39,7 @@ from gateway.drivers.osdp import (
     EntryRefused,
     Inputs,
     Keys,
+    Local,
     Osdp,
     OsdpProtocol,
     OsdpSettings,
@@ -357,6 +358,66 @@ def test_junk_from_the_process_ends_it_without_showing_what_it_was(junk: bytes) 
     with pytest.raises(DeviceUnavailable) as caught:
         list(WorkerProtocol("/dev/x").receive(junk))
     assert "card" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        Card(0, 0, "012" * 8), Card(0, 10**40, "01" * 13), Keys(0, 0, "3g"),
+        Keys(0, 10**30, "31"), Inputs(0, -(10**40), (1,)), Local(0, 10**40, (1, 1)),
+    ],
+)  # fmt: skip
+def test_a_message_that_means_nothing_is_the_lines_end_and_is_not_shown(nonsense: Any) -> None:
+    with pytest.raises(DeviceUnavailable, match="means nothing") as caught:
+        protocol(formats=["H10301"], inputs=1).receive(nonsense)
+    assert "012" not in str(caught.value)
+
+
+NONSENSE_WORKER = """
+import json, select, sys, time
+def say(**message):
+    print(json.dumps(message), flush=True)
+sys.stdin.readline()
+say(say="ready")
+up = {"inputs": 0, "outputs": 0, "leds": 1, "buzzers": 1, "vendor": 1, "model": 1, "serial": 1}
+say(say="up", address=0, ns=time.monotonic_ns(), **up)
+while line := sys.stdin.readline():
+    say(say="done", id=json.loads(line).get("id", 0), ok=True)
+    say(say="card", address=0, ns=time.monotonic_ns(), bits="01" * 13)
+"""
+
+
+async def test_a_line_that_fails_in_an_unforeseen_way_leaves_no_reader_online(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, port, keys = tmp_path / "worker.py", tmp_path / "tty", tmp_path / "keys"
+    worker.write_text(NONSENSE_WORKER)
+    port.touch()
+    keys.mkdir(mode=0o700)
+    (keys / "r.key").touch(mode=0o600)
+    (keys / "r.key").write_text("00112233445566778899aabbccddeeff\n")
+    monkeypatch.setattr(osdp, "WORKER", worker)
+    settings = OsdpSettings(port=str(port), address=0, formats=("H10301",), keys=str(keys))
+    driver = osdp.Osdp("r", settings, clock)
+
+    def emit(fact: Any) -> None:
+        if isinstance(fact, CredentialPresented):
+            raise KeyError("nobody thought of this")
+
+    tapping = asyncio.create_task(_tapping(driver))
+    try:
+        async with asyncio.timeout(20):
+            with pytest.raises(DeviceUnavailable, match="KeyError"):
+                await driver.run(emit)
+    finally:
+        tapping.cancel()
+
+
+async def _tapping(driver: osdp.Osdp) -> None:
+    while True:
+        with suppress(DeviceError):
+            await driver.indicate(Signal.GRANTED)
+        await asyncio.sleep(0.05)
 
 
 def test_the_driver_does_not_bring_libosdp_into_the_core() -> None:

@@ -29,12 +29,14 @@ from gateway.domain.own_hours import Profile
 from gateway.domain.own_list import ListedCard as OwnCard
 from gateway.drivers.uhppote import (
     REQUEST_S_MAX,
+    Allowance,
     BoardProtocol,
     DoorProtocol,
     Swipe,
     Uhppote,
     UhppoteSettings,
     card_value,
+    missed_swipe,
     profile_request,
     read_profile,
 )
@@ -529,3 +531,49 @@ async def test_pypis_client_and_our_simulator_understand_each_other(site: Site) 
     event = await client.get_event(where, 1)
     assert event is not None
     assert (event.card, event.door, event.access_granted) == (6_154_410, 2, False)
+
+
+async def test_a_flood_of_statuses_takes_no_memory_no_journal_and_no_other_request(
+    site: Site, clock: Clock
+) -> None:
+    """Anybody on the boards' network can send in a board's name: UDP has no secret."""
+    driver = build(site, clock)
+    async with running(driver) as run:
+        board = driver._board
+        assert board is not None
+        tasks, facts = len(asyncio.all_tasks()), len(run.facts)
+        packet = bytearray(controller_status(Controller(SERIAL)))
+        for number in range(3_000):
+            packet[8:12] = (1_000 + number * 9).to_bytes(4, "little")
+            packet[28] = number % 2  # door 1 stands open, or not
+            board._received(bytes(packet))
+            if number % 500 == 0:
+                await asyncio.sleep(0.01)
+        assert len(asyncio.all_tasks()) <= tasks + 1
+        assert len(run.facts) - facts <= 60
+        await driver.pulse(1, timedelta(seconds=3))
+
+
+async def test_an_answer_that_cannot_be_read_is_in_no_error(site: Site, clock: Clock) -> None:
+    driver = build(site, clock)
+    async with running(driver):
+        board = driver._board
+        assert board is not None
+        packet = bytearray(controller_status(Controller(SERIAL)))
+        packet[0], packet[1] = 0x19, 0xB0
+        packet[16:20] = (1_200_123).to_bytes(4, "little")
+        asking = asyncio.create_task(board.ask(encode.get_event_request(SERIAL, 5), missed_swipe))
+        while board._waiting is None or board._waiting[0] != 0xB0:
+            await asyncio.sleep(0)
+        board._received(bytes(packet))
+        with pytest.raises(DeviceError) as caught:
+            await asking
+    for secret in ("1200123", (1_200_123).to_bytes(4, "little").hex()):
+        assert secret not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_an_allowance_is_so_many_at_once_and_then_so_many_a_second() -> None:
+    allowance = Allowance(3, 2.0)
+    assert [allowance.take(10.0) for _ in range(5)] == [0, 0, 0, 0.5, 1.0]
+    assert allowance.take(11.5) == 0
