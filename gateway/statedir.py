@@ -1,11 +1,11 @@
 """The state directory: one daemon owns it, and what it must never forget lies in it."""
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from io import BufferedReader
 from pathlib import Path
@@ -23,8 +23,18 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _log = structlog.get_logger(__name__)
 
 
-def write_atomically(path: Path, content: bytes, *, mode: int = 0o600, synced: bool = True) -> None:
+def write_atomically(
+    path: Path,
+    content: bytes,
+    *,
+    mode: int = 0o600,
+    synced: bool = True,
+    for_owner: bool = False,
+) -> None:
     """Replace a file so that a power cut leaves the old content or the new.
+
+    Whoever else may write in the directory can't have another file written, given away or
+    replaced by this: its names are those in one directory, and no link is followed.
 
     Args:
         path: The file.
@@ -32,25 +42,73 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o600, synced: b
         mode: Who may read it.
         synced: False for what can be had again and shows by itself whether it is whole: a power
             cut may leave nothing of it, or a part.
+        for_owner: True to give the file to the owner of its directory, which is not a link then.
 
     Raises:
         StorageError: it can't be written; the old content is still there.
     """
-    temporary = path.with_name(f".{path.name}.new")
     try:
-        descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode
-        )
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            if synced:
-                os.fsync(descriptor)
-        temporary.replace(path)
-        if synced:
-            sync_directory(path.parent)
+        with open_directory(path.parent, follow=not for_owner) as directory:
+            _replace(directory, path.name, content, mode, synced=synced, for_owner=for_owner)
     except OSError as error:
         raise StorageError(f"{path}: can't be written: {error.strerror}") from error
+
+
+def write_output(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Write what a command was told to write: a device or a pipe is written to, a file replaced.
+
+    Raises:
+        StorageError: it can't be written.
+    """
+    try:
+        kind = path.stat().st_mode
+    except OSError:
+        kind = stat.S_IFREG  # there is none yet, or none that can be seen
+    if stat.S_ISREG(kind):
+        write_atomically(path, content, mode=mode)
+        return
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        raise StorageError(f"{path}: can't be written: {error.strerror}") from error
+
+
+def _replace(
+    directory: int, name: str, content: bytes, mode: int, *, synced: bool, for_owner: bool
+) -> None:
+    temporary = f".{name}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary, dir_fd=directory)  # left over from a power cut
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+    with os.fdopen(os.open(temporary, flags, mode, dir_fd=directory), "wb") as file:
+        file.write(content)
+        file.flush()
+        if for_owner:
+            owner = os.fstat(directory)
+            with contextlib.suppress(PermissionError):
+                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+        if synced:
+            os.fsync(file.fileno())
+    os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+    if synced:
+        os.fsync(directory)
+
+
+@contextlib.contextmanager
+def open_directory(path: Path, *, follow: bool = True) -> Iterator[int]:
+    """Open a directory for calls that take one; where not `follow`, a link is an error of theirs.
+
+    Raises:
+        OSError: it can't be opened.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    descriptor = os.open(path, flags if follow else flags | os.O_NOFOLLOW)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def open_plain(path: Path) -> BufferedReader:
@@ -68,11 +126,8 @@ def open_plain(path: Path) -> BufferedReader:
 
 def sync_directory(directory: Path) -> None:
     """Make what was created, renamed and deleted in a directory last. Raises OSError."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with open_directory(directory) as descriptor:
         os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class StateDir:
@@ -102,8 +157,9 @@ class StateDir:
         for directory in (self.path, self.bundles):
             try:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                if directory.stat().st_mode & 0o077:
-                    directory.chmod(0o700)
+                with open_directory(directory, follow=directory == self.path) as descriptor:
+                    if os.fstat(descriptor).st_mode & 0o077:
+                        os.fchmod(descriptor, 0o700)
             except OSError as error:
                 if not self.path.is_dir():
                     raise StorageError(f"{error.filename}: {error.strerror}") from error
@@ -178,7 +234,7 @@ class StateDir:
 
     def _read_floor(self) -> datetime | None:
         try:
-            with open_plain(self._floor_file) as file:
+            with self._floor_file.open("rb") as file:
                 line = file.read(FLOOR_BYTES_MAX + 1)
         except FileNotFoundError:
             return None
@@ -196,8 +252,8 @@ class StateDir:
 
 
 def _owner(lock: Path) -> str:
-    with contextlib.suppress(OSError), open_plain(lock) as file:
-        return file.read(32).strip().decode("ascii", "replace")
+    with contextlib.suppress(OSError):
+        return lock.read_bytes()[:32].strip().decode("ascii", "replace")
     return ""
 
 

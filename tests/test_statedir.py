@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import StateDirInUse, StorageError
-from gateway.statedir import StateDir, write_atomically
+from gateway.statedir import StateDir, write_atomically, write_output
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 
@@ -91,3 +91,53 @@ def test_what_cant_be_written_leaves_the_old_content(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="can't be written"):
         write_atomically(file, b"new")
     assert file.read_bytes() == b"old"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_file_for_the_owner_of_its_directory_is_given_to_nobody_by_a_link(tmp_path: Path) -> None:
+    """The directory is another user's, who puts a link where the file, or its draft, will be."""
+    theirs, mine = tmp_path / "theirs", tmp_path / "mine"
+    theirs.mkdir()
+    os.chown(theirs, 12345, 12345)
+    mine.write_text("root's own")
+    mine.chmod(0o600)
+    for name in ("a.window", ".a.window.new"):
+        (theirs / name).symlink_to(mine)
+    write_atomically(theirs / "a.window", b"new", for_owner=True)
+    assert (mine.read_text(), mine.stat().st_uid) == ("root's own", 0)
+    written = (theirs / "a.window").lstat()
+    assert stat.S_ISREG(written.st_mode)
+    assert (written.st_uid, stat.S_IMODE(written.st_mode)) == (12345, 0o600)
+
+
+def test_a_directory_that_is_a_link_takes_no_file_for_its_owner(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "keys").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError):
+        write_atomically(tmp_path / "keys" / "a.window", b"new", for_owner=True)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_bundles_that_are_a_link_change_no_directory_elsewhere(tmp_path: Path) -> None:
+    elsewhere, state = tmp_path / "elsewhere", tmp_path / "state"
+    elsewhere.mkdir()
+    elsewhere.chmod(0o755)
+    state.mkdir(mode=0o700)
+    (state / "bundles").symlink_to(elsewhere)
+    with StateDir(state):
+        pass
+    assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o755
+
+
+def test_a_pipe_or_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_output(pipe, b"records")
+    assert os.read(reading, 100) == b"records"
+    os.close(reading)
+    assert stat.S_ISFIFO(pipe.lstat().st_mode)
+    write_output(Path(os.devnull), b"records")
+    assert Path(os.devnull).is_char_device()
+    write_output(tmp_path / "file", b"records")
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600

@@ -1,7 +1,6 @@
 """`door-gateway bundle build`: from a folder of CSV files to a file of entitlement records."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from gateway.cloud.folder import build
 from gateway.cloud.icalendars import read_calendar
 from gateway.cloud.sheets import FolderRefused
 from gateway.errors import GatewayError
+from gateway.statedir import write_output
 
 _DESCRIPTION = """\
 Make entitlement records (JSON Lines) of a folder of CSV files: members, credentials, bookings, and
@@ -51,7 +51,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.output is None:
         sys.stdout.write(data.decode())
     else:
-        _write(options.output, data)
+        write_output(options.output, data)
     for door in built.elsewhere:
         print(f"door {door} is of another enforcement system: left out", file=sys.stderr)
     if options.json:
@@ -59,18 +59,6 @@ def _run(options: argparse.Namespace) -> int:
     elif options.output is not None:
         print(f"{options.output}: {len(built.lines)} records")
     return EXIT_OK
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all, and for this user's eyes: there are card numbers and PINs in it."""
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        temporary.replace(path)
-    except OSError as error:
-        raise GatewayError(f"{path}: can't be written: {error.strerror}") from error
 
 
 COMMAND = Command(_configure, _run)

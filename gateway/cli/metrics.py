@@ -10,7 +10,7 @@ from gateway.cli import EXIT_OK, Command
 from gateway.cli.common import add_config, load_config, socket_of
 from gateway.ipc.client import connect
 from gateway.ipc.messages import DoorFigures, Status
-from gateway.statedir import write_atomically
+from gateway.statedir import write_output
 
 _DESCRIPTION = """\
 Print the running gateway's figures in Prometheus' text format, or write them to FILE, whole or not
@@ -38,7 +38,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.output is None:
         print(text, end="")
     else:
-        write_atomically(options.output, text.encode(), mode=0o644)
+        write_output(options.output, text.encode(), mode=0o644)
     return EXIT_OK
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from gateway.decoding import decode_json
 from gateway.errors import StorageError, Undecodable
-from gateway.statedir import sync_directory, write_atomically
+from gateway.statedir import open_directory, sync_directory, write_atomically
 
 KEY_BYTES: Final = 16
 DEFAULT_KEY: Final = bytes(range(0x30, 0x40))
@@ -49,11 +49,9 @@ class KeyStore:
             StorageError: it can't be made.
         """
         try:
-            if not self._directory.is_dir():
-                self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-                owner = self._directory.parent.stat()
-                with contextlib.suppress(PermissionError):
-                    os.chown(self._directory, owner.st_uid, owner.st_gid)
+            self._directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with open_directory(self._directory.parent) as parent:
+                _make(parent, self._directory.name)
         except OSError as error:
             raise StorageError(f"{self._directory}: {error.strerror}") from error
 
@@ -107,11 +105,8 @@ class KeyStore:
         self.make()
         window = Window((now + length).total_seconds())
         file = self._file(device, "window")
-        write_atomically(file, msgspec.json.encode(window))
         # Written by root on an installer's behalf, read and deleted by the core's own user.
-        with contextlib.suppress(OSError):
-            owner = self._directory.stat()
-            os.chown(file, owner.st_uid, owner.st_gid)
+        write_atomically(file, msgspec.json.encode(window), for_owner=True)
 
     def window(self, device: str, now: timedelta) -> timedelta | None:
         """For how long the window is still open; None if it is not."""
@@ -153,6 +148,21 @@ class KeyStore:
         if key == DEFAULT_KEY:
             raise StorageError(f"{file}: is the default key, which everybody knows")
         return key
+
+
+def _make(parent: int, name: str) -> None:
+    """Make a directory for the owner of the one it is in, unless it is there. Raises OSError."""
+    try:
+        os.mkdir(name, 0o700, dir_fd=parent)
+    except FileExistsError:
+        return
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+    made, owner = os.open(name, flags, dir_fd=parent), os.fstat(parent)
+    try:
+        with contextlib.suppress(PermissionError):
+            os.fchown(made, owner.st_uid, owner.st_gid)
+    finally:
+        os.close(made)
 
 
 def _content(file: Path) -> bytes | None:

@@ -563,8 +563,7 @@ async def test_an_answer_that_cannot_be_read_is_in_no_error(site: Site, clock: C
         packet[0], packet[1] = 0x19, 0xB0
         packet[16:20] = (1_200_123).to_bytes(4, "little")
         asking = asyncio.create_task(board.ask(encode.get_event_request(SERIAL, 5), missed_swipe))
-        while board._waiting is None or board._waiting[0] != 0xB0:
-            await asyncio.sleep(0)
+        await eventually(lambda: board._waiting is not None and board._waiting[0] == 0xB0)
         board._received(bytes(packet))
         with pytest.raises(DeviceError) as caught:
             await asking
