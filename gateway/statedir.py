@@ -1,6 +1,7 @@
 """The state directory: one daemon owns it, and what it must never forget lies in it."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -234,7 +235,7 @@ class StateDir:
 
     def _read_floor(self) -> datetime | None:
         try:
-            with self._floor_file.open("rb") as file:
+            with open_plain(self._floor_file) as file:
                 line = file.read(FLOOR_BYTES_MAX + 1)
         except FileNotFoundError:
             return None
@@ -252,8 +253,8 @@ class StateDir:
 
 
 def _owner(lock: Path) -> str:
-    with contextlib.suppress(OSError):
-        return lock.read_bytes()[:32].strip().decode("ascii", "replace")
+    with contextlib.suppress(OSError), open_plain(lock) as file:
+        return file.read(32).strip().decode("ascii", "replace")
     return ""
 
 
