@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from gateway.cli import EXIT_NO, EXIT_OK
-from gateway.cli.common import load_config, print_json, socket_of
+from gateway.cli.common import counted, load_config, print_json, socket_of
 from gateway.cli.output import say
 from gateway.decoding import decode_json
 from gateway.domain import events
@@ -97,17 +97,25 @@ def check(options: argparse.Namespace) -> int:
 
 
 def erase(options: argparse.Namespace) -> int:
-    """Delete what the journal tells of a holder."""
+    """Delete what the journal tells of a holder; exit 1 where that is nothing, or not all."""
     erased = asyncio.run(_erase(options))
+    done = bool(erased.events) and not erased.kept and not erased.set_aside
     if options.json:
         print_json(erased)
-        return EXIT_OK
-    say(f"erased in {erased.events:,} events")
+        return EXIT_OK if done else EXIT_NO
+    if erased.events or erased.kept:
+        say(f"erased in {counted(erased.events, 'event')}")
+    else:
+        say(f"nothing erased: no event here names {options.holder}. Check the id in the records")
     if erased.kept:
-        say(f"{erased.kept:,} events have not reached the cloud yet: erase again when they have")
+        say(
+            f"not erased in {counted(erased.kept, 'event')}: the cloud has not acknowledged them. "
+            "Erase again when `door-gateway status` shows 0 to be delivered. A site without a "
+            'cloud needs [journal] keep = "local" in site.toml'
+        )
     for name in erased.set_aside:
         say(f"{name}: a damaged journal set aside: may tell of the holder, delete it by hand")
-    return EXIT_OK
+    return EXIT_OK if done else EXIT_NO
 
 
 def public_key(options: argparse.Namespace) -> int:

@@ -49,7 +49,9 @@ def _print(status: Status) -> None:
     say(f"  entitlements  {force}")
     say(f"  time          {status.at:%Y-%m-%d %H:%M:%S} UTC, trust T{status.trust}")
     journal = "writing" if status.journal.healthy else f"NOT WRITING: {status.journal.why}"
-    say(f"  journal       {journal}; {status.last_seq} events, {status.backlog} to be delivered")
+    kept = ", kept on this box" if status.keep == "local" else ""
+    waiting = "" if kept and status.broker is None else f", {status.backlog} to be delivered"
+    say(f"  journal       {journal}; {status.last_seq} events{kept}{waiting}")
     say(f"  broker        {_broker(status.broker)}")
     if status.public_key is not None:
         say(f"  public key    {status.public_key}")

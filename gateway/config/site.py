@@ -71,6 +71,14 @@ class StateTable(_Table, frozen=True):
     credential_key: AbsolutePath
 
 
+class JournalTable(_Table, frozen=True):
+    """[journal]: the keeper of the events."""
+
+    keep: Literal["cloud", "local"]
+    """`cloud`: nothing is deleted before the cloud's acknowledgement. `local`: there is no cloud,
+    so retention and erasure work by the box alone."""
+
+
 class ClockTable(_Table, frozen=True):
     """[clock]: who vouches for wall time. No default: it decides whether schedules open doors."""
 
@@ -273,6 +281,14 @@ class SiteConfig(msgspec.Struct, frozen=True):
     break_glass: Mapping[str, BreakGlassTable] = {}
     zones: Mapping[str, ZoneTable] = {}
     trust: TrustTable | None = None
+    journal: JournalTable | None = None
+
+    @property
+    def keeps_locally(self) -> bool:
+        """Return True where no cloud keeps the events: as [journal] says, else without [mqtt]."""
+        if self.trust is not None:
+            return False
+        return self.mqtt is None if self.journal is None else self.journal.keep == "local"
 
 
 def load(path: Path, drivers: Mapping[str, DriverSpec]) -> SiteConfig:
@@ -330,6 +346,7 @@ def check(raw: dict[str, object], drivers: Mapping[str, DriverSpec], file: str) 
         "break_glass",
         "zones",
         "trust",
+        "journal",
     )
     faults += [
         Fault(join("", name), f"unknown key; known here are: {', '.join(known)}")
@@ -347,6 +364,15 @@ def check(raw: dict[str, object], drivers: Mapping[str, DriverSpec], file: str) 
     clock = _section(raw, "clock", ClockTable, faults)
     mqtt = _section(raw, "mqtt", MqttTable, faults)
     trust = _section(raw, "trust", TrustTable, faults)
+    journal = _section(raw, "journal", JournalTable, faults)
+    if journal is not None and journal.keep == "local" and "trust" in raw:
+        faults.append(
+            Fault(
+                "journal.keep",
+                "can't be local with [trust]: only the cloud's signed acknowledgement lets events "
+                "be deleted. Leave [journal] out, or [trust]",
+            )
+        )
     devices = _devices(_entries(raw, "devices", faults), drivers, faults)
     doors = {
         door_id: door
@@ -397,10 +423,11 @@ def check(raw: dict[str, object], drivers: Mapping[str, DriverSpec], file: str) 
         break_glass=break_glass,
         zones=zones,
         trust=trust,
+        journal=journal,
     )
 
 
-_OPTIONAL = ("mqtt", "break_glass", "zones", "trust")
+_OPTIONAL = ("mqtt", "break_glass", "zones", "trust", "journal")
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 

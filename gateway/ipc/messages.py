@@ -517,7 +517,7 @@ class Status(_Message, frozen=True, tag="status"):
     last_seq: int
     acknowledged_seq: int
     backlog: int
-    """Events that the cloud has not acknowledged."""
+    """Events that the cloud has not acknowledged; the broker, where `keep` is `local`."""
     devices: dict[str, DeviceStatus]
     doors: dict[str, DoorStateReport]
     journal: JournalStatus
@@ -525,6 +525,8 @@ class Status(_Message, frozen=True, tag="status"):
     """What somebody should look at, a line each; none where all is well."""
     broker: BrokerStatus | None = None
     """Null at a site without [mqtt]."""
+    keep: Literal["cloud", "local"] = "cloud"
+    """Who keeps the events for good: `local` is this box alone."""
     signed: bool = False
     """[trust] is in site.toml: beacons vouch for the records again and again."""
     box: BoxStatus = BoxStatus()

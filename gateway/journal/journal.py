@@ -254,8 +254,12 @@ class Journal:
     `sign` makes the checkpoints: without it there are none.
     """
 
-    def __init__(self, path: Path, clock: Clock, sign: Sign | None = None) -> None:
+    def __init__(
+        self, path: Path, clock: Clock, sign: Sign | None = None, *, local: bool = False
+    ) -> None:
+        """`local`: no cloud keeps these events, so `purge` and `erase` need no acknowledgement."""
         self._path = path
+        self._local = local
         self._mark_file = path.with_name(path.name + ".mark")
         self._known: _Mark | None = None
         self._clock = clock
@@ -564,10 +568,10 @@ class Journal:
         return Head(self.stream, purged, chain if purged else genesis(self.stream))
 
     async def erase(self, holder: str) -> tuple[int, int]:
-        """Delete what acknowledged events tell of a holder; their place in the chain stays.
+        """Delete what settled events tell of a holder; their place in the chain stays.
 
-        Returns in how many, and in how many others the holder still is because they have not
-        arrived yet.
+        Returns the number of events changed, and the number of events that still name the holder
+        because the cloud has not acknowledged them.
 
         Raises:
             StorageError: the journal can't be read or written, or was closed.
@@ -586,7 +590,7 @@ class Journal:
                 for seq, personal in rows
                 if personal is not None and of_holder.search(personal, SALT_BYTES)
             ]
-            due = [each for each in found if each[1] <= self._acknowledged]
+            due = [row for row in found if row[1] <= self._settled]
             if due:
                 await self._do(functools.partial(_erase, rows=due))
             erased, kept, low = (
@@ -594,8 +598,9 @@ class Journal:
                 kept + len(found) - len(due),
                 low + ERASE_STEP_EVENTS,
             )
-        await self._do(functools.partial(_erase_salvaged, of_holder=of_holder))
-        return erased, kept
+        salvaged: list[int] = []
+        await self._do(functools.partial(_erase_salvaged, of_holder=of_holder, count=salvaged))
+        return erased + sum(salvaged[-1:]), kept
 
     async def read_after(
         self, seq: int, limit: int = READ_EVENTS_MAX
@@ -686,6 +691,15 @@ class Journal:
         """The watermark: every event up to it has arrived, and may be deleted in time."""
         return self._acknowledged
 
+    @property
+    def _settled(self) -> int:
+        """The last event that may be deleted in time: acknowledged, or at a local journal on disk.
+
+        The watermark itself stays where it is, so that a broker or cloud that comes later gets
+        every event that is still here.
+        """
+        return self._committed if self._local else self._acknowledged
+
     async def acknowledge(self, stream: str, seq: int) -> bool:
         """Note that every event up to `seq` has arrived. The watermark never falls.
 
@@ -708,7 +722,7 @@ class Journal:
         return True
 
     async def purge(self, before: datetime) -> int:
-        """Delete acknowledged events older than `before`, oldest first; return how many.
+        """Delete settled events older than `before`, oldest first; return how many.
 
         The order of events is what is known for sure, so an event goes when it is older than
         `before` and so are all before it, or when a later one with trusted time is older: one with
@@ -727,8 +741,8 @@ class Journal:
 
     async def _end_of_purge(self, limit: int) -> int:
         end, contiguous, low = self._purged, True, self._purged
-        while low < self._acknowledged:
-            high = min(low + PURGE_STEP_EVENTS, self._acknowledged)
+        while low < self._settled:
+            high = min(low + PURGE_STEP_EVENTS, self._settled)
             ((old, trusted),) = await self._fetch(
                 "SELECT"
                 " (SELECT min(seq) FROM event WHERE seq > :low AND seq <= :high AND at >= :limit),"
@@ -751,6 +765,8 @@ class Journal:
         self._acknowledged = max(self._acknowledged, seq)
 
     async def _delete(self, database: aiosqlite.Connection, upto: int) -> None:
+        if self._local:
+            await self._raise_watermark(database, upto)
         # The acknowledgement is asked for once more where it counts: in the statement that deletes.
         await database.execute(
             "UPDATE mark SET purged_chain = (SELECT chain FROM event WHERE seq = :upto),"
@@ -1147,7 +1163,9 @@ async def _erase(database: aiosqlite.Connection, rows: list[tuple[bytes, int]]) 
         await database.execute("PRAGMA secure_delete = FAST")
 
 
-async def _erase_salvaged(database: aiosqlite.Connection, of_holder: re.Pattern[bytes]) -> None:
+async def _erase_salvaged(
+    database: aiosqlite.Connection, of_holder: re.Pattern[bytes], count: list[int]
+) -> None:
     """Forget them in what was salvaged too, and leave no copy in the log."""
     stored = await database.execute_fetchall("SELECT rowid, body FROM salvaged")
     found = [(rowid,) for rowid, body in stored if of_holder.search(body)]
@@ -1158,6 +1176,7 @@ async def _erase_salvaged(database: aiosqlite.Connection, of_holder: re.Pattern[
     finally:
         await database.execute("PRAGMA secure_delete = FAST")
     await database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    count.append(len(found))
 
 
 async def _delete_salvaged(database: aiosqlite.Connection, limit: int) -> None:

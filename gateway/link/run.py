@@ -107,6 +107,7 @@ class _Link:
             probe_s_first=self._pace.probe_s_first,
             resend_s_first=self._pace.resend_s_first,
             resend_s_max=self._pace.resend_s_max,
+            local=settings.local,
         )
         self._live = LiveEvents(self._topics)
         self._announced = Announced(
@@ -264,9 +265,11 @@ class _Link:
                 if session is not None and session.blocked <= LIVE_BLOCKED_MAX:
                     session.publish(topic, payload, qos=0)
 
-    def _published(self, token: int, _reason: ReasonCode) -> None:
-        # Refused events stay in the journal, and are sent again: the cloud acknowledges none.
-        self._uplink.published(token, self._clock.monotonic())
+    def _published(self, token: int, reason: ReasonCode) -> None:
+        # Refused events stay in the journal, and are sent again: nobody acknowledges them.
+        now = self._clock.monotonic()
+        if self._uplink.published(token, now, refused=reason.is_failure):
+            self._ack_to_relay.set()
         self._may_send.set()
         self._may_send_urgent.set()
 

@@ -69,6 +69,8 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     gateway: str
     sealed: bool = False
     """The source of truth signs ([trust]): what it sends goes to the core unread."""
+    local: bool = False
+    """No cloud acknowledges ([journal] keep = "local"): the broker's PUBACK counts as delivered."""
     login: LoginSettings | None = None
     home_assistant: HomeAssistantSettings | None = None
     announced: Path | None = None

@@ -1,7 +1,8 @@
 """What to send to the cloud next, decided on values: no socket, no clock, no broker.
 
 The journal is the only outbox. The cloud's acknowledgement is the only position that counts:
-PUBACK says that the broker took a batch, not that anybody has it. Whenever that position is in
+PUBACK says that the broker took a batch, not that anybody has it. (At a site that keeps its events
+itself nobody acknowledges, and a PUBACK is the acknowledgement.) Whenever that position is in
 doubt (a new session, a cloud that fell silent) sending starts again behind it, with one small batch
 until the cloud has answered: a broker that lost its sessions drops what comes before the cloud has
 subscribed again. The cloud tells duplicates by (stream, seq), so an urgent event may also go ahead
@@ -45,6 +46,13 @@ class Batch(NamedTuple):
 
     token: int
     payload: bytes
+
+
+class _Span(NamedTuple):
+    """The events of one batch, by number."""
+
+    first: int
+    last: int
 
 
 class Wanted(NamedTuple):
@@ -99,8 +107,15 @@ class UplinkProtocol:
         probe_s_first: float = 1.0,
         resend_s_first: float = 30.0,
         resend_s_max: float = 300.0,
+        local: bool = False,
     ) -> None:
+        """`local`: nobody acknowledges, so what the broker takes (PUBACK) counts as arrived."""
         self._rng = rng
+        self._local = local
+        self._sent: dict[int, _Span] = {}
+        """Local: the events of batches without a PUBACK, by token."""
+        self._taken: dict[int, int] = {}
+        """Local: last event by first event, of batches that the broker has behind a gap."""
         self._patience_probe = timedelta(seconds=probe_s_first)
         self._patience_first = timedelta(seconds=resend_s_first)
         self._patience_max = timedelta(seconds=resend_s_max)
@@ -188,6 +203,8 @@ class UplinkProtocol:
         self._highest_sent = max(self._highest_sent, self._position)
         self._tokens += 1
         self._in_flight.add(self._tokens)
+        if self._local:
+            self._sent[self._tokens] = _Span(wanted.after + 1, self._position)
         self._puback_by = self._puback_by or now + PUBACK_WAIT
         if self._ack_by is None:
             self._wait_for_ack(now)
@@ -221,15 +238,42 @@ class UplinkProtocol:
 
     def skip_to(self, seq: int) -> None:
         """The journal has nothing between the position and `seq`: go on behind it."""
+        if self._local and seq > self._position:
+            self._highest_sent = max(self._highest_sent, seq)
+            if self._position == self.acknowledged:
+                self.acknowledged = seq
+            else:
+                self._taken[self._position + 1] = seq
         self._position = max(self._position, seq)
 
-    def published(self, token: int, now: timedelta) -> None:
-        """The broker has the batch (PUBACK). That frees the window and says nothing more."""
+    def published(self, token: int, now: timedelta, *, refused: bool = False) -> bool:
+        """Take note of a PUBACK: it frees the window.
+
+        It says nothing more where a cloud acknowledges. Returns True where nobody does and
+        `acknowledged` has risen by it.
+        """
         if token == self._urgent_token:
             self._urgent_token = None
-            return
+            return False
         self._in_flight.discard(token)
         self._puback_by = now + PUBACK_WAIT if self._in_flight else None
+        span = self._sent.pop(token, None)
+        if span is None or refused:
+            return False
+        self._taken[span.first] = max(span.last, self._taken.get(span.first, 0))
+        return self._arrived(now)
+
+    def _arrived(self, now: timedelta) -> bool:
+        """Local: acknowledge what the broker has without a gap."""
+        assert self.stream is not None  # noqa: S101 - batches were sent of it
+        before = self.acknowledged
+        while (first := self._next_taken()) is not None:
+            self.acked(Ack(self.stream, self._taken.pop(first)), now)
+        return self.acknowledged > before
+
+    def _next_taken(self) -> int | None:
+        due = (first for first in self._taken if first <= self.acknowledged + 1)
+        return next(due, None)
 
     def acked(self, ack: Ack, now: timedelta) -> Verdict:
         """The cloud has acknowledged."""
@@ -257,7 +301,7 @@ class UplinkProtocol:
         """Whether the cloud has been silent for too long: then sending has been set back."""
         if not self._connected or self._ack_by is None or now < self._ack_by:
             return False
-        if self._probing and self._in_flight:
+        if self._in_flight and (self._probing or self._local):
             return False  # the line is slow: what is still on its way need not go twice
         self._patience = min(self._patience * 2, self._patience_max)
         self._probing = True
@@ -280,6 +324,8 @@ class UplinkProtocol:
         self._ack_by = None
 
     def _rewind(self) -> None:
+        self._sent.clear()
+        self._taken.clear()
         self._position = self.acknowledged
         self._ack_by = None
 

@@ -170,7 +170,10 @@ class Core:
                 config.site, self._state.path, os.environ, lambda: self._journal, self._clock
             )
             async with Journal(
-                self._state.journal, self._clock, self._evidence.sign
+                self._state.journal,
+                self._clock,
+                self._evidence.sign,
+                local=config.keeps_locally,
             ) as self._journal:
                 key = key_file(Path(config.state.credential_key), os.environ)
                 roots = None
@@ -196,7 +199,10 @@ class Core:
                 self._figures = Figures()
                 mqtt = config.mqtt
                 self._delivery = Delivery(
-                    None if mqtt is None else f"{mqtt.host}:{mqtt.port}", self._journal, self._clock
+                    None if mqtt is None else f"{mqtt.host}:{mqtt.port}",
+                    self._journal,
+                    self._clock,
+                    keeper="broker" if config.keeps_locally else "cloud",
                 )
                 self._standing = Standing(config, self._site, self._clock)
                 self._watch = SiteWatch(
@@ -470,7 +476,7 @@ class Core:
         await self._journal.keep_mark()
 
     async def _retire(self) -> None:
-        """Delete what is acknowledged and past the policy's retention."""
+        """Delete what is settled and past the policy's retention."""
         if self._clock.trust() < TimeTrust.T2:
             return  # a wrong date must not delete anything
         retention = self._in_force().records.tables.policy.journal_retention
@@ -612,7 +618,8 @@ class Core:
             stream=self._journal.stream,
             last_seq=self._journal.last_committed,
             acknowledged_seq=self._journal.acknowledged,
-            backlog=backlog.committed + backlog.waiting,
+            backlog=backlog.waiting + (0 if self._alone else backlog.committed),
+            keep="local" if self._config.keeps_locally else "cloud",
             devices={
                 name: DeviceStatus(
                     online=bool(device.online),
@@ -633,6 +640,11 @@ class Core:
             figures=self._figures.doors(),
             counters=dict(self._figures.codes),
         )
+
+    @property
+    def _alone(self) -> bool:
+        """Return True where events are on their only way's end once they are on this disk."""
+        return self._config.keeps_locally and self._config.mqtt is None
 
     def _problems(self) -> list[str]:
         """What somebody should look at, a line each."""

@@ -33,9 +33,15 @@ class _At(msgspec.Struct):
 class Delivery:
     """Told of the link's reports and of acknowledgements; gives the status and its problems."""
 
-    def __init__(self, address: str | None, journal: Journal, clock: Clock) -> None:
-        """`address` is the broker's host and port; None: the site has none, and expects none."""
+    def __init__(
+        self, address: str | None, journal: Journal, clock: Clock, keeper: str = "cloud"
+    ) -> None:
+        """`address` is the broker's host and port; None: the site has none, and expects none.
+
+        `keeper` is who acknowledges events: "cloud", or "broker" where the box keeps them itself.
+        """
         self._address = address
+        self._keeper = keeper
         self._journal = journal
         self._clock = clock
         now = clock.monotonic()
@@ -116,7 +122,7 @@ class Delivery:
         ):
             nobody = ": nobody is subscribed to them at the broker" if said.unheard else ""
             found.append(
-                "events: the cloud acknowledges none, the oldest waits since"
+                f"events: the {self._keeper} acknowledges none, the oldest waits since"
                 f" {broker.waiting_since:%Y-%m-%d %H:%M} UTC{nobody}"
             )
         return found

@@ -81,6 +81,7 @@ def _settings(config: SiteConfig) -> LinkSettings:
         gateway=config.site.gateway,
         announced=_state(config) / ANNOUNCED,
         sealed=config.trust is not None,
+        local=config.keeps_locally,
     )
 
 

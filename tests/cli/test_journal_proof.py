@@ -136,11 +136,11 @@ async def test_exported_verified_and_erased(
         await core.journal.acknowledge(stream, 300)
         await core.journal.purge(EPOCH)
         erase = ("journal", "erase", "--holder", "h-anna", "--reason", "request 7", *config)
-        assert await cli(*erase) == 0
+        assert await cli(*erase) == 1
         said = capsys.readouterr().out
         assert "erased in 15 events" in said
-        assert "5 events have not reached the cloud yet" in said
-        assert await cli(*erase, "--json") == 0
+        assert "not erased in 5 events: the cloud has not acknowledged them. Erase again" in said
+        assert await cli(*erase, "--json") == 1
         assert json.loads(capsys.readouterr().out)["events"] == 0
         await core.journal.wait_for_new(402)
         assert await cli("journal", "export", str(file), *config) == 0
@@ -154,6 +154,9 @@ async def test_exported_verified_and_erased(
         assert await cli("journal", "tail", "-n", "1000", *config) == 0
         await core.journal.acknowledge(stream, 403)
         assert await cli(*erase) == 0
+        assert "erased in 5 events" in capsys.readouterr().out
+        assert await cli(*erase) == 1
+        assert "nothing erased: no event here names h-anna" in capsys.readouterr().out
     assert b"h-anna" not in on_disk(tmp_path), "nor in a page or log that is free"
 
 

@@ -75,6 +75,9 @@ def test_the_documented_example_has_no_fault_and_no_warning() -> None:
             "trust.impact.taken_percent_max",
             "whole number of percent",
         ),
+        ("journal", {}, "journal.keep", "is missing"),
+        ("journal", {"keep": "cloudy"}, "journal.keep", "cloudy"),
+        ("journal", {"keep": "local", "days": 9}, "journal.days", "unknown key"),
         ("mqtt/port", 0, "mqtt.port", "1 to 65535"),
         ("mqtt/port", True, "mqtt.port", "whole number"),
         ("mqtt/tls", ..., "mqtt.tls", "clear text"),
@@ -268,3 +271,33 @@ def test_one_reader_stands_at_two_doors_only_where_both_say_so() -> None:
     assert [where for where, _ in faults(raw)] == ["doors.lounge.readers[0].device"]
     raw["doors"]["street"]["readers"][0]["shared"] = True
     assert not faults(raw)
+
+
+@pytest.mark.parametrize(
+    ("mqtt", "trust", "keep", "local"),
+    [
+        (False, False, None, True),
+        (False, False, "cloud", False),
+        (False, False, "local", True),
+        (False, True, None, False),
+        (True, False, None, False),
+        (True, False, "local", True),
+        (True, True, None, False),
+        (True, True, "cloud", False),
+    ],
+)
+def test_who_keeps_the_journal(mqtt: bool, trust: bool, keep: str | None, local: bool) -> None:
+    raw = changed("mqtt", RAW["mqtt"] if mqtt else ...)
+    raw.pop("trust", None)
+    if trust:
+        raw["trust"] = {"root": "/etc/door-gateway/1.root"}
+    if keep is not None:
+        raw["journal"] = {"keep": keep}
+    assert check(raw, REGISTRY, "site.toml").keeps_locally is local
+
+
+def test_a_signed_site_cannot_keep_locally() -> None:
+    raw = changed("journal", {"keep": "local"})
+    raw["trust"] = {"root": "/etc/door-gateway/1.root"}
+    with pytest.raises(ConfigError, match=r"journal\.keep: can't be local with \[trust\]"):
+        check(raw, REGISTRY, "site.toml")

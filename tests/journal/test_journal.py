@@ -117,6 +117,28 @@ async def test_only_acknowledged_events_older_than_the_retention_are_purged(
         assert journal.append(closed(2_001)).seq == 2_001
 
 
+async def test_a_local_journal_purges_and_erases_what_is_on_disk(tmp_path: Path) -> None:
+    file = tmp_path / "journal.db"
+    async with Journal(file, StillClock(), local=True) as journal:
+        for number in range(1, 1_001):
+            ticket = journal.append(closed(number))
+        tap = events.AccessDecided(
+            at=EPOCH + timedelta(seconds=1_001), trust=2, door="street", side="in", device="r",
+            kinds=("uid",), outcome="grant", reason="group", holder="h-sam",
+        )  # fmt: skip
+        await ticket.committed
+        await journal.append(tap).committed
+        assert await journal.purge(EPOCH + timedelta(seconds=601)) == 600
+        assert journal.acknowledged == 600, "nothing is sent that is gone"
+        assert journal.backlog.committed == 401
+        assert await journal.erase("h-sam") == (1, 0)
+    assert b"h-sam" not in file.read_bytes()
+    async with Journal(file, StillClock()) as journal:
+        assert journal.acknowledged == 600
+        assert [raw.seq for raw in await journal.raw_after(600)] == list(range(601, 1_002))
+        assert await journal.purge(EPOCH + timedelta(days=9)) == 0, "a cloud is waited for again"
+
+
 async def test_an_event_with_a_wrong_time_ahead_holds_no_purge_back(tmp_path: Path) -> None:
     async with journal_at(tmp_path) as journal:
         journal.append(closed(1))

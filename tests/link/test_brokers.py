@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
 
@@ -117,6 +118,30 @@ async def test_an_event_the_cloud_does_not_acknowledge_is_sent_again_though_puba
         silent = cloud.duplicates
         with pytest.raises(TimeoutError):
             await cloud.until(lambda: cloud.duplicates > silent, 1.5)
+
+
+async def test_a_site_that_keeps_its_events_sends_each_once(path: Path, tmp_path: Path) -> None:
+    core = MemoryCore()
+    core.record(250)
+    local = msgspec.structs.replace(link_settings(0), local=True)
+    async with (
+        mosquitto(tmp_path) as broker,
+        EventCloud(broker.host, broker.port, acknowledges=False) as reader,
+        core_on(path, core),
+    ):
+        settings = msgspec.structs.replace(local, port=broker.port)
+        async with linking(settings, path):
+            await reader.until(lambda: len(reader.events) == 250)
+            await until(lambda: core.acknowledged == 250)
+            core.record(50)
+            await reader.until(lambda: len(reader.events) == 300)
+            await until(lambda: core.acknowledged == 300)
+        async with linking(settings, path):
+            core.record()
+            await reader.until(lambda: len(reader.events) == 301)
+            await until(lambda: core.acknowledged == 301)
+        assert in_order(reader, core)
+        assert reader.duplicates == 0
 
 
 async def test_an_emergency_does_not_wait_behind_a_months_backlog(

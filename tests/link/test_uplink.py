@@ -468,3 +468,75 @@ def test_backoff_grows_to_its_cap_with_jitter_and_ends_after_a_stable_session() 
     # A session that is taken over again and again does not reset it.
     assert max(backoff.failed(timedelta(seconds=5)) for _ in range(50)) > 10
     assert backoff.failed(timedelta(seconds=31)) <= 1
+
+
+# --- A site that keeps its events itself: the broker's word counts --------------------------------
+
+
+def local_uplink() -> UplinkProtocol:
+    made = UplinkProtocol(random.Random(1), local=True)
+    made.journal("s", 0, 0)
+    made.connected()
+    return made
+
+
+def batch_of(link: UplinkProtocol, last: int) -> Batch:
+    batch = send(link, last)
+    assert batch is not None
+    return batch
+
+
+def test_a_local_site_sends_every_event_once() -> None:
+    link, sent = local_uplink(), list[int]()
+    while link.acknowledged < 450:
+        batch = batch_of(link, 450)
+        sent += seqs(batch)
+        assert link.published(batch.token, NOW)
+        assert link.acknowledged == sent[-1]
+    assert sent == list(range(1, 451))
+    assert not link.tick(NOW + timedelta(hours=1))
+    link.disconnected()
+    link.connected()
+    assert link.wanted() == Wanted(450, PROBE_EVENTS_MAX)
+
+
+@given(order=st.permutations(range(6)), refused=st.none() | st.integers(0, 5))
+def test_a_local_site_counts_what_the_broker_has_without_a_gap(
+    order: list[int], refused: int | None
+) -> None:
+    link = local_uplink()
+    first = batch_of(link, 1)
+    link.published(first.token, NOW)
+    batches = [batch_of(link, last) for last in range(2, 8)]
+    done = set[int]()
+    for number in order:
+        link.published(batches[number].token, NOW, refused=number == refused)
+        done |= {number} - {refused}
+        through = next(number for number in range(7) if number not in done)
+        assert link.acknowledged == through + 1
+    if refused is not None:
+        assert link.tick(NOW + timedelta(hours=1)), "it is sent again"
+        assert seqs(send(link, 7)) == list(range(refused + 2, 8))
+
+
+def test_a_local_site_waits_for_a_slow_broker_and_sends_nothing_twice() -> None:
+    link = local_uplink()
+    link.published(batch_of(link, 1).token, NOW)
+    slow = batch_of(link, 2)
+    assert not link.tick(NOW + timedelta(seconds=100))
+    assert link.stuck(NOW + PUBACK_WAIT)
+    link.disconnected()
+    link.connected()
+    assert seqs(send(link, 2)) == [2], "nobody knows whether the broker has it"
+    assert not link.published(slow.token, NOW), "of the session before"
+
+
+def test_a_local_site_gets_round_what_retention_has_deleted() -> None:
+    link = local_uplink()
+    link.skip_to(40)
+    assert link.acknowledged == 40
+    ahead = batch_of(link, 45)
+    link.skip_to(50)
+    assert link.published(ahead.token, NOW)
+    assert link.acknowledged == 50
+    assert link.wanted() == Wanted(50, BATCH_EVENTS_MAX)

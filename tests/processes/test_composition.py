@@ -4,6 +4,7 @@ import ast
 import asyncio
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,3 +113,36 @@ def test_only_one_module_knows_the_scheduler() -> None:
         if isinstance(node, ast.Import | ast.ImportFrom) and "apscheduler" in ast.unparse(node)
     }
     assert importing == {"jobs.py"}
+
+
+MQTT = {"mqtt": {"host": "127.0.0.1", "port": 1883}}
+LOCAL = {"journal": {"keep": "local"}}
+
+
+@pytest.mark.parametrize(
+    ("more", "signed", "local", "waiting"),
+    [
+        ({}, False, True, False),
+        (MQTT, False, False, True),
+        (MQTT | LOCAL, False, True, True),
+        (MQTT, True, False, True),
+        ({}, True, False, True),
+        ({"journal": {"keep": "cloud"}}, False, False, True),
+    ],
+)
+async def test_retention_and_erasure_wait_for_a_cloud_only_where_there_is_one(
+    tmp_path: Path, more: dict[str, Any], signed: bool, local: bool, waiting: bool
+) -> None:
+    config = site_file(tmp_path, signed=signed, more=more)
+    async with composed(config) as core:
+        tap = events.AccessDecided(
+            **core._now(), door="front", side="in", device="front-reader", kinds=("uid",),
+            outcome="grant", reason="group", holder="h-sam",
+        )  # fmt: skip
+        await core._journal.append(tap).committed
+        status = await core.status()
+        assert (status.keep == "local", status.backlog > 0) == (local, waiting)
+        erased = await core.erase("h-sam", "root", "request 7")
+        assert (erased.events, erased.kept) == ((1, 0) if local else (0, 1))
+        removed = await core._journal.purge(core._clock.now() + timedelta(days=1))
+        assert (removed > 0) == local

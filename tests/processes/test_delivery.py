@@ -33,9 +33,11 @@ class Wound:
 class Way:
     """A journal, its delivery, and a link that reports every 15 s."""
 
-    def __init__(self, journal: Journal, clock: Wound, address: str | None) -> None:
+    def __init__(
+        self, journal: Journal, clock: Wound, address: str | None, keeper: str = "cloud"
+    ) -> None:
         self.journal, self.clock = journal, clock
-        self.delivery = Delivery(address, journal, clock)
+        self.delivery = Delivery(address, journal, clock, keeper)
 
     async def record(self) -> None:
         await self.journal.append(closed(1, at=self.clock.now())).committed
@@ -203,3 +205,15 @@ async def test_a_new_session_is_known_by_its_beginning(
         if said == (True, 3.0):
             found.delivery.heard(SessionSaid(there=True, since_s=2.0))
         assert found.delivery.heard(SessionSaid(there=said[0], since_s=said[1])) is new
+
+
+async def test_a_site_that_keeps_its_events_never_speaks_of_a_cloud(tmp_path: Path) -> None:
+    clock = Wound()
+    async with Journal(tmp_path / "journal.db", clock, local=True) as journal:
+        found = Way(journal, clock, "mq:8883", "broker")
+        await found.record()
+        found.passes(120, **WELL)
+        (line,) = await found.problems()
+        assert line.startswith("events: the broker acknowledges none, the oldest waits since")
+        await found.acknowledge()
+        assert await found.problems() == []
