@@ -10,6 +10,7 @@ from gateway import logs
 from gateway.cli.output import say
 from gateway.config.site import SiteConfig, load
 from gateway.drivers import REGISTRY
+from gateway.ipc.person import NAME_CHARS_MAX, is_name
 from gateway.lifeline import end_with, no_core_dump
 
 CONFIG_DEFAULT = Path("/etc/door-gateway/site.toml")
@@ -40,8 +41,22 @@ def add_examples(
 
 
 def add_reason(parser: argparse.ArgumentParser, about: str | None = None) -> None:
-    """Add `--reason`, which is journaled."""
+    """Add `--reason` and `--by`, which are journaled."""
+    parser.add_argument(
+        "--by",
+        type=_name,
+        metavar="NAME",
+        help="your name, where several people share a login: journaled as claimed",
+    )
     parser.add_argument("--reason", required=True, type=_reason, help=about)
+
+
+def _name(text: str) -> str:
+    if not is_name(text):
+        raise argparse.ArgumentTypeError(
+            f"is not a name. Give 1 to {NAME_CHARS_MAX} printable characters without quotes"
+        )
+    return text.strip()
 
 
 def _reason(text: str) -> str:

@@ -124,7 +124,7 @@ def _reason(options: argparse.Namespace) -> str:
 
 
 async def _send(options: argparse.Namespace, order: Order) -> Obeyed:
-    async with connect(socket_of(load_config(options)), role="door") as core:
+    async with connect(socket_of(load_config(options)), role="door", claimed=options.by) as core:
         return await core.order(order)
 
 
@@ -138,7 +138,7 @@ def _open(options: argparse.Namespace) -> int:
 
 
 async def _send_open(options: argparse.Namespace) -> Opened:
-    async with connect(socket_of(load_config(options)), role="door") as core:
+    async with connect(socket_of(load_config(options)), role="door", claimed=options.by) as core:
         return await core.open_once(options.door, _reason(options))
 
 

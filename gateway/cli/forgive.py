@@ -42,7 +42,7 @@ async def _send(options: argparse.Namespace) -> Obeyed:
     wanted = Forgive(
         holder=options.holder, zone=options.zone, role=options.break_glass, why=options.reason
     )
-    async with connect(socket_of(load_config(options)), role="forgive") as core:
+    async with connect(socket_of(load_config(options)), role="forgive", claimed=options.by) as core:
         return await core.forgive(wanted)
 
 

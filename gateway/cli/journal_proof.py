@@ -177,7 +177,7 @@ async def _of_holder(core: CoreClient, holder: str, write: Write) -> int:
 
 
 async def _erase(options: argparse.Namespace) -> Erased:
-    async with connect(socket_of(load_config(options)), role="journal") as core:
+    async with connect(socket_of(load_config(options)), role="journal", claimed=options.by) as core:
         return await core.erase(options.holder, options.reason)
 
 

@@ -66,6 +66,7 @@ from gateway.ipc.messages import (
     decode_answer,
     encode,
 )
+from gateway.ipc.person import own_login
 
 CONNECT_S_MAX = 5
 """Whole seconds to be let in: behind a flood of others it takes a half."""
@@ -83,8 +84,12 @@ _Wanted = TypeVar("_Wanted", bound=AnswerBody)
 
 
 @asynccontextmanager
-async def connect(path: Path, *, role: str) -> AsyncIterator["CoreClient"]:
+async def connect(
+    path: Path, *, role: str, claimed: str | None = None
+) -> AsyncIterator["CoreClient"]:
     """A connection to the core that serves `path`, for as long as the block runs.
+
+    `claimed` is the name that the person gives, journaled with their orders.
 
     Raises:
         IpcError: Nobody serves it, or the core speaks another version.
@@ -105,7 +110,7 @@ async def connect(path: Path, *, role: str) -> AsyncIterator["CoreClient"]:
         ) from failed
     client = CoreClient(path, wire)
     try:
-        await client.greet(role)
+        await client.greet(role, claimed)
         yield client
     finally:
         transport.abort()
@@ -136,9 +141,10 @@ class CoreClient:
         self._path = path
         self._wire = wire
 
-    async def greet(self, role: str) -> None:
+    async def greet(self, role: str, claimed: str | None = None) -> None:
         """Say Hello; `connect` has done it."""
-        await self._ask(Hello(version=PROTOCOL_VERSION, role=role), Welcome)
+        hello = Hello(version=PROTOCOL_VERSION, role=role, login=own_login(), claimed=claimed)
+        await self._ask(hello, Welcome)
 
     async def fetch(
         self, after: int, *, limit: int = 100, bytes_max: int = FETCH_BYTES_MAX, wait_s: float = 0.0

@@ -56,6 +56,10 @@ class Hello(_Message, frozen=True, tag="hello"):
 
     version: int
     role: Annotated[str, msgspec.Meta(max_length=32)]
+    login: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+    """Who logged in to start this process, by its own word: used where the kernel doesn't tell."""
+    claimed: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+    """The name that a person at a shared login gives."""
 
 
 class Cancel(_Message, frozen=True, tag="cancel"):

@@ -54,6 +54,7 @@ from gateway.ipc.messages import (
     decode_request,
     encode,
 )
+from gateway.ipc.person import NAME_CHARS_MAX, Person, is_name, person_of
 from gateway.ipc.rights import Peer, Rights, own_credentials, peer_of, rights_of
 
 CLIENTS_MAX = 16
@@ -349,7 +350,9 @@ class _Connection(asyncio.BufferedProtocol):
     def __init__(self, server: CoreServer, group: asyncio.TaskGroup, peer: Peer) -> None:
         self._server = server
         self._group = group
+        self._peer = peer
         self._uid = peer.uid
+        self._person: Person | None = None
         self._buffer = bytearray(READ_BYTES)
         self._framing = Framing()
         self._transport: asyncio.Transport | None = None
@@ -369,8 +372,8 @@ class _Connection(asyncio.BufferedProtocol):
 
     @property
     def peer(self) -> str:
-        """Who is at the other end, by the kernel's word."""
-        return f"uid {self._uid}"
+        """Who is at the other end, as journaled with what they order."""
+        return f"uid {self._uid}" if self._person is None else str(self._person)
 
     @property
     def has_greeted(self) -> bool:
@@ -486,8 +489,13 @@ class _Connection(asyncio.BufferedProtocol):
                 f"the core speaks version {PROTOCOL_VERSION} of this protocol, the client "
                 f"{hello.version}: install the same release of both"
             )
+        elif any(name is not None and not is_name(name) for name in (hello.login, hello.claimed)):
+            self._refuse(f"a name has 1 to {NAME_CHARS_MAX} printable characters and no quotes")
         elif self.rights is not None and self._limit is not None:
             self._limit.cancel()
+            if self.rights is Rights.ALL:  # nobody else orders anything
+                known = person_of(self._peer)
+                self._person = known._replace(login_told=hello.login, claimed=hello.claimed)
             self._role = hello.role
             rights = self.rights.name_on_wire
             self.send(request.number, Welcome(version=PROTOCOL_VERSION, rights=rights))

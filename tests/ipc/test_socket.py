@@ -1,6 +1,7 @@
 # ruff: noqa: ASYNC240 - a test may touch a file on tmpfs without a thread
 import asyncio
 import os
+import pwd
 import socket
 import stat
 import subprocess
@@ -126,13 +127,34 @@ def raws() -> Iterator[ExitStack]:
 # --- Orders ---------------------------------------------------------------------------------------
 
 
-async def test_an_order_is_carried_out_in_the_name_of_the_peers_uid(path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["", " ", 'Anna", claims', "a\nb", "a\x1b[2Jb", "a\u202eb", "a\x00"]
+)
+@pytest.mark.parametrize("member", ["login", "claimed"])
+async def test_a_name_that_cant_be_journaled_is_refused(
+    path: Path, raws: ExitStack, member: str, name: str
+) -> None:
+    async with serving(path, MemoryCore()):
+        raw = opened(path, raws)
+        await raw.say(Request(1, Hello(version=1, role="door", **{member: name})))
+        answer = await raw.hear()
+        assert answer is not None
+        assert isinstance(answer.body, Problem)
+        assert "a name has 1 to 64 printable characters and no quotes" in answer.body.text
+        assert await raw.hear() is None
+
+
+async def test_an_order_is_carried_out_in_the_name_of_the_person(path: Path) -> None:
     core = MemoryCore()
-    async with serving(path, core), connect(path, role="door") as client:
+    async with serving(path, core), connect(path, role="door", claimed="Anna B.") as client:
         order = Order(scope="site", id="", mode="lockdown", why="drill")
         assert (await client.order(order)).modes == {"street": "lockdown"}
         assert (await client.forgive(Forgive(holder="h", why="lost"))).forgotten == 1
-        assert [by for _, by in core.orders] == [f"uid {os.geteuid()}"] * 2
+        assert len({by for _, by in core.orders}) == 1
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        by = core.orders[0][1]
+        assert user in by.partition(", claims")[0]
+        assert by.endswith(', claims to be "Anna B."')
         assert (await client.muster()).zones == []
         assert (await client.preview("street")).mode == "controlled"
         with pytest.raises(IpcError, match="no door"):
