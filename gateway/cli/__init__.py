@@ -5,6 +5,7 @@ Exit codes: 0 yes or done, 1 no, 2 it could not be done; a command may have more
 
 import argparse
 import io
+import json
 import os
 import signal
 import sys
@@ -13,7 +14,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from gateway import __version__
-from gateway.cli.output import visible_lines
+from gateway.cli.output import say, visible_lines
 from gateway.errors import GatewayError
 
 EXIT_OK = 0
@@ -98,6 +99,8 @@ def _run(arguments: list[str]) -> int:
     try:
         return run(options)
     except GatewayError as error:
+        if getattr(options, "json", False):
+            say(json.dumps({"ok": False, "error": str(error)}, ensure_ascii=False))
         print(visible_lines(str(error)), file=sys.stderr)
         return EXIT_COULD_NOT
 

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import codecs
 import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -38,6 +39,9 @@ example:
 
 
 _PROGRESS_EVERY_S = 1.0
+
+_HEAD_BYTES = 4096
+"""The beginning of a file tells whether it is text."""
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -81,8 +85,37 @@ def _read(path: Path) -> bytes:
     except OSError as error:
         raise GatewayError(f"{path}: can't be read: {error.strerror}") from error
     if len(data) > IMPORT_BYTES_MAX:
-        raise GatewayError(f"{path}: is larger than {IMPORT_BYTES_MAX} bytes")
+        limit = IMPORT_BYTES_MAX // 1024**2
+        raise GatewayError(f"{path}: is larger than {limit} MiB, the most that an import takes")
+    if reason := _not_records(data):
+        raise GatewayError(f"{path}: {reason}")
     return data
+
+
+def _not_records(data: bytes) -> str | None:
+    """Return why these bytes are neither records nor a bundle, in words for whoever made them."""
+    if data.startswith(MAGIC):
+        return None
+    if not data.strip():
+        return "the records file is empty. Records in force stay"
+    if data.startswith(codecs.BOM_UTF8):
+        return "begins with a byte order mark. Save it as UTF-8 without one"
+    head = data[:_HEAD_BYTES]
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or _is_utf_16(head):
+        return "is UTF-16. Save it as UTF-8"
+    if any(byte < ord(" ") and byte not in b"\t\n\r" for byte in head):
+        return "is not a text of records, nor a bundle: it has bytes that no text has"
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        return f"is not UTF-8 at line {line}. Save it as UTF-8"
+    return None
+
+
+def _is_utf_16(head: bytes) -> bool:
+    """Return True where every other byte is zero, as in plain English text as UTF-16."""
+    return len(head) > 1 and (not any(head[1::2]) or not any(head[::2]))
 
 
 async def _import_shown(config: SiteConfig, records: bytes) -> ImportDone:

@@ -6,22 +6,24 @@ from pathlib import Path
 
 from gateway.cli import EXIT_NO, EXIT_OK, Command
 from gateway.cli.common import add_json, print_json
-from gateway.cli.journal_file import recorded, records_of
-from gateway.cli.output import say
+from gateway.cli.journal_file import incomplete, recorded, records_of
+from gateway.cli.output import say, visible
 from gateway.domain import events
 from gateway.domain.replay import NOTHING, Revision, difference
 from gateway.errors import GatewayError
 
 _DESCRIPTION = """\
 Decide every tap in a journal again, from its event and the records that were in force, and report
-every difference: there must be none. JOURNAL is a copy of journal.db, or what `journal tail --json`
-printed. Where the journal spans several revisions, give each its file as REVISION=FILE; a plain
-FILE stands for every revision that isn't named. Exits 0 when all agree, 1 when a tap differs or
-its revision is missing, 2 when something can't be read."""
+every difference: there must be none. JOURNAL is what `journal export` wrote, what `journal tail
+--json` printed, or a copy of journal.db together with its journal.db-wal, without which the last
+events are missing. Where the journal spans several revisions, give each its file as REVISION=FILE;
+a plain FILE stands for every revision that isn't named. Exits 0 when all agree, 1 when a tap
+differs or its revision is missing, 2 when something can't be read."""
 
 _EXAMPLE = """\
 example:
-  door-gateway replay journal.db --records records.jsonl
+  door-gateway journal export journal.jsonl
+  door-gateway replay journal.jsonl --records records.jsonl
   door-gateway replay journal.db --records 3f1c…=old.jsonl --records new.jsonl"""
 
 
@@ -36,6 +38,9 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     named, rest = _revisions(options.records)
+    doubt = incomplete(options.journal)
+    if doubt is not None:
+        print(visible(f"warning: {doubt}"), file=sys.stderr)
     taps, unknown, erased, differences = 0, 0, 0, list[dict[str, object]]()
     for seq, event, is_erased in recorded(options.journal):
         if not isinstance(event, events.AccessDecided):
@@ -56,6 +61,7 @@ def _run(options: argparse.Namespace) -> int:
                 "differences": differences,
                 "unknown_revision": unknown,
                 "erased": erased,
+                "warning": doubt,
             }
         )
     else:

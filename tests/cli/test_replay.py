@@ -18,6 +18,7 @@ from gateway.domain.replay import Revision, difference
 from gateway.domain.whatif import changes
 from gateway.errors import StorageError
 from gateway.journal import Journal
+from gateway.journal.verify import Header, event_line, header_line, seal_line
 from gateway.statedir import StateDir
 from tests.control.site import (
     DURESS_PIN,
@@ -257,3 +258,62 @@ def test_a_gain_is_told_with_its_very_span() -> None:
     new = parse_records(lines(rows).splitlines()).records
     found = list(changes(was, new, start - timedelta(days=1), start + timedelta(days=6)))
     assert found == [("vera", "front", True, start, start + timedelta(minutes=90))]
+
+
+async def _running_copy(day: Paper, tmp_path: Path, wal: bool, mark: bool) -> Path:
+    """Copy a journal while it is open: without its WAL the last events are missing."""
+    copy = tmp_path / "copy" / "journal.db"
+    copy.parent.mkdir()
+    async with Journal(tmp_path / "journal.db", StillClock()) as journal:
+        for event in day.events[:-1]:
+            ticket = journal.append(event)
+        await ticket.committed
+    async with Journal(tmp_path / "journal.db", StillClock()) as journal:
+        await journal.append(taps(day)[-1]).committed
+        await journal.keep_mark()
+        for ending, wanted in (("", True), ("-wal", wal), (".mark", mark)):
+            if wanted:
+                data = (tmp_path / f"journal.db{ending}").read_bytes()
+                copy.with_name(f"journal.db{ending}").write_bytes(data)
+    return copy
+
+
+@pytest.mark.parametrize("mark", [True, False])
+@pytest.mark.parametrize("wal", [True, False])
+async def test_a_copy_without_its_wal_is_never_taken_for_the_whole_journal(
+    day: Paper,
+    kept: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    wal: bool,
+    mark: bool,
+) -> None:
+    copy = await _running_copy(day, tmp_path, wal, mark)
+    status = main(["replay", str(copy), "--records", f"r1={kept}"])
+    said = capsys.readouterr()
+    if wal:
+        assert said.err == "" or "journal.db-wal" not in said.err
+    elif mark:
+        assert status == 2
+        assert "journal.db-wal is missing. Copy both files, or use" in said.err
+    else:
+        assert "has no journal.db-wal beside it, and ends at event" in said.err
+        assert "door-gateway journal export" in said.err
+
+
+async def test_replay_reads_what_journal_export_wrote(
+    day: Paper, kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "export.jsonl"
+    async with Journal(tmp_path / "journal.db", StillClock()) as journal:
+        for event in day.events:
+            ticket = journal.append(event)
+        await ticket.committed
+        header = Header(2, "LON", "lon-1", journal.stream, 0, "00")
+        written = [header_line(header)]
+        while rows := await journal.proof_after(len(written) - 1):
+            written += [event_line(*row) for row in rows]
+    file.write_bytes(b"".join([*written, seal_line(b"seal")]))
+    assert main(["replay", str(file), "--records", f"r1={kept}", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["taps"], told["differences"], told["warning"]) == (len(taps(day)), [], None)
