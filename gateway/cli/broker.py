@@ -1,15 +1,18 @@
 """Sessions with the broker, for the source of truth's side and for whoever watches many sites."""
 
 import argparse
+import contextlib
+import queue
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
 from gateway.errors import GatewayError
 
@@ -17,6 +20,15 @@ _PORT, _PORT_TLS = 1883, 8883
 SEND_S_MAX = 60.0
 """For connecting, and for each message."""
 _RECONNECT_S = (1, 30)
+
+INBOUND_BYTES_MAX = 2 * 1024 * 1024
+"""A packet announced as larger ends the session before it is read: no message of ours is half."""
+
+HEARD_MAX = 1000
+"""Messages heard and not looked at yet; further ones are dropped."""
+
+_REASON_CHARACTERS_MAX = 300
+_LOOK_S = 0.2
 
 
 def add_broker(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -30,46 +42,134 @@ def add_broker(parser: argparse.ArgumentParser, *, required: bool = True) -> Non
     parser.add_argument("--password-file", type=Path, metavar="FILE")
 
 
-class BrokerSession:
-    """Publishes; what comes on the topics asked for is handed on, on a thread."""
+class Heard(NamedTuple):
+    """A message from the broker."""
 
-    def __init__(self, client: mqtt.Client, host: str) -> None:
+    topic: str
+    payload: bytes
+
+
+class _Client(mqtt.Client):
+    """A paho client whose thread outlives whatever a broker sends.
+
+    paho raises what its parser meets, from UnicodeDecodeError to struct.error. In its own thread
+    that would end the thread and tell nobody: here it ends the connection, with the reason.
+    """
+
+    failure: str | None = None
+    """The reason why what came last could not be read."""
+
+    def reconnect(self) -> MQTTErrorCode:
+        try:
+            return super().reconnect()
+        except (ValueError, OverflowError) as error:  # a name or a port that nothing can have
+            raise OSError(str(error)) from error
+
+    def _loop(self, timeout: float = 1.0) -> MQTTErrorCode:
+        try:
+            return super()._loop(timeout)
+        except Exception as error:  # noqa: BLE001 - anything that a hostile broker can cause
+            self._fail(f"{type(error).__name__}: {error}")
+            return self._loop_rc_handle(MQTTErrorCode.MQTT_ERR_CONN_LOST)
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        # paho would collect up to 256 MB of one packet; `bufsize` is what is left of it.
+        if bufsize > INBOUND_BYTES_MAX:
+            self._fail(f"a packet of {bufsize} bytes: {INBOUND_BYTES_MAX} are allowed")
+            raise ConnectionError(self.failure)
+        return super()._sock_recv(bufsize)
+
+    def _fail(self, why: str) -> None:
+        self.failure = f"its bytes can't be read: {why}"[:_REASON_CHARACTERS_MAX]
+
+
+class BrokerSession:
+    """Publishes, and gives what came on the topics asked for."""
+
+    def __init__(self, client: _Client, host: str) -> None:
         self._client = client
         self._host = host
+        self._heard: queue.Queue[Heard | None] = queue.Queue(HEARD_MAX)
+        self._why: str | None = None
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Publish with QoS 1, and wait until the broker has it. Raises GatewayError."""
         sent = self._client.publish(topic, payload, qos=1)
-        sent.wait_for_publish(SEND_S_MAX)
+        ends = time.monotonic() + SEND_S_MAX
+        try:
+            while not sent.is_published() and self._why is None and time.monotonic() < ends:
+                sent.wait_for_publish(_LOOK_S)
+        except (ValueError, RuntimeError) as error:
+            self.check()
+            raise GatewayError(f"{self._host}: a message was not sent: {error}") from error
         if not sent.is_published():
+            self.check()
             raise GatewayError(f"{self._host}: the broker takes no more")
+
+    def hear(self, wait_s: float) -> Heard | None:
+        """Wait for the next message. Returns None where there is none in `wait_s`.
+
+        Raises:
+            GatewayError: the session was lost.
+        """
+        try:
+            found = self._heard.get(timeout=wait_s if self._why is None else 0)
+        except queue.Empty:
+            found = None
+        if found is None:
+            self.check()
+        return found
+
+    def check(self) -> None:
+        """Raise GatewayError, with why, where the session was lost."""
+        if self._why is not None:
+            raise GatewayError(f"{self._host}: the session with the broker was lost: {self._why}")
+
+    def take(self, message: mqtt.MQTTMessage) -> None:
+        """Keep a message until somebody asks for it. Called on paho's thread, as is `lose`."""
+        if not message.retain:
+            with contextlib.suppress(queue.Full):
+                self._heard.put_nowait(Heard(message.topic, bytes(message.payload)))
+
+    def lose(self, why: str) -> None:
+        """Wake whoever waits, with the reason."""
+        self._why = self._why or why
+        with contextlib.suppress(queue.Full):
+            self._heard.put_nowait(None)
 
 
 @contextmanager
 def broker_session(
-    options: argparse.Namespace,
-    topics: Sequence[str] = (),
-    heard: Callable[[str, bytes], None] = lambda _topic, _payload: None,
+    options: argparse.Namespace, topics: Sequence[str] = ()
 ) -> Iterator[BrokerSession]:
     """A session with the broker that the options name, subscribed to `topics`.
 
-    `heard` gets each message's topic and payload, on paho's own thread; none that was retained.
+    A connection that is lost is made again. A broker that refuses us, or sends what nobody can
+    read, ends the session: the next call raises GatewayError. Retained messages are not heard.
 
     Raises:
         GatewayError: there is none to be had.
     """
     ready = threading.Event()
     client, port = _client(options)
-    if not topics:
-        client.on_connect = lambda *_: ready.set()
-    else:
-        client.on_connect = lambda connected, *_: connected.subscribe(
-            [(each, 1) for each in topics]
-        )
-        client.on_subscribe = lambda *_: ready.set()
-    client.on_message = lambda _client, _data, message: (
-        None if message.retain else heard(message.topic, bytes(message.payload))
-    )
+    session = BrokerSession(client, options.host)
+
+    def lose(why: str) -> None:
+        session.lose(why)
+        ready.set()
+
+    def connected(connection: mqtt.Client, _data: Any, _flags: Any, reason: Any, _p: Any) -> None:
+        if reason.is_failure:
+            lose(f"it refuses us: {reason}")
+        elif topics:
+            connection.subscribe([(each, 1) for each in topics])
+        else:
+            ready.set()
+
+    client.on_connect = connected
+    client.on_subscribe = lambda *_: ready.set()
+    client.on_disconnect = lambda *_: lose(client.failure) if client.failure else None
+    client.on_message = lambda _client, _data, message: session.take(message)
     try:
         client.connect(options.host, port)
     except (OSError, ValueError) as error:
@@ -78,7 +178,8 @@ def broker_session(
     try:
         if not ready.wait(SEND_S_MAX):
             raise GatewayError(f"{options.host}: the broker does not answer")
-        yield BrokerSession(client, options.host)
+        session.check()
+        yield session
     finally:
         client.disconnect()
         client.loop_stop()
@@ -106,6 +207,7 @@ def following(
         if reason.is_failure:
             said(f"{where} refuses: {reason}")
             return
+        client.failure = None
         connection.subscribe(topic, qos=1)
         said(f"connected to {where}")
 
@@ -118,11 +220,14 @@ def following(
     client.reconnect_delay_set(*_RECONNECT_S)
     client.on_connect_fail = failed
     client.on_connect = connected
-    client.on_disconnect = lambda *about: said(f"{where} is away: {about[3]}")
+    client.on_disconnect = lambda *about: said(f"{where} is away: {client.failure or about[3]}")
     client.on_message = lambda _client, _data, message: take(
         message.topic, bytes(message.payload), message.retain
     )
-    client.connect_async(options.host, port, keepalive=30)
+    try:
+        client.connect_async(options.host, port, keepalive=30)
+    except ValueError as error:
+        raise GatewayError(f"{where}: no broker can be there: {error}") from error
     client.loop_start()
     try:
         yield client
@@ -131,8 +236,8 @@ def following(
         client.loop_stop()
 
 
-def _client(options: argparse.Namespace) -> tuple[mqtt.Client, int]:
-    client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv311)
+def _client(options: argparse.Namespace) -> tuple[_Client, int]:
+    client = _Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv311)
     try:
         for name in ("ca", "cert", "cert_key"):
             if (file := getattr(options, name)) is not None:

@@ -1,8 +1,6 @@
 """`door-gateway bundle publish`: send a bundle to its gateways over MQTT, until it is in force."""
 
 import argparse
-import contextlib
-import queue
 import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -62,9 +60,6 @@ _SETTLED_S = 5.0
 _SKEW_S = 5.0
 """How far a gateway's clock may be behind this machine's for its refusal to be taken for ours."""
 
-_MESSAGES_MAX = 1000
-"""Messages heard and not looked at yet; further ones are dropped."""
-
 
 class _Event(msgspec.Struct, frozen=True):
     """An event, as far as it may say that a bundle was not taken."""
@@ -93,11 +88,6 @@ class _Need(msgspec.Struct, frozen=True):
 
     revision: int | None = None
     chunks: list[str] = []
-
-
-class _Heard(NamedTuple):
-    topic: str
-    payload: bytes
 
 
 class _Bundle(NamedTuple):
@@ -258,30 +248,21 @@ def _publish_root(options: argparse.Namespace, document: bytes) -> int:
 
 
 def _publish_bundle(options: argparse.Namespace, gateways: list[_Gateway]) -> None:
-    heard: queue.Queue[_Heard] = queue.Queue(_MESSAGES_MAX)
-
-    def hear(topic: str, payload: bytes) -> None:
-        with contextlib.suppress(queue.Full):
-            heard.put_nowait(_Heard(topic, payload))
-
     topics = [topic for each in gateways for topic in each.topics]
-    with broker_session(options, topics, hear) as broker:
+    with broker_session(options, topics) as broker:
         for each in gateways:
             _send(broker, each.all())
         began = time.monotonic()
         ends = began + options.wait.total_seconds()
         while not all(each.is_done for each in gateways):
             left = ends - time.monotonic()
-            if left <= 0:
-                return
-            try:
-                topic, payload = heard.get(timeout=left)
-            except queue.Empty:
+            heard = broker.hear(left) if left > 0 else None
+            if heard is None:
                 return
             settled = time.monotonic() - began > _SETTLED_S
             for each in gateways:
-                if topic in each.topics and not each.is_done:
-                    _send(broker, each.hear(topic, payload, settled=settled))
+                if heard.topic in each.topics and not each.is_done:
+                    _send(broker, each.hear(heard.topic, heard.payload, settled=settled))
 
 
 def _send(broker: BrokerSession, messages: list[tuple[str, bytes]]) -> None:

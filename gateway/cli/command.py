@@ -1,8 +1,8 @@
 """`door-gateway command`: sign a command, send it over the broker, and hear what became of it."""
 
 import argparse
-import queue
 import secrets
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -144,26 +144,18 @@ def _sent(options: argparse.Namespace, command: commands.Command, sealed: bytes)
             key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(options.gateway_key))
         except ValueError as error:
             raise GatewayError("--gateway-key: 64 hex digits, as `status` tells them") from error
-    heard: queue.Queue[Result] = queue.Queue()
-
-    def hear(_topic: str, payload: bytes) -> None:
-        try:
-            result = open_result(payload, key)
-        except NotSigned:
-            return  # somebody else's
-        if result.cti == command.cti:
-            heard.put(result)
-
-    with broker_session(options, [f"{prefix}/cmd/result"], hear) as broker:
+    with broker_session(options, [f"{prefix}/cmd/result"]) as broker:
         broker.publish(f"{prefix}/cmd", sealed)
-        try:
-            return heard.get(timeout=ANSWER_S_MAX)
-        except queue.Empty:
-            raise GatewayError(
-                f"{options.gateway}: no answer in {ANSWER_S_MAX:g} s: it acts on it no more"
-                if command.opens
-                else f"{options.gateway}: no answer in {ANSWER_S_MAX:g} s"
-            ) from None
+        ends = time.monotonic() + ANSWER_S_MAX
+        while (left := ends - time.monotonic()) > 0 and (heard := broker.hear(left)) is not None:
+            try:
+                result = open_result(heard.payload, key)
+            except NotSigned:
+                continue  # somebody else's
+            if result.cti == command.cti:
+                return result
+    late = ": it acts on it no more" if command.opens else ""
+    raise GatewayError(f"{options.gateway}: no answer in {ANSWER_S_MAX:g} s{late}")
 
 
 def _command(options: argparse.Namespace) -> commands.Command:

@@ -11,10 +11,11 @@ from urllib.parse import unquote
 
 from gateway.cli import Command
 from gateway.cli.broker import add_broker, following
+from gateway.cli.output import visible
 from gateway.clock import SystemClock
 from gateway.link.topics import level
 from gateway.trust import commands
-from gateway.trust.commands import seal_command
+from gateway.trust.commands import CommandRefused, seal_command
 from gateway.trust.keys import read_private_key
 
 _DESCRIPTION = """\
@@ -32,6 +33,9 @@ example:
 
 WISHES_MAX = 20
 """Waiting to be signed: the gateway takes one every two seconds, so more would only be late."""
+
+DOOR_CHARACTERS_SHOWN = 80
+"""Of an id that no door can have: a topic may be 64 KiB long."""
 
 
 def _configure(parser: argparse.ArgumentParser) -> None:
@@ -52,12 +56,13 @@ def _run(options: argparse.Namespace) -> NoReturn:
     def take(topic: str, payload: bytes, retained: bool) -> None:
         door = unquote(topic.split("/")[5])
         if retained or payload != b"UNLOCK":
-            _say(f"{door}: {'a retained wish' if retained else payload[:32]!r} is dropped")
+            what = "a retained wish" if retained else repr(payload[:32])
+            _say(f"{door[:DOOR_CHARACTERS_SHOWN]}: {what} is dropped")
             return
         try:
             wishes.put_nowait(door)
         except queue.Full:
-            _say(f"{door}: more wishes than can be signed in time: dropped")
+            _say(f"{door[:DOOR_CHARACTERS_SHOWN]}: more wishes than can be signed in time: dropped")
 
     with following(options, f"{prefix}/door/+/wish", take, _say) as client:
         while True:
@@ -74,12 +79,17 @@ def _run(options: argparse.Namespace) -> NoReturn:
                 target=door,
                 target_kind="door",
             )
-            client.publish(f"{prefix}/cmd", seal_command(command, key), qos=1)
+            try:
+                sealed = seal_command(command, key)
+            except CommandRefused:
+                _say(f"{door[:DOOR_CHARACTERS_SHOWN]}: no door can have this id: dropped")
+                continue
+            client.publish(f"{prefix}/cmd", sealed, qos=1)
             _say(f"{door}: signed {command.cti.hex()[:8]}")
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
+    sys.stderr.write(visible(line) + "\n")
     sys.stderr.flush()
 
 

@@ -165,14 +165,20 @@ async def test_a_wish_is_signed_once_and_one_that_was_retained_never(
                 while b"retained wish" not in await relay.stderr.readline():
                     pass
                 client.publish(f"{PREFIX}/door/front/wish", b"LOCK")
+                client.publish(f"{PREFIX}/door//wish", b"UNLOCK")
+                client.publish(f"{PREFIX}/door/{'x' * 200}/wish", b"UNLOCK")
+                client.publish(f"{PREFIX}/door/%1b[2Jred/wish", b"\x1b[2J")
                 client.publish(f"{PREFIX}/door/a%2Fb/wish", b"UNLOCK")
                 while not heard:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
         finally:
             relay.terminate()
-            await relay.wait()
+            said = (await relay.communicate())[1].decode()
             client.close()
     assert [(each.act, each.target, each.by) for each in heard] == [("unlock", "a/b", "ha")]
+    assert said.count("no door can have this id: dropped") == 2
+    assert "\\u001b[2Jred: b'\\x1b[2J' is dropped" in said
+    assert "\x1b" not in said
 
 
 @pytest.mark.parametrize("act", ["lockdown", "evacuation", "release --of lockdown"])

@@ -3,7 +3,7 @@
 import asyncio
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -64,8 +64,24 @@ class HostileBroker:
         self.garbage = garbage
         self.sessions = 0
         self.port = 0
+        self.serving: set[asyncio.Task[None]] = set()
+
+    def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self.serve(reader, writer))
+        self.serving.add(task)
+        task.add_done_callback(self.serving.discard)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._serve(reader, writer)
+        except OSError:
+            pass
+        finally:
+            writer.close()
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connect = await reader.read(4096)
         properties = b"\0" if connect[8:9] == b"\5" else b""
         writer.write(packet(2, 0, b"\0\0" + properties))
@@ -80,18 +96,19 @@ class HostileBroker:
             async with asyncio.timeout(0.2):
                 while await reader.read(4096):
                     pass
-        except (TimeoutError, OSError):
+        except TimeoutError:
             pass
-        writer.close()
 
 
 @asynccontextmanager
 async def hostile(garbage: bytes) -> AsyncIterator[HostileBroker]:
     broker = HostileBroker(garbage)
-    server = await asyncio.start_server(broker.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(broker.take, "127.0.0.1", 0)
     broker.port = server.sockets[0].getsockname()[1]
     async with server:
         yield broker
+    while broker.serving:
+        await asyncio.wait(broker.serving)
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
