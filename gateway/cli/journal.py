@@ -270,6 +270,8 @@ def line_of(seq: int, body: bytes) -> str:
     if isinstance(event, events.AccessDecided):
         who = event.holder or "-"
         via = f" via {event.via}" if event.via else ""
+        if event.exception is not None:
+            via += f" (by {event.exception.issued_by}: {event.exception.reason})"
         return (
             f"{seq:>7} {at} {event.outcome:<9} {event.door:<14} {who:<14} "
             f"{'+'.join(event.kinds)}: {event.reason}{via}"

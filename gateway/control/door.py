@@ -581,6 +581,7 @@ class DoorController:
             refusal=carried if isinstance(carried, str) else None,
             context=context,
             remote=tap.remote,
+            exception=_excepted(force, decision),
         )
         says_when = (
             decision.outcome == "deny"
@@ -939,6 +940,17 @@ def unseen_key(zone: str) -> str:
 def alarms_key(door: str) -> str:
     """Where the alarms of a door are remembered."""
     return f"alarms/{door}"
+
+
+def _excepted(force: InForce, decision: Decision) -> events.Excepted | None:
+    """Return the words of the exception that decided; None where it was none."""
+    if decision.reason != "exception" or decision.holder is None:
+        return None
+    holding = holding_of(force.records, decision.holder)
+    for exception in () if holding is None else holding.exceptions:
+        if exception.id == decision.via:
+            return events.Excepted.of(exception.reason, exception.issued_by)
+    return None
 
 
 def _ms(duration: timedelta) -> float:

@@ -7,7 +7,7 @@ time, suffixed `_ms`.
 """
 
 from datetime import datetime, timedelta
-from typing import ClassVar, NamedTuple, get_args
+from typing import ClassVar, NamedTuple, Self, get_args
 
 import msgspec
 
@@ -66,6 +66,26 @@ class Remote(msgspec.Struct, frozen=True, gc=False):
     """Its id (`cti`), in hex: spent by this."""
 
 
+EXCEPTION_TEXT_MAX = 256
+"""Characters kept of an exception's reason and issuer: each tap repeats them."""
+
+
+class Excepted(msgspec.Struct, frozen=True, gc=False):
+    """The words of the exception record that decided; they stay when the record is deleted."""
+
+    reason: str
+    issued_by: str
+
+    @classmethod
+    def of(cls, reason: str, issued_by: str) -> Self:
+        """Make it of the record's members, each cut to `EXCEPTION_TEXT_MAX` characters."""
+        return cls(_cut(reason), _cut(issued_by))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= EXCEPTION_TEXT_MAX else f"{text[: EXCEPTION_TEXT_MAX - 1]}…"
+
+
 class AccessDecided(_Event, frozen=True, tag="access"):
     """A credential was presented and decided: everything that the decision depended on."""
 
@@ -106,6 +126,8 @@ class AccessDecided(_Event, frozen=True, tag="access"):
     remote: Remote | None = None
     """Where nothing was presented and the holder asked from afar (`kinds` is then `remote`, and
     `device` is empty)."""
+    exception: Excepted | None = None
+    """Where `reason` is `exception`: why the record `via` was made, and by whom."""
 
 
 class OtherDoors(_Event, frozen=True, tag="other_doors"):
@@ -775,7 +797,17 @@ def decode(body: bytes) -> Event:
     return decode_with(_decoder, body)
 
 
-PERSONAL = ("holder", "holders", "credential", "pin", "via", "context", "grant", "member")
+PERSONAL = (
+    "holder",
+    "holders",
+    "credential",
+    "pin",
+    "via",
+    "context",
+    "grant",
+    "member",
+    "exception",
+)
 """The members of events that tell of a person: by a pseudonym, or by what that person holds."""
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])

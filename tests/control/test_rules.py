@@ -21,6 +21,7 @@ from tests.control.site import (
     SAM_PIN,
     Club,
     club,
+    record_rows,
     records,
 )
 from tests.virtual import run
@@ -625,5 +626,64 @@ def test_what_is_spent_waits_for_its_own_commit_whatever_else_is_on_its_way_to_t
             await asyncio.sleep(0.3)
             assert c.fronts["front"].pulses == [5.0]
             await ordering
+
+    played(journey())
+
+
+# --- Exceptions in the audit trail ----------------------------------------------------------------
+
+LONG = "x" * 1_000
+
+
+def excepted(effect: str, holder: str, **members: str) -> dict[str, Any]:
+    usual = {
+        "type": "exception", "id": f"e-{holder}", "holder": holder, "effect": effect, "zones": [],
+        "doors": ["front"], "from": "2020-01-01T00:00:00Z", "until": "2099-01-01T00:00:00Z",
+        "reason": "boiler engineer for Anna", "issued_by": "maya@ops",
+    }  # fmt: skip
+    return usual | members
+
+
+@pytest.mark.parametrize(
+    ("effect", "members", "expected"),
+    [
+        ("allow", {}, events.Excepted("boiler engineer for Anna", "maya@ops")),
+        ("deny", {}, events.Excepted("boiler engineer for Anna", "maya@ops")),
+        (
+            "deny",
+            {"reason": LONG, "issued_by": LONG},
+            events.Excepted("x" * 255 + "…", "x" * 255 + "…"),
+        ),
+    ],
+)
+def test_an_exceptions_words_are_in_the_event_that_it_decided(
+    effect: str, members: dict[str, str], expected: events.Excepted
+) -> None:
+    holders = [row["id"] for row in record_rows() if row["type"] == "holder"]
+    more = [excepted(effect, "sam", **members)]
+    if effect == "allow":
+        more = [
+            {"type": "holder", "id": "vera", "persona": "visitor", "status": "active",
+             "groups": []},
+            {"type": "credential", "id": "c-vera", "holder": "vera", "kind": "uid",
+             "value": "04C0FFEE"},
+            excepted("allow", "vera", **members),
+        ]  # fmt: skip
+    who = "04C0FFEE" if effect == "allow" else SAM
+    assert "vera" not in holders
+
+    async def journey() -> None:
+        async with club(records(more=more)) as c:
+            assert await c.says(who) == "exception"
+            (event,) = c.found(events.AccessDecided)
+            assert event.exception == expected
+            assert await c.says(MAYA, door="inner") == "group"
+            assert c.found(events.AccessDecided)[-1].exception is None
+            body = events.encode(event)
+            parts = events.split(body)
+            for word in (expected.reason, expected.issued_by):
+                assert word.encode() not in parts.public, "it is erased with the holder"
+                assert word.encode() in parts.personal
+            assert events.decode(events.join(*parts)) == event
 
     played(journey())

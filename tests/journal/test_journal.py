@@ -375,3 +375,21 @@ async def test_what_waits_is_put_behind_events_that_a_salvage_has_added_meanwhil
         assert told[:3] == [closed(1), closed(2), closed(3)]
         assert isinstance(told[3], events.JournalRestarted)
         assert told[4:] == [closed(4)]
+
+
+async def test_erasing_a_holder_erases_the_words_of_their_exception(tmp_path: Path) -> None:
+    file = tmp_path / "journal.db"
+    tap = events.AccessDecided(
+        at=EPOCH, trust=2, door="street", side="in", device="r", kinds=("uid",), outcome="grant",
+        reason="exception", holder="h-vera", via="e-1",
+        exception=events.Excepted.of("engineer for Anna Smith", "maya@ops"),
+    )  # fmt: skip
+    async with Journal(file, StillClock(), local=True) as journal:
+        await journal.append(tap).committed
+        assert b"Anna Smith" in (await journal.raw_after(0))[0].body
+        assert await journal.erase("h-vera") == (1, 0)
+        body = (await journal.raw_after(0))[0].body
+        assert b"Anna" not in body
+        assert b"maya@ops" not in body
+    for kept in (file, *tmp_path.iterdir()):  # noqa: ASYNC240 - nothing runs beside it
+        assert b"Anna Smith" not in kept.read_bytes()
