@@ -1,6 +1,7 @@
 """Structured logs for the system journal or a console, with credentials masked in the pipeline."""
 
 import logging
+import os
 import re
 import sys
 from collections import deque
@@ -22,10 +23,18 @@ _SHAPES = (
     r"|[A-Za-z0-9]+:(?:[0-9]+|-):[0-9]+|[0-9A-Fa-f]{6}:[0-9A-Fa-f]{2,64})(?![0-9A-Za-z-])"
 )
 _BEFORE = r"(?<![0-9A-Za-z.-])(?<![0-9]:)(?<!\bpid )"
-_SECRET_TEXT = re.compile(_BEFORE + _SHAPES)
+_HOST = r"(?:localhost|[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)+|\[?[0-9A-Fa-f:]*::[0-9A-Fa-f:]*\]?)"
+_KEPT = (
+    rf"(?P<kept>(?<![0-9A-Za-z.:-])(?:'{_HOST}', |{_HOST}:|[a-z]+://[0-9A-Za-z-]+:|\bport )"
+    r"[0-9]{1,5}(?![0-9A-Za-z-])|\[Errno -?[0-9]+\]"
+    r"|(?<![0-9A-Za-z.:-])[0-9]{1,8} (?:ms|s|bytes|KiB|MiB)\b)|"
+)
+"""A port behind a host, an error's number and a figure with its unit: no credential. A host of one
+word counts only behind `//`: `pin:2468` has the same shape."""
+_SECRET_TEXT = re.compile(_KEPT + _BEFORE + _SHAPES)
 """Texts in the shape of a card number or a PIN (docs/spec/entitlements.md, Credential kinds), in
 either case. What follows an address and a colon is a port, and what follows `pid` a process."""
-_SECRET_TRACE = re.compile(_BEFORE + r'(?<!", line )' + _SHAPES)
+_SECRET_TRACE = re.compile(_KEPT + _BEFORE + r'(?<!", line )' + _SHAPES)
 """The same in a traceback, whose line numbers an engineer needs."""
 _TRACES = frozenset({"exception", "stack"})
 _NOT_OURS = frozenset({"timestamp", "level", "_record", "_from_structlog"})
@@ -39,6 +48,33 @@ _SYSTEM_UID_MAX = 99_999
 _DEPTH_MAX = 8
 """Containers within containers: what lies deeper is one text: circles end."""
 MASK = "▮▮▮▮"
+
+
+_SYSLOG = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
+"""Priorities of sd-daemon(3), for `journalctl -p`."""
+
+
+def _to_the_journal() -> bool:
+    """Return True where standard error is the system journal's stream (systemd.exec(5))."""
+    try:
+        found = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def _journal_line(logger: object, method: str, fields: MutableMapping[str, Any]) -> str:
+    priority = _SYSLOG.get(str(fields.get("level")), _SYSLOG["info"])
+    return f"<{priority}>{_json_line(logger, method, fields)}"
+
+
+def _json_line(logger: Any, method: str, fields: MutableMapping[str, Any]) -> str:
+    return str(structlog.processors.JSONRenderer(ensure_ascii=False)(logger, method, fields))
+
+
+def _speaks_to_installers(record: logging.LogRecord) -> bool:
+    """Return False for pymodbus, whose words the driver replaces by a reason of its own."""
+    return record.name.partition(".")[0] != "pymodbus"
 
 
 def configure(*, level: str = "info", console: bool | None = None) -> None:
@@ -59,7 +95,7 @@ def configure(*, level: str = "info", console: bool | None = None) -> None:
     renderer: Any = (
         structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
         if pretty
-        else structlog.processors.JSONRenderer(ensure_ascii=False)
+        else (_journal_line if _to_the_journal() else _json_line)
     )
     structlog.configure(
         processors=[*shared, renderer],
@@ -70,6 +106,7 @@ def configure(*, level: str = "info", console: bool | None = None) -> None:
     handler = logging.StreamHandler(sys.stderr)
     # On the handler as well: a library may have set a level of its own.
     handler.setLevel(logging.WARNING)
+    handler.addFilter(_speaks_to_installers)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -110,7 +147,7 @@ def _masked_field(name: object, value: object, depth: int) -> object:
         known = name == "uid" and type(value) is int and 0 <= value <= _SYSTEM_UID_MAX
         return value if known else MASK
     if name in _TRACES and isinstance(value, str):
-        return _SECRET_TRACE.sub(MASK, value)
+        return _SECRET_TRACE.sub(_kept_or_mask, value)
     return _masked(value, depth)
 
 
@@ -129,8 +166,12 @@ def _masked(value: object, depth: int) -> object:
             return tuple(_masked(each, depth + 1) for each in value)
         if isinstance(value, (list, AbstractSet)):
             return [_masked(each, depth + 1) for each in value]
-    return _SECRET_TEXT.sub(MASK, value if isinstance(value, str) else repr(value))
+    return _SECRET_TEXT.sub(_kept_or_mask, value if isinstance(value, str) else repr(value))
 
 
 def _masked_key(key: object) -> object:
-    return key if isinstance(key, int) else _SECRET_TEXT.sub(MASK, str(key))
+    return key if isinstance(key, int) else _SECRET_TEXT.sub(_kept_or_mask, str(key))
+
+
+def _kept_or_mask(match: re.Match[str]) -> str:
+    return match["kept"] or MASK

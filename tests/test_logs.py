@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -142,3 +144,52 @@ def test_libraries_are_masked_as_well_and_only_heard_when_something_is_wrong(
         ("tapped", "info"),
     ]
     assert "04A1B2C3D4E5F6" not in json.dumps(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[Errno 111] Connect call failed ('127.0.0.1', 18899)",
+        "[Errno 111] Connect call failed ('::1', 18899, 0, 0)",
+        "localhost:18899: nobody listens there",
+        "broker.example.org:8883: refused",
+        "mqtts://broker:8883 is away",
+        "[::1]:1883: refused",
+        "port 8883",
+        "[Errno 10061] refused",
+        "no answer in 1500 ms",
+        "in force since 2026-12-01",
+    ],
+)
+def test_addresses_errors_and_figures_stay_readable(text: str) -> None:
+    assert logs.mask(None, "", {"why": text}) == {"why": text}
+
+
+@pytest.mark.parametrize(
+    "text", ["('04A1B2C3', 2468)", "('front', 2468)", "keypad:2468", "('', 2468)"]
+)
+def test_what_only_looks_like_a_port_is_masked(text: str) -> None:
+    assert "2468" not in str(logs.mask(None, "", {"why": text}))
+
+
+def test_lines_for_the_system_journal_carry_their_priority() -> None:
+    script = (
+        "import logging, os, structlog\n"
+        "from gateway import logs\n"
+        "found = os.fstat(2)\n"
+        "os.environ['JOURNAL_STREAM'] = f'{found.st_dev}:{found.st_ino}'\n"
+        "logs.configure()\n"
+        "structlog.get_logger().info('one')\n"
+        "structlog.get_logger().error('two')\n"
+        "logging.getLogger('nfc').warning('three')\n"
+        "logging.getLogger('pymodbus.logging').error('Repeating....')\n"
+        "os.environ['JOURNAL_STREAM'] = '1:1'\n"
+        "logs.configure()\n"
+        "logging.getLogger('nfc').warning('four')\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    lines = ran.stderr.splitlines()
+    assert [line.partition("{")[0] for line in lines] == ["<6>", "<3>", "<4>", ""]
+    assert "Repeating" not in ran.stderr

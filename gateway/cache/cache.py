@@ -184,9 +184,14 @@ class Cache:
         """The reason why nothing is in force; None where something is."""
         if self.current is not None:
             return None
-        if self._other_site is None:
-            return "no entitlements"
-        return other_site(self._other_site, self._place.site)
+        if self._other_site is not None:
+            return other_site(self._other_site, self._place.site)
+        if self.rebuilt is not None:
+            return (
+                f"no entitlements: the records on this disk can't be used ({self.rebuilt.why}). "
+                "Put the old credential key back, or import the records again"
+            )
+        return "no entitlements"
 
     @property
     def as_of(self) -> datetime | None:

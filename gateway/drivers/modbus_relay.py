@@ -1000,7 +1000,14 @@ class _Bus:
         try:
             received = await client.execute(False, sent)
         except ModbusException as error:
-            raise DeviceUnavailable(f"{who}: {error}") from error
+            # The library's words are about itself, not about the board.
+            why = (
+                f"no answer from unit {board.unit} in {self._settings.answer_s_max:g} s: "
+                "is it powered and wired?"
+                if client.connected
+                else f"{_address(self._settings)}: the connection is lost"
+            )
+            raise DeviceUnavailable(f"{who}: {why}") from error
         finally:
             self._sent = None
             end_if_cancelled()

@@ -51,3 +51,10 @@ async def test_the_command_counts_and_says_so_with_its_exit_code(
     assert (status, told["lost"], told["gateways"]) == (0, 0, 3)
     with pytest.raises(SystemExit):
         fleet.main(["--broker", "localhost"])
+
+
+def test_the_simulated_cloud_leaves_a_real_gateways_events_alone() -> None:
+    collector = fleet.Collector([("localhost", 1)])
+    message = {"stream": "lon-1-a", "events": [{"seq": 1, "event": {"code": "access"}}]}
+    collector._take("acs/v1/LON/lon-1/event", json.dumps(message).encode())
+    assert (collector.arrived, collector.whole("lon-1-a"), collector._due) == (0, 0, {})
