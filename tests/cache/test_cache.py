@@ -166,10 +166,8 @@ async def test_another_key_makes_every_credential_unknown(state: Path, key_file:
     assert (cache.current, cache.revision) == (None, None)
     assert cache.rebuilt is not None
     assert "another credential key" in cache.rebuilt.why
-    assert cache.problem is not None
-    assert "Put the old credential key back, or import the records again" in cache.problem
+    assert "Put the old credential key back, or import" in str(cache.problem)
     await cache.apply(records(), NOON)
-    assert cache.problem is None
     assert (await opened(state, key_file, NO_CHILD)).rebuilt is None
 
 
