@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gateway.cli import EXIT_COULD_NOT, EXIT_OK, Command
 from gateway.cli.common import add_json, print_json
+from gateway.cli.output import visible, visible_lines
 from gateway.cli.records_file import add_at, asked_at
 from gateway.cloud.folder import build
 from gateway.cloud.icalendars import read_calendar
@@ -45,7 +46,7 @@ def _run(options: argparse.Namespace) -> int:
         if options.json:
             faults = [fault.place._asdict() | {"what": fault.what} for fault in refused.faults]
             print_json({"ok": False, "faults": faults})
-        print(refused, file=sys.stderr)
+        print(visible_lines(str(refused)), file=sys.stderr)
         return EXIT_COULD_NOT
     data = b"".join(line + b"\n" for line in built.lines)
     if options.output is None:
@@ -53,7 +54,7 @@ def _run(options: argparse.Namespace) -> int:
     else:
         write_output(options.output, data)
     for door in built.elsewhere:
-        print(f"door {door} is of another enforcement system: left out", file=sys.stderr)
+        print(visible(f"door {door} is of another enforcement system: left out"), file=sys.stderr)
     if options.json:
         print_json({"ok": True, "records": len(built.lines), "left_out": built.elsewhere})
     elif options.output is not None:

@@ -1,7 +1,6 @@
 """`door-gateway bundle template`: a folder to begin a new location with."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from gateway.cli import EXIT_OK, Command
@@ -21,19 +20,19 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = _DESCRIPTION, _EXAMPLE
     parser.add_argument("location", metavar="LOCATION", help="its code, which begins group names")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="not there yet, or empty")
-    parser.add_argument("--timezone", metavar="NAME", help="such as Europe/London (default: UTC)")
+    parser.add_argument(
+        "--timezone", required=True, metavar="NAME", help="the site's, such as Europe/London or UTC"
+    )
     add_json(parser)
 
 
 def _run(options: argparse.Namespace) -> int:
-    files = starting_folder(options.location, options.timezone or "UTC")
+    files = starting_folder(options.location, options.timezone)
     write_folder(options.folder, files)
     if options.json:
         print_json({"folder": str(options.folder), "files": sorted(files)})
     else:
         print(f"{options.folder}: {len(files)} files; begin with zones.csv and doors.csv")
-    if options.timezone is None:
-        print("settings.csv: timezone is UTC: write the site's own there", file=sys.stderr)
     return EXIT_OK
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from gateway.cli import EXIT_COULD_NOT, EXIT_OK, Command
 from gateway.cli.common import add_json, counted, print_json
+from gateway.cli.output import visible, visible_lines
 from gateway.config.site import SiteConfig, load
 from gateway.config.tables import join
 from gateway.drivers import REGISTRY
@@ -74,9 +75,9 @@ def _check(options: argparse.Namespace) -> int:
         )
         return EXIT_COULD_NOT if faults else EXIT_OK
     for warning in warnings:
-        print(f"{options.file}: warning: {warning}", file=sys.stderr)
+        print(visible(f"{options.file}: warning: {warning}"), file=sys.stderr)
     for fault in faults:
-        print(f"{options.file}: {fault}", file=sys.stderr)
+        print(visible_lines(f"{options.file}: {fault}"), file=sys.stderr)
     if config is None or faults:
         return EXIT_COULD_NOT
     doors, devices = counted(len(config.doors), "door"), counted(len(config.devices), "device")

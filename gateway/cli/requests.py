@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from gateway.cli import EXIT_COULD_NOT, EXIT_OK
+from gateway.cli.output import visible
 from gateway.domain.decision import Request, parse_request
 from gateway.domain.entitlements import Entitlements, RecordSet
 from gateway.domain.record_faults import parse_records
@@ -57,9 +58,9 @@ def answer_requests(options: argparse.Namespace, answer: Answer) -> int:
             request = parse_request(line)
         except RequestError as error:
             out.flush()
-            print(f"line {number}: {error}", file=sys.stderr)
+            print(visible(f"line {number}: {error}"), file=sys.stderr)
             return EXIT_COULD_NOT
-        text = json.dumps(answer(records, request), ensure_ascii=False)
+        text = visible(json.dumps(answer(records, request), ensure_ascii=False))
         out.write(text.encode() + b"\n")
         if options.requests == _STDIN:
             out.flush()  # whoever writes the requests may wait for each answer

@@ -337,7 +337,8 @@ class _Building:
         try:
             self._zone = ZoneInfo(timezone or "UTC")
         except (ZoneInfoNotFoundError, ValueError, OSError):
-            self._settings["timezone"][1].wrong("value", "is no IANA time zone: Europe/London")
+            said = self._settings["timezone"][1]
+            said.wrong("value", f"is no IANA time zone, such as Europe/London{said.there('value')}")
         self._add(row, "site", "setting", {"timezone": timezone}, location or "-")
         self._add(first, "policy", "setting", self._policy(), "policy")
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from gateway.domain.instants import format_instant, parse_instant
+from gateway.domain.visible import visible
 from gateway.errors import GatewayError
 
 FILE_BYTES_MAX = 64 * 1024 * 1024
@@ -17,6 +18,12 @@ FILE_BYTES_MAX = 64 * 1024 * 1024
 
 FAULTS_MAX = 200
 """A column of the wrong form is wrong in every row: so many are enough to see it."""
+
+SHOWN_CHARACTERS_MAX = 40
+"""Of a cell that is wrong."""
+
+SECRET_FILES = ("credentials.csv",)
+"""A cell that slipped into the wrong column there may be a PIN: none is repeated."""
 
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _FROM, _BEYOND = "1970", "9999"
@@ -87,6 +94,14 @@ class Row:
         """Note a fault of a cell."""
         self._faults.append(FolderFault(self.place(column), what))
 
+    def there(self, column: str) -> str:
+        """Say what stands there, for whoever looks for it; nothing where it may be a secret."""
+        if self._file in SECRET_FILES:
+            return ""
+        text = self._cells.get(column, "")
+        cut = "…" if len(text) > SHOWN_CHARACTERS_MAX else ""
+        return f"; there is '{visible(text[:SHOWN_CHARACTERS_MAX])}{cut}'"
+
     def text(self, column: str) -> str | None:
         """What stands there."""
         return self._cells.get(column) or None
@@ -98,8 +113,7 @@ class Row:
             return None
         found = known.get(text.casefold())
         if found is None:
-            # The cell itself isn't repeated: nobody knows what was put into the wrong column.
-            self.wrong(column, f"is none of {', '.join(dict.fromkeys(known))}")
+            self.wrong(column, f"is none of {', '.join(dict.fromkeys(known))}{self.there(column)}")
         return found
 
     def flag(self, column: str) -> bool | None:
@@ -113,7 +127,7 @@ class Row:
         if text is None:
             return None
         if not re.fullmatch(r"[0-9]{1,9}", text):
-            self.wrong(column, "is no whole number")
+            self.wrong(column, f"is no whole number{self.there(column)}")
             return None
         return int(text)
 
@@ -141,7 +155,9 @@ class Row:
         except ValueError:
             pass
         self.wrong(
-            column, "is no date such as 2026-03-29 (year, month, day); for no end leave it empty"
+            column,
+            "is no date such as 2026-03-29 (year, month, day); for no end leave it empty"
+            f"{self.there(column)}",
         )
         return None
 
@@ -157,7 +173,9 @@ class Row:
             return self._by_wall_clock(column, f"{local[1]}T{local[2]}", zone)
         except (ValueError, OverflowError):
             self.wrong(
-                column, "is no instant such as 2026-03-29 09:30 or 2026-03-29T09:30:00+01:00"
+                column,
+                "is no instant such as 2026-03-29 09:30 or 2026-03-29T09:30:00+01:00"
+                f"{self.there(column)}",
             )
             return None
 

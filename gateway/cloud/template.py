@@ -5,6 +5,7 @@ Source of the groups: the door-access model, "Recommended default group set (per
 
 import re
 from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from gateway.errors import GatewayError
 
@@ -137,10 +138,16 @@ def starting_folder(location: str, timezone: str) -> dict[str, str]:
     """The text of each file, by its name.
 
     Raises:
-        GatewayError: `location` can't begin a group's name.
+        GatewayError: `location` can't begin a group's name, or there is no such time zone.
     """
     if not _LOCATION.fullmatch(location):
         raise GatewayError(f"{location!r} is no location code such as LON or NYC-2")
+    try:
+        ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise GatewayError(
+            f"{timezone!r} is no IANA time zone: give one such as Europe/London"
+        ) from error
     return {
         name: re.sub(r"\bLOC\b", location, text).replace("TIMEZONE", timezone)
         for name, text in _FILES.items()

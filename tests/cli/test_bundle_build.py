@@ -26,14 +26,63 @@ def test_a_new_location_is_begun_built_and_lints_clean(
 def test_a_folder_that_has_something_in_it_is_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["bundle", "template", "LON", str(tmp_path), "--json"]) == 0
-    told = capsys.readouterr()
-    assert "doors.csv" in json.loads(told.out)["files"]
-    assert "timezone is UTC" in told.err
-    assert main(["bundle", "template", "LON", str(tmp_path)]) == 2
+    begin = ["bundle", "template", "LON", "--timezone", "UTC"]
+    assert main([*begin, str(tmp_path), "--json"]) == 0
+    assert "doors.csv" in json.loads(capsys.readouterr().out)["files"]
+    assert main([*begin, str(tmp_path)]) == 2
     assert "is not empty" in capsys.readouterr().err
-    assert main(["bundle", "template", "LON", str(tmp_path / "zones.csv")]) == 2
+    assert main([*begin, str(tmp_path / "zones.csv")]) == 2
     assert "can't be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("zone", ["London", "", "Europe", "../etc", "\x1b[2J"])
+def test_a_time_zone_that_is_none_begins_no_folder(
+    zone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bundle", "template", "LON", str(tmp_path / "x"), "--timezone", zone]) == 2
+    assert "is no IANA time zone: give one such as Europe/London" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+    with pytest.raises(SystemExit):
+        main(["bundle", "template", "LON", str(tmp_path / "x")])
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "was", "now", "told"),
+    [
+        ("settings.csv", "timezone,UTC", "timezone,London",
+         "settings.csv, line 3, value: is no IANA time zone, such as Europe/London;"
+         " there is 'London'"),
+        ("members.csv", "staff,active", "stuff,active", "; there is 'stuff'"),
+        ("members.csv", "staff,active", "staff,activ", "; there is 'activ'"),
+        ("members.csv", "staff,active", "\u202estaff,active", "; there is '\\u202estaff'"),
+        ("settings.csv", "grace_hours,72", f"grace_hours,{'7' * 90}", f"'{'7' * 40}…'"),
+        ("holidays.csv", "2026-12-25", "25.12.2026", "; there is '25.12.2026'"),
+        ("bookings.csv", "2027-01-12 14:00", "noon", "; there is 'noon'"),
+    ],
+)  # fmt: skip
+def test_a_fault_says_what_stands_there(
+    file: str, was: str, now: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["bundle", "template", "LON", str(tmp_path), "--timezone", "UTC"])
+    sheet = tmp_path / file
+    text = sheet.read_text()
+    assert was in text
+    sheet.write_text(text.replace(was, now, 1))
+    assert main(["bundle", "build", str(tmp_path)]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_no_fault_repeats_a_cell_that_may_be_a_pin(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["bundle", "template", "LON", str(tmp_path), "--timezone", "UTC"])
+    sheet = tmp_path / "credentials.csv"
+    sheet.write_text(sheet.read_text().replace("pin,824613,", "824613,pin,"))
+    assert main(["bundle", "build", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert "kind: is none of uid" in said
+    assert "824613" not in said
 
 
 def test_a_fault_leaves_what_was_there_and_exits_two(

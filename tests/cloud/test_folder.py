@@ -216,7 +216,7 @@ WRONG: tuple[tuple[Change, str], ...] = (
     (("settings.csv", "timezone,Europe/London\n", ""),
      "settings.csv: has no row for timezone, which has no default"),
     (("settings.csv", "Europe/London", "London"),
-     "settings.csv, line 3, value: is no IANA time zone: Europe/London"),
+     "settings.csv, line 3, value: is no IANA time zone, such as Europe/London; there is 'London'"),
     (("settings.csv", "grace_hours", "grace"), "settings.csv, line 7, setting: unknown; known"),
     (("settings.csv", "grace_hours,72", "grace_hours,721"),
      "settings.csv, line 7, value: not an integer from 0 to 720"),

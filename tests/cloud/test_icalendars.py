@@ -1,5 +1,6 @@
 """Calendars of meeting rooms: what repeats, lasts all day, is cancelled, or is in another zone."""
 
+import contextlib
 import json
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.cli import main
+from gateway.cloud import icalendars
 from gateway.cloud.folder import build
 from gateway.cloud.icalendars import ICS_BYTES_MAX, read_calendar
 from gateway.cloud.sheets import FolderRefused
@@ -69,6 +71,52 @@ def test_an_event_that_would_take_for_ever_is_named(folder: Path, start: str, ru
     with pytest.raises(FolderRefused, match="event bomb: repeats too often"):
         booked(folder, event(f"DTSTART:{start}", "DURATION:PT1S", f"RRULE:{rule}", BEN, uid="bomb"))
     assert time.process_time() - began < 5.0
+
+
+NEVER = "RRULE:FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=30"
+
+
+def bent_zone(rule: str) -> str:
+    return "\n".join(("BEGIN:VTIMEZONE", "TZID:Bent", "BEGIN:STANDARD", "DTSTART:00010101T000000",
+                      f"RRULE:{rule}", "TZOFFSETFROM:+0000", "TZOFFSETTO:+0100", "END:STANDARD",
+                      "END:VTIMEZONE"))  # fmt: skip
+
+
+HOSTILE = {
+    "rules that never come true": (
+        "event never-[0-9]+: takes more than 4 s",
+        [event("DTSTART:20270101T000000Z", "DURATION:PT1H", NEVER, BEN, uid=f"never-{n}")
+         for n in range(100)],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_whatever_an_event_asks_for_the_build_ends_and_names_it(
+    folder: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(icalendars, "WORK_S_MAX", 4.0)
+    told, components = HOSTILE[what]
+    began = time.monotonic()
+    with pytest.raises(FolderRefused, match=f"room.ics: .*{told}"):
+        booked(folder, *components)
+    assert time.monotonic() - began < 15.0
+
+
+@pytest.mark.parametrize("rule", ["FREQ=SECONDLY;BYMONTH=2;BYMONTHDAY=30", "FREQ=MINUTELY"])
+def test_a_rule_of_a_time_zone_holds_nothing_up(folder: Path, rule: str) -> None:
+    began = time.monotonic()
+    with contextlib.suppress(FolderRefused):
+        booked(folder, bent_zone(rule),
+               event("DTSTART;TZID=Bent:20270322T100000", "DURATION:PT1H", BEN))  # fmt: skip
+    assert time.monotonic() - began < 15.0
+
+
+def test_a_long_line_and_many_properties_are_read_in_time(folder: Path) -> None:
+    long = event("DTSTART:20270322T100000Z", "DURATION:PT1H", BEN,
+                 f"DESCRIPTION:{'x' * 1_000_000}",
+                 *(f"X-{n}:y" for n in range(5_000)))  # fmt: skip
+    assert len(booked(folder, long)) == 1
 
 
 def test_many_dates_of_an_event_are_bounded_too(folder: Path) -> None:
