@@ -763,6 +763,8 @@ def _host_names(devices: Mapping[str, DeviceTable]) -> Iterator[Fault]:
         except ValueError:
             yield Fault(
                 join(join("devices", name), "host"),
-                f"{host!r} is a name: the core as systemd runs it can ask nobody for its address, "
-                "and at this site no door should wait for somebody who can. Give the address",
+                f"{host!r} is not an IP address"
+                if not host.strip("0123456789.")
+                else f"{host!r} is a name, and the core can't look names up under systemd. "
+                "Give the IP address",
             )

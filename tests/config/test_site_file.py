@@ -4,13 +4,14 @@ import copy
 import os
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config.site import FILE_BYTES_MAX, SiteConfig, check, load
+from gateway.config.site import FILE_BYTES_MAX, SiteConfig, _host_names, check, load
 from gateway.drivers import REGISTRY
 from gateway.errors import ConfigError
 
@@ -301,3 +302,17 @@ def test_a_signed_site_cannot_keep_locally() -> None:
     raw["trust"] = {"root": "/etc/door-gateway/1.root"}
     with pytest.raises(ConfigError, match=r"journal\.keep: can't be local with \[trust\]"):
         check(raw, REGISTRY, "site.toml")
+
+
+@pytest.mark.parametrize(
+    ("host", "what"),
+    [
+        ("192.168.70.300", "is not an IP address"),
+        ("192.168.70", "is not an IP address"),
+        ("relays.example.org", "is a name"),
+    ],
+)
+def test_a_host_that_is_no_address_is_told_from_a_name(host: str, what: str) -> None:
+    table: Any = SimpleNamespace(settings=SimpleNamespace(host=host))
+    (fault,) = _host_names({"relays-a": table})
+    assert (fault.where, what in fault.what) == ("devices.relays-a.host", True)
