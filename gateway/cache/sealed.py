@@ -8,6 +8,7 @@ value itself could make, and a mac over both, so that every line is whole or is 
 
 import hmac
 import itertools
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -306,10 +307,12 @@ def read_bundle(path: Path, key: CredentialKey) -> SealedSet:
     lines: dict[Key, Line] = {}
     try:
         for part in reversed(_chain(path.parent, path.stem)):
-            if part.stat().st_size > SEALED_BYTES_MAX:
-                raise Unsealable(f"{part.name}: too large")
             with open_plain(part) as file:
-                header, *bodies = file.read(SEALED_BYTES_MAX).splitlines()
+                size = os.fstat(file.fileno()).st_size
+                if size > SEALED_BYTES_MAX:
+                    raise Unsealable(f"{part.name}: too large")
+                # Python makes room for as many bytes as are asked for, and the child has a limit.
+                header, *bodies = file.read(size).splitlines()
             if part.suffix == ".delta":
                 delta = decode_json(header, _DeltaHeader)
                 seal = delta.seal

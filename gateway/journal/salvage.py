@@ -1,6 +1,7 @@
 """Reading what still reads in a damaged journal that was set aside."""
 
 import contextlib
+import os
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -148,7 +149,7 @@ def _scan_state(path: Path, into: dict[str, bytes]) -> None:
     for part in (path, path.with_name(path.name + "-wal")):
         try:
             with open_plain(part) as file:
-                content = file.read(SCANNED_BYTES_MAX)
+                content = file.read(min(os.fstat(file.fileno()).st_size, SCANNED_BYTES_MAX))
         except OSError:
             continue
         for found in _STORED.finditer(content):

@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,18 +40,17 @@ async def test_a_power_cut_anywhere_leaves_the_old_set_or_the_new_and_the_next_c
             cuts.append(tmp_path / f"cut-{len(cuts)}")
             shutil.copytree(state.path, cuts[-1])
 
-        real_replace, real_unlink, real_commit = Path.replace, Path.unlink, Source.commit
+        real_replace, real_unlink, real_commit = os.replace, os.unlink, Source.commit
         real_fsync = os.fsync
 
-        def replace(path: Path, target: Path) -> Path:
+        def replace(*paths: Any, **directories: Any) -> None:
             photograph()
-            done = real_replace(path, target)
+            real_replace(*paths, **directories)
             photograph()
-            return done
 
-        def unlink(path: Path, missing_ok: bool = False) -> None:
+        def unlink(path: Any, **directory: Any) -> None:
             photograph()
-            real_unlink(path, missing_ok=missing_ok)
+            real_unlink(path, **directory)
 
         def commit(source: Source) -> None:
             photograph()
@@ -61,8 +61,8 @@ async def test_a_power_cut_anywhere_leaves_the_old_set_or_the_new_and_the_next_c
             real_fsync(descriptor)
             photograph()
 
-        monkeypatch.setattr(Path, "replace", replace)
-        monkeypatch.setattr(Path, "unlink", unlink)
+        monkeypatch.setattr(os, "replace", replace)
+        monkeypatch.setattr(os, "unlink", unlink)
         monkeypatch.setattr(Source, "commit", commit)
         monkeypatch.setattr(os, "fsync", fsync)
         await take(cache, made)
