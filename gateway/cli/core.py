@@ -7,6 +7,7 @@ import random
 
 from gateway.cli import EXIT_OK, Command
 from gateway.cli.common import add_config, add_process_options, begin_process, load_config
+from gateway.lifeline import keep_descendants
 from gateway.processes.core import Core
 
 _DESCRIPTION = """\
@@ -29,6 +30,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     begin_process(options)
+    keep_descendants()  # so that the socket knows what its workers may have started
     rng = random.Random()  # noqa: S311 - jitter
     core = Core(load_config(options), rng=rng, supervisor=options.parent)
     # What is loaded by now stays: the collector need not walk it again during a tap.

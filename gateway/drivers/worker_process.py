@@ -44,6 +44,14 @@ async def worker_process(
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KILL_S_MAX):
                 await worker.wait()
+                _bury_group(worker.pid)
+
+
+def _bury_group(leader: int) -> None:
+    """Wait for what a worker had started and has left to the core (`keep_descendants`)."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-leader, os.WNOHANG)[0]:
+            pass
 
 
 async def read_worker(worker: asyncio.subprocess.Process, whose: str, limit_s: float) -> bytes:

@@ -1,5 +1,6 @@
 """Descent of a process, as the kernel tells it: who was started by whom."""
 
+import os
 from pathlib import Path
 
 _STEPS_MAX = 64
@@ -20,6 +21,31 @@ def descends_from(pid: int, ancestor: int, proc: Path = PROC) -> bool | None:
             return False
         pid = parent
     return None
+
+
+def is_own(pid: int) -> bool:
+    """Return True if this process has started the process, directly or not, or it is gone.
+
+    The kernel answers for children without /proc, which the units hide in part (`ProtectProc=`).
+    With `lifeline.keep_descendants` an orphan of a child is a child too.
+    """
+    if pid <= 0:  # of another pid namespace, so not from here
+        return False
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return descends_from(pid, os.getpid()) is True or _is_gone(pid)
+    return True
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _parent_of(pid: int, proc: Path) -> int | None:

@@ -55,7 +55,7 @@ from gateway.ipc.messages import (
     encode,
 )
 from gateway.ipc.person import NAME_CHARS_MAX, Person, is_name, person_of
-from gateway.ipc.rights import Peer, Rights, own_credentials, peer_of, rights_of
+from gateway.ipc.rights import Peer, Rights, has_ended, own_credentials, peer_of, rights_of
 
 CLIENTS_MAX = 16
 """Link, console and a handful of command lines; the next one is told so and closed."""
@@ -106,9 +106,20 @@ _log = structlog.get_logger(__name__)
 class CoreServer:
     """The Unix socket at `path`, serving `api`."""
 
-    def __init__(self, path: Path, api: CoreApi, *, supervisor: int | None = None) -> None:
-        """`supervisor` is the process of `door-gateway run`, where it has started the core."""
+    def __init__(
+        self,
+        path: Path,
+        api: CoreApi,
+        *,
+        supervisor: int | None = None,
+        shuts_out_own: bool = False,
+    ) -> None:
+        """`supervisor` is the process of `door-gateway run`, where it has started the core.
+
+        With `shuts_out_own`, no process that this one has started may use the socket.
+        """
         self._path = path
+        self._shuts_out_own = shuts_out_own
         self._supervisor = supervisor
         self._api = api
         self._connections: dict[_Connection, None] = {}
@@ -163,7 +174,7 @@ class CoreServer:
         peer = peer_of(client)
         connection = _Connection(self, group, peer)
         try:
-            self._admit(connection, peer)
+            self._admit(connection, peer, client)
         except IpcError as refused:
             self.tell_refused(str(refused), uid=peer.uid, role=None)
             await asyncio.sleep(REFUSAL_S)
@@ -174,9 +185,17 @@ class CoreServer:
             self._refused.add(connection)
         await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, client)
 
-    def _admit(self, connection: "_Connection", peer: Peer) -> None:
+    def _admit(self, connection: "_Connection", peer: Peer, client: socket.socket) -> None:
         """Give a new connection a place and its rights. Raises IpcError where there is none."""
-        rights = rights_of(peer, own=own_credentials(), supervisor=self._supervisor)
+        own = own_credentials()
+        shuts_out_own = self._shuts_out_own
+        rights = rights_of(peer, own=own, supervisor=self._supervisor, shuts_out_own=shuts_out_own)
+        # Looked at last: only of a process that still runs was the pid its own until now.
+        if shuts_out_own and peer.uid == own.uid and (rights is None or has_ended(client)):
+            raise IpcError(
+                f"pid {peer.pid} is a worker of the core, or has ended, and may not use this "
+                "socket: run the command as root, from a shell"
+            )
         if rights is None:
             raise IpcError(
                 f"uid {peer.uid} may not use this socket: run as root or as the core's user"

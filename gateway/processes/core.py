@@ -290,7 +290,12 @@ class Core:
 
     async def _work(self) -> None:
         """Everything at once, until asked to stop."""
-        server = CoreServer(Path(self._config.state.socket), self, supervisor=self._supervisor)
+        server = CoreServer(
+            Path(self._config.state.socket),
+            self,
+            supervisor=self._supervisor,
+            shuts_out_own=True,
+        )
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
