@@ -32,6 +32,7 @@ _ACTIONS = (
     _Action("build", "gateway.cli.bundle_build", "make records of a folder of CSV files"),
     _Action("lint", "gateway.cli.bundle_lint", "what in some records is worth a look"),
     _Action("diff", "gateway.cli.bundle_diff", "what other records change for people"),
+    _Action("rights", "gateway.cli.bundle_rights", "who may open what, by which right"),
     _Action("keys", "gateway.cli.bundle_keys", "make signing keys"),
     _Action("root", "gateway.cli.bundle_root", "make, sign and replace a site's key set"),
     _Action("sign", "gateway.cli.bundle_sign", "make a signed bundle of records"),
