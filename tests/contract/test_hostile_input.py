@@ -14,15 +14,20 @@ from pathlib import Path
 
 import cbor2
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import gateway
 from gateway.domain.carried_grant import PREFIX, proven_value
 from gateway.drivers.barcode_scanner import BarcodeScannerSettings, ScannerProtocol
 from gateway.drivers.ble_link import BleLines
+from gateway.drivers.ble_pkoc import ENCRYPTED, PHONE_EPHEMERAL_KEY, PkocConversation, field
 from gateway.drivers.ble_proof import Challenge
 from gateway.drivers.cards import tlv
 from gateway.drivers.osdp import WorkerProtocol
+from gateway.drivers.pin_entry import PinEntry
 from gateway.drivers.pn532 import Pn532Protocol
+from gateway.drivers.uhppote import MESSAGE_BYTES, BoardProtocol, missed_swipe
 from gateway.drivers.wiegand_serial import ConverterProtocol, WiegandSerialSettings
 from gateway.errors import GatewayError
 from gateway.ipc.framing import Framing
@@ -92,6 +97,40 @@ def take_nfc(data: bytes) -> None:
     Pn532Protocol("n").receive(data + b"\n")
 
 
+PHONE = ec.derive_private_key(7, ec.SECP256R1()).public_key()
+PHONE_POINT = PHONE.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+SITE_KEY = ec.derive_private_key(9, ec.SECP256R1())
+BOARD = 405419896
+GATT_BYTES_MAX = 512
+"""A value of an attribute, by the Bluetooth Core Specification."""
+
+
+def take_keys(data: bytes) -> None:
+    list(PinEntry("k", timedelta(seconds=5)).receive(data, timedelta()))
+
+
+def take_reply(data: bytes) -> None:
+    """Any packet, and one with the head of this board's."""
+    rest = data.ljust(MESSAGE_BYTES, b"\0")[8:MESSAGE_BYTES]
+    for packet in (data, b"\x17\x20\0\0" + BOARD.to_bytes(4, "little") + rest):
+        with suppress(GatewayError):
+            BoardProtocol(BOARD).status_received(packet, timedelta())
+        with suppress(ValueError):
+            missed_swipe(packet)
+
+
+def pkoc() -> PkocConversation:
+    return PkocConversation(b"s" * 16, b"r" * 16, timedelta(), site_key=SITE_KEY, plain=True)
+
+
+def take_pkoc(data: bytes) -> None:
+    """Bytes that are none of the protocol's, and a whole key agreement with such after it."""
+    pkoc().receive(data, timedelta())
+    agreed = pkoc()
+    agreed.receive(field(PHONE_EPHEMERAL_KEY, PHONE_POINT), timedelta())
+    agreed.receive(field(ENCRYPTED, data[:200]), timedelta())
+
+
 ON_THE_LOOP: dict[str, tuple[Callable[[bytes], object], int]] = {
     "a command": (take_command, commands.COMMAND_BYTES_MAX),
     "a beacon": (take_beacon, beacon.MESSAGE_BYTES_MAX),
@@ -110,6 +149,9 @@ ON_THE_LOOP: dict[str, tuple[Callable[[bytes], object], int]] = {
         lambda data: list(WorkerProtocol("o").receive(data + b"\n")), 4096
     ),
     "objects of a card": (tlv.values, 4096),
+    "a keypad's keys": (take_keys, SERIAL_READ_BYTES),
+    "a UHPPOTE board's reply": (take_reply, MESSAGE_BYTES),
+    "a phone with PKOC over BLE": (take_pkoc, GATT_BYTES_MAX),
 }  # fmt: skip
 
 ELSEWHERE = {
