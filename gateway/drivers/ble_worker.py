@@ -21,6 +21,7 @@ Objects, methods and errors are those of BlueZ's doc/org.bluez.*.rst.
 
 import asyncio
 import ctypes
+import importlib.util
 import logging
 import os
 import re
@@ -30,6 +31,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 from dbus_fast import Message, MessageType, Variant
@@ -519,6 +521,11 @@ async def work(role: str, adapter: str, service: str, gatt: tuple[str, str], onl
         else Central(bluez, service, *gatt, only)
     )
     await at_work.start()
+    if role == "central":  # after that no module can be read any more
+        import bleak.backends.bluezdbus.client  # noqa: PLC0415
+        import bleak.backends.bluezdbus.scanner  # noqa: F401, PLC0415
+    # bleak opens a connection of its own to the bus for each lock; a phone gets a pair of sockets.
+    _lock_in(frozenset({"socket", "connect"} if role == "central" else {"socketpair"}))
     say(f"O {time.monotonic_ns()}")
 
     async def beat() -> None:
@@ -532,6 +539,16 @@ async def work(role: str, adapter: str, service: str, gatt: tuple[str, str], onl
                 group.create_task(each)
     except BaseExceptionGroup as failed:
         raise failed.exceptions[0] from None
+
+
+def _lock_in(kept: frozenset[str]) -> None:
+    """Give up what an open port doesn't need, by `confinement.py` beside this file."""
+    place = Path(__file__).with_name("confinement.py")
+    spec = importlib.util.spec_from_file_location("confinement", place)
+    assert spec is not None and spec.loader is not None  # noqa: S101, PT018  # it is a file
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    loaded.lock_in(kept)  # where it can't, the core has logged why
 
 
 async def orders(carry_out: Callable[[str, str, bytes], None]) -> None:

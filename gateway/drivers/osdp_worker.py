@@ -31,6 +31,7 @@ OSDP's own words (PD, SCBK) and sections are those of SIA OSDP 2.2 / IEC 60839-1
 import binascii
 import ctypes
 import errno
+import importlib.util
 import json
 import os
 import re
@@ -41,6 +42,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 PORT: Final = re.compile(r"(/[A-Za-z0-9._:+@-]{1,128}){1,16}")
@@ -630,6 +632,7 @@ def run(said: _Said, say: Callable[[dict[str, Any]], None]) -> None:
     osdp_sys.set_loglevel(osdp_sys.LOG_EMERG)
     bus = Bus(osdp_sys.ControlPanel, setup, lambda data: _write(descriptor, data), say)
     setup.clear()
+    _lock_in()
     say({"say": "ready"})
     while True:
         for command in commands:
@@ -644,6 +647,16 @@ def run(said: _Said, say: Callable[[dict[str, Any]], None]) -> None:
             if not data:
                 raise OSError(errno.EIO, "hung up")
             bus.gate.receive(data)
+
+
+def _lock_in() -> None:
+    """Give up what an open port doesn't need, by `confinement.py` beside this file."""
+    place = Path(__file__).with_name("confinement.py")
+    spec = importlib.util.spec_from_file_location("confinement", place)
+    assert spec is not None and spec.loader is not None  # noqa: S101, PT018  # it is a file
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    loaded.lock_in()  # where it can't, the core has logged why
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -483,6 +483,16 @@ def reading(settings: dict[str, Any]) -> Read | None:
     return lambda uid: cast("Generator[bytes, bytes, str | None]", loaded.read(tried, uid))
 
 
+def _lock_in() -> None:
+    """Give up what an open port doesn't need, by `confinement.py` beside this file."""
+    place = Path(__file__).with_name("confinement.py")
+    spec = importlib.util.spec_from_file_location("confinement", place)
+    assert spec is not None and spec.loader is not None  # noqa: S101, PT018  # it is a file
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    loaded.lock_in()  # where it can't, the core has logged why
+
+
 def main() -> None:
     """Run until killed. Never returns."""
     _, port, parent = sys.argv
@@ -499,7 +509,10 @@ def main() -> None:
         settings = told()
         read = reading(settings)
         takes_uids = "uid" in settings["credentials"]
-        Poller(open_chip(port).chipset, say, read=read, takes_uids=takes_uids).run(_wait)
+        chipset = open_chip(port).chipset
+        poller = Poller(chipset, say, read=read, takes_uids=takes_uids)
+        _lock_in()
+        poller.run(_wait)
     except BrokenPipeError:
         pass
     except BaseException as error:  # noqa: BLE001  # whatever it is, it is this process's end

@@ -7,13 +7,29 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from pathlib import Path
 from typing import Final, cast
 
+import structlog
+
+from gateway.drivers.confinement import why_unavailable
 from gateway.errors import DeviceUnavailable
 
 KILL_S_MAX: Final = 1.0
 """How long the kernel may take over a SIGKILL before the driver goes on without having seen it."""
+
+PASSED_ON: Final = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
+"""What a worker gets of the environment: neither where credentials are nor systemd's socket."""
+
+_log = structlog.get_logger(__name__)
+
+
+@cache
+def _say_unconfined() -> None:
+    """Log once that workers can't be confined on this machine."""
+    if (why := why_unavailable()) is not None:
+        _log.warning("workers_not_confined", why=why)
 
 
 @asynccontextmanager
@@ -23,6 +39,7 @@ async def worker_process(
     """`script` with a pipe either way, given our pid last; with all its children it is killed
     where the block ends.
     """
+    _say_unconfined()
     worker = await asyncio.create_subprocess_exec(
         sys.executable,
         "-I",
@@ -32,6 +49,7 @@ async def worker_process(
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
+        env={name: os.environ[name] for name in PASSED_ON if name in os.environ},
         start_new_session=True,  # so that what it starts (nfcpy's `stty`) dies with it
     )
     try:
