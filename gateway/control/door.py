@@ -14,7 +14,15 @@ import structlog
 from gateway.clock import Clock, TimeTrust
 from gateway.control.memory import Overlaid, SiteMemory
 from gateway.control.shared_tap import SharedTap
-from gateway.domain import assurance, door_state, events, member_text, occupancy, pin_lockout
+from gateway.domain import (
+    assurance,
+    door_state,
+    events,
+    guessing,
+    member_text,
+    occupancy,
+    pin_lockout,
+)
 from gateway.domain.after_decision import Assurance, Case, Surroundings
 from gateway.domain.break_glass import DIGITS, Role, broken
 from gateway.domain.carried_grant import (
@@ -180,10 +188,11 @@ class PointChanged(msgspec.Struct, frozen=True):
 
 
 class _Reader:
-    """How many taps of one reader wait, and when the last of them came."""
+    """How many taps of one reader wait, when the last of them came, and its unknown credentials."""
 
     def __init__(self) -> None:
         self.waiting = 0
+        self.guesses = guessing.Guesses()
         self._came: deque[timedelta] = deque()
 
     def takes(self, at: timedelta) -> bool:
@@ -325,9 +334,8 @@ class DoorController:
                 self._readers[tap.device].waiting -= 1
             if tap is None:
                 pass  # only to see whether this lane gets on
-            elif self._clock.monotonic() - tap.at > TAP_AGE_MAX and not self._leaves(tap.side):
-                self._ignore()
-                self._show(Indicate(tap.side, Signal.FAULT))  # whoever still waits taps again
+            elif self._is_late(tap) or self._is_guess(tap):
+                self._refuse(tap.side)
             else:
                 await self._tapped(tap)
             self._tap_done.set()
@@ -360,6 +368,23 @@ class DoorController:
                 why=mode.why,
             )
             await self._take(ModeChanged(mode.mode, event), moment.mono)
+
+    def _refuse(self, side: Side) -> None:
+        """Decide nothing: whoever still waits taps again."""
+        self._ignore()
+        self._show(Indicate(side, Signal.FAULT))
+
+    def _is_late(self, tap: CardTapped) -> bool:
+        return self._clock.monotonic() - tap.at > TAP_AGE_MAX and not self._leaves(tap.side)
+
+    def _is_guess(self, tap: CardTapped) -> bool:
+        """Return True where a reader pauses after unknown credentials, and what comes waits.
+
+        PINs have limits of their own, and the way out is nobody's entitlement.
+        """
+        if tap.kind == "pin" or self._leaves(tap.side):
+            return False
+        return guessing.is_paused(self._readers[tap.device].guesses, self._clock.monotonic())
 
     def _leaves(self, side: Side) -> bool:
         """Whether that is the way out, which is nobody's entitlement."""
@@ -413,6 +438,9 @@ class DoorController:
     async def _decide_and_take(self, tap: CardTapped, held: PinHeld | None = None) -> None:
         decided, changes = self._decide(tap, held)
         self._memory.apply(changes)
+        if tap.kind != "pin" and decided.event.reason == "unknown_credential":
+            reader = self._readers[tap.device]
+            reader.guesses = guessing.missed(reader.guesses, self._clock.monotonic())
         if tap.shared is not None and decided.event.outcome != "deny":
             tap.shared.admitted(decided.event)
         await self._take(decided, tap.at, shared=tap.shared)

@@ -181,12 +181,23 @@ class Club:
         counter: int | None = None,
     ) -> events.AccessDecided:
         """Present something; what was decided."""
-        kind = kind or ("pin" if len(value) <= 8 and value.isdigit() else "uid")
         before = len(self.paper.events)
-        tap = CardTapped("reader", side, kind, value, self.clock.monotonic(), counter)
-        self.doors[door].tap(tap)
+        self.present(value, door, side, kind, counter)
         await asyncio.sleep(0.06)  # nobody taps more often than a door listens
         return next(e for e in self.paper.events[before:] if isinstance(e, events.AccessDecided))
+
+    def present(
+        self,
+        value: str,
+        door: str = "front",
+        side: Any = "in",
+        kind: str = "",
+        counter: int | None = None,
+    ) -> None:
+        """Present something, whatever comes of it."""
+        kind = kind or ("pin" if len(value) <= 8 and value.isdigit() else "uid")
+        tap = CardTapped("reader", side, kind, value, self.clock.monotonic(), counter)
+        self.doors[door].tap(tap)
 
     async def says(self, tap: str, **options: Any) -> str:
         return (await self.tap(tap, **options)).reason
