@@ -479,6 +479,7 @@ def reading(settings: dict[str, Any]) -> Read | None:
     sys.modules["cards"] = package = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(package)
     loaded = importlib.import_module("cards.reading")
+    loaded.preload()
     tried = loaded.technologies(settings, os.urandom)
     return lambda uid: cast("Generator[bytes, bytes, str | None]", loaded.read(tried, uid))
 

@@ -1,7 +1,12 @@
 """Which technologies a reader tries, in order, from what its driver told its worker."""
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import Any
+
+import cryptography.hazmat.backends
+import cryptography.hazmat.primitives
 
 from . import GrantProof, NotThisCard, ProofRefused, Technology
 from .aliro import Aliro, private_key
@@ -9,6 +14,13 @@ from .desfire import Desfire, Key
 from .grant import Grant
 from .pkoc import Pkoc
 from .sun import Keys, Sun, Template
+
+
+def preload() -> None:
+    """Load what `cryptography` would load at the first card: a worker that is locked in can't."""
+    for package in (cryptography.hazmat.backends, cryptography.hazmat.primitives):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
 
 
 def technologies(told: Mapping[str, Any], random: Callable[[int], bytes]) -> list[Technology]:
