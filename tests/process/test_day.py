@@ -133,7 +133,9 @@ async def test_the_commands_answer_with_the_live_core(day: Day, tmp_path: Path) 
         "fleet", "--host", "127.0.0.1", "--port", str(broker), "--json", "--seconds", "1"
     )
     seen = json.loads(watched.out)
-    assert (watched.status, seen["verdict"], seen["online"]) == (0, "well", True)
+    # Health comes once a minute, and nothing is called well before.
+    assert (watched.status, seen["verdict"]) in ((0, "well"), (1, "waiting"))
+    assert seen["online"] is True
     assert set(seen["doors"]) == {"front", "back"}
     away = await rig.cli(
         "fleet", "--host", "127.0.0.1", "--port", "1", "--json", "--seconds", "0.5"

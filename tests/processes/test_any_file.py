@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import sqlite3
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from gateway.cache.incoming import Incoming
 from gateway.cache.key import CredentialKey, read_key
 from gateway.cache.sealed import read_bundle
 from gateway.config.site import SiteConfig
+from gateway.domain import events
 from gateway.drivers.osdp_keys import KeyStore
 from gateway.errors import StorageError
 from gateway.journal.journal import _read_mark
@@ -134,6 +137,17 @@ async def test_a_start_finds_anything_in_place_of_a_file(
         if what is not None:
             found.append(f"{name}: {what}")
     assert found == []
+
+
+async def test_a_count_that_cant_be_read_is_told_by_an_event_and_spent(lived: Lived) -> None:
+    journal = Path(lived.config.state.dir) / "journal.db"
+    with closing(sqlite3.connect(journal)) as database, database:
+        (value,) = database.execute("SELECT value FROM state WHERE key = 'uses/c-h-sam'").fetchone()
+        damaged = value[:-1] + bytes([value[-1] ^ 0x80])
+        database.execute("UPDATE state SET value = ? WHERE key = 'uses/c-h-sam'", (damaged,))
+    seen = await start(lived.config)
+    assert str(events.MemoryDamaged.__struct_config__.tag) in seen.said
+    assert seen.spent
 
 
 def readers(sound: Path, key: CredentialKey) -> dict[str, Callable[[], object]]:
