@@ -6,7 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import cbor2
 import pytest
@@ -113,7 +113,7 @@ import asyncio, concurrent.futures.thread, os, sys
 from pathlib import Path
 from gateway.errors import IpcError
 from gateway.ipc.client import connect
-from gateway.ipc.messages import Deliver
+from gateway.ipc.messages import Deliver, SessionSaid
 path, mode, uid = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 os.setgroups([]); os.setgid(os.getgid()); os.setuid(uid)
 
@@ -124,7 +124,7 @@ async def hold():
             "status": [core.status] * 15,
             "fetch": [lambda: core.fetch(0, limit=1000)] * 15,
             "urgent": [lambda: core.fetch_urgent(0, limit=1000)] * 15,
-            "session": [lambda: core.session_said(there=True)] * 15,
+            "session": [lambda: core.session_said(SessionSaid(there=True))] * 15,
             "chunk": [lambda: core.deliver(Deliver(topic="sync/chunk", sealed=b"x" * 500_000))] * 2,
             "cmd": [lambda: core.deliver(Deliver(topic="cmd", sealed=b"\\xd2" + b"x" * 2000))] * 15,
             "ahead": [lambda: core.report_ack("x", 5)] * 15,
@@ -166,7 +166,8 @@ async def hostile_link(rig: Rig, mode: str) -> AsyncIterator[None]:
         yield
         assert child.returncode is None, "it went on to the end"
     finally:
-        child.kill()
+        with suppress(ProcessLookupError):
+            child.kill()
         await child.wait()
 
 
