@@ -31,6 +31,8 @@ _KEPT = (
 )
 """A port behind a host, an error's number and a figure with its unit: no credential. A host of one
 word counts only behind `//`: `pin:2468` has the same shape."""
+_PORT_AT_END = re.compile(r"(?s)(.*?)((?<=[^0-9])[0-9]{1,5}|[0-9]+ \w+|\[.*\])")
+_SECRET_SHAPE = re.compile(_BEFORE + _SHAPES)
 _SECRET_TEXT = re.compile(_KEPT + _BEFORE + _SHAPES)
 """Texts in the shape of a card number or a PIN (docs/spec/entitlements.md, Credential kinds), in
 either case. What follows an address and a colon is a port, and what follows `pid` a process."""
@@ -174,4 +176,9 @@ def _masked_key(key: object) -> object:
 
 
 def _kept_or_mask(match: re.Match[str]) -> str:
-    return match["kept"] or MASK
+    kept = match["kept"]
+    if kept is None:
+        return MASK
+    # The port stays readable, not a card number that stands where a host would.
+    parts = _PORT_AT_END.fullmatch(kept)
+    return kept if parts is None else _SECRET_SHAPE.sub(MASK, parts[1]) + parts[2]

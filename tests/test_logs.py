@@ -172,6 +172,16 @@ def test_what_only_looks_like_a_port_is_masked(text: str) -> None:
     assert "2468" not in str(logs.mask(None, "", {"why": text}))
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["04A1B2C3.x:80", "x 04A1B2C3D4E5F6::1:80", "('04A1B2C3D4E5F6.lan', 80)", "x://04A1B2C3:80"],
+)
+def test_a_card_number_in_a_hosts_place_is_masked(text: str) -> None:
+    masked = str(logs.mask(None, "", {"why": text}))
+    assert "04A1B2C3" not in masked
+    assert "80" in masked
+
+
 def test_lines_for_the_system_journal_carry_their_priority() -> None:
     script = (
         "import logging, os, structlog\n"
