@@ -378,11 +378,11 @@ class DoorController:
         return self._clock.monotonic() - tap.at > TAP_AGE_MAX and not self._leaves(tap.side)
 
     def _is_guess(self, tap: CardTapped) -> bool:
-        """Return True where a reader pauses after unknown credentials, and what comes waits.
+        """Return True where a reader pauses after unknown numbers, and this is one more number.
 
         PINs have limits of their own, and the way out is nobody's entitlement.
         """
-        if tap.kind == "pin" or self._leaves(tap.side):
+        if tap.kind not in guessing.GUESSABLE or self._leaves(tap.side):
             return False
         return guessing.is_paused(self._readers[tap.device].guesses, self._clock.monotonic())
 
@@ -438,7 +438,7 @@ class DoorController:
     async def _decide_and_take(self, tap: CardTapped, held: PinHeld | None = None) -> None:
         decided, changes = self._decide(tap, held)
         self._memory.apply(changes)
-        if tap.kind != "pin" and decided.event.reason == "unknown_credential":
+        if tap.kind in guessing.GUESSABLE and decided.event.reason == "unknown_credential":
             reader = self._readers[tap.device]
             reader.guesses = guessing.missed(reader.guesses, self._clock.monotonic())
         if tap.shared is not None and decided.event.outcome != "deny":

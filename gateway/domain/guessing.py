@@ -1,8 +1,8 @@
 """Card numbers that are tried one after the other at a reader (docs/security.md).
 
-A reader that met several unknown credentials pauses after each further one, longer and longer.
-Nothing is slowed after a known one, so that people with cards pass as ever; only time makes a
-reader forget, so that a guesser's own card between the guesses gives no more of them.
+A reader that met several unknown numbers pauses after each further one. No pause follows a known
+number, so that a stream of people with cards passes as ever. Only time makes a reader forget: a
+guesser's own card between the guesses gives no more of them.
 """
 
 from datetime import timedelta
@@ -10,6 +10,9 @@ from typing import Final
 
 import msgspec
 
+GUESSABLE: Final = frozenset({"uid", "wiegand", "qr"})
+"""The kinds that are numbers. Nobody finds a key by trying, and a stranger's phone on the pavement
+must not make a reader pause."""
 FREE_MAX: Final = 5
 """Unknown credentials without a pause: a pocket of bank cards, a phone that draws its number."""
 FORGETS_AFTER: Final = timedelta(seconds=30)
@@ -17,7 +20,7 @@ FORGETS_AFTER: Final = timedelta(seconds=30)
 PAUSE_MIN: Final = timedelta(seconds=2)
 DOUBLES_EVERY: Final = 10
 """So many unknown credentials later the pause is twice as long."""
-PAUSE_MAX: Final = timedelta(seconds=15)
+PAUSE_MAX: Final = timedelta(seconds=4)
 """Whoever comes next has a card, and waits no longer than this."""
 COUNT_MAX: Final = 40
 """A reader forgets a campaign of any length within twenty minutes."""

@@ -25,7 +25,7 @@ def test_numbers_that_are_tried_one_after_the_other_are_hardly_looked_up() -> No
     run(journey())
 
 
-def test_a_known_card_is_answered_at_once_and_gives_no_more_guesses() -> None:
+def test_no_pause_follows_a_known_card_and_it_gives_no_more_guesses() -> None:
     async def journey() -> None:
         async with club(records()) as c:
             for number in range(FREE_MAX):
@@ -37,6 +37,16 @@ def test_a_known_card_is_answered_at_once_and_gives_no_more_guesses() -> None:
             await asyncio.sleep(0.1)
             assert len(c.found(events.AccessDecided)) == before, "the reader pauses"
             await asyncio.sleep(PAUSE_MIN.total_seconds())
+            assert await c.says(SAM) == "group"
+
+    run(journey())
+
+
+def test_keys_that_nobody_can_guess_make_no_reader_pause() -> None:
+    async def journey() -> None:
+        async with club(records()) as c:
+            for number in range(2 * FREE_MAX):
+                assert await c.says(unknown(number) * 16, kind="pkoc") == "unknown_credential"
             assert await c.says(SAM) == "group"
 
     run(journey())
