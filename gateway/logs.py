@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from gateway.clock import monotonic
+from gateway.domain.visible import visible
 
 _SECRET_KEYS = re.compile(r"(?i)(value|pin|uid|card|code|secret|password|key|name_of_holder)$")
 """Fields that could hold a credential are masked whatever they hold."""
@@ -71,7 +72,8 @@ def _journal_line(logger: object, method: str, fields: MutableMapping[str, Any])
 
 
 def _json_line(logger: Any, method: str, fields: MutableMapping[str, Any]) -> str:
-    return str(structlog.processors.JSONRenderer(ensure_ascii=False)(logger, method, fields))
+    line = structlog.processors.JSONRenderer(ensure_ascii=False)(logger, method, fields)
+    return visible(str(line))
 
 
 def _speaks_to_installers(record: logging.LogRecord) -> bool:

@@ -182,6 +182,15 @@ def test_a_card_number_in_a_hosts_place_is_masked(text: str) -> None:
     assert "80" in masked
 
 
+@pytest.mark.parametrize("char", ["\x1b", "\x9b", "\u202e", "\u2066", "\u200f", "\U000e0041"])
+def test_nothing_in_a_json_line_is_obeyed_by_a_terminal(char: str) -> None:
+    text = f"a{char}b zoë 東京"
+    line = logs._json_line(None, "info", {"event": text})
+    assert char not in line
+    assert "zoë 東京" in line
+    assert json.loads(line)["event"] == text
+
+
 def test_lines_for_the_system_journal_carry_their_priority() -> None:
     script = (
         "import logging, os, structlog\n"
