@@ -125,6 +125,32 @@ def open_plain(path: Path) -> BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
+def read_secret(path: Path, bytes_max: int, *, group: bool = True) -> bytes:
+    """Read a file that holds a secret, if nobody but those it is meant for could.
+
+    systemd hands credentials over in files of mode 0400 or 0440.
+
+    Args:
+        path: The file.
+        bytes_max: A longer file is refused: it was not meant to be this secret.
+        group: False where its group must not read it either.
+
+    Raises:
+        OSError: it can't be opened, is not a plain file, is too long, or others may read or
+            change it. Its `strerror` says which, and never quotes the file.
+    """
+    refused = stat.S_IRWXO | (stat.S_IWGRP if group else stat.S_IRWXG)
+    with open_plain(path) as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if mode & refused:
+            why = f"others may read or change it (mode {stat.S_IMODE(mode):04o}): chmod 0600 it"
+            raise OSError(errno.EPERM, why, str(path))
+        content = file.read(bytes_max + 1)
+    if len(content) > bytes_max:
+        raise OSError(errno.EFBIG, f"is longer than {bytes_max} bytes", str(path))
+    return content
+
+
 def sync_directory(directory: Path) -> None:
     """Make what was created, renamed and deleted in a directory last. Raises OSError."""
     with open_directory(directory) as descriptor:

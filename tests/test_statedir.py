@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import StateDirInUse, StorageError
-from gateway.statedir import StateDir, write_atomically, write_output
+from gateway.statedir import StateDir, read_secret, write_atomically, write_output
 
 NOON = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 
@@ -141,3 +141,38 @@ def test_a_pipe_or_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> No
     assert Path(os.devnull).is_char_device()
     write_output(tmp_path / "file", b"records")
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("mode", "group", "taken"),
+    [
+        (0o400, True, True),
+        (0o440, True, True),
+        (0o640, True, True),
+        (0o640, False, False),
+        (0o600, False, True),
+        (0o620, True, False),
+        (0o604, True, False),
+        (0o602, True, False),
+        (0o601, True, False),
+    ],
+)
+def test_a_secret_is_read_only_where_no_other_may_read_or_change_it(
+    tmp_path: Path, mode: int, *, group: bool, taken: bool
+) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(b"1234")
+    file.chmod(mode)
+    if taken:
+        assert read_secret(file, 4, group=group) == b"1234"
+        with pytest.raises(OSError, match="longer than 3 bytes"):
+            read_secret(file, 3, group=group)
+    else:
+        with pytest.raises(OSError, match=f"others may read or change it .mode {mode:04o}"):
+            read_secret(file, 4, group=group)
+
+
+def test_a_secret_in_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "secret", 0o600)
+    with pytest.raises(OSError, match="plain file"):
+        read_secret(tmp_path / "secret", 4)

@@ -2,7 +2,6 @@
 
 import hmac
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gateway.errors import StorageError
+from gateway.statedir import read_secret
 
 KEY_BYTES_MIN = 32
 """As much as the hash has; every 26-bit card number can be tried in half a minute without one."""
@@ -78,20 +78,10 @@ def read_key(path: Path) -> CredentialKey:
         StorageError: it isn't there, is empty or too short, or others may read it.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            mode = os.fstat(descriptor).st_mode
-            secret = file.read(KEY_BYTES_MAX + 1)
+        secret = read_secret(path, KEY_BYTES_MAX)
     except OSError as error:
         raise StorageError(f"{path}: the credential key can't be read: {error.strerror}") from error
-    if not stat.S_ISREG(mode):
-        raise StorageError(f"{path}: the credential key is no regular file")
-    if mode & (stat.S_IRWXO | stat.S_IWGRP):
-        raise StorageError(
-            f"{path}: others may read or change the credential key (mode"
-            f" {stat.S_IMODE(mode):04o}): chmod 0400 it"
-        )
-    if not KEY_BYTES_MIN <= len(secret) <= KEY_BYTES_MAX:
+    if len(secret) < KEY_BYTES_MIN:
         raise StorageError(
             f"{path}: the credential key is {len(secret)} bytes long: it must be"
             f" {KEY_BYTES_MIN} to {KEY_BYTES_MAX}, from the system's source of randomness"

@@ -50,6 +50,7 @@ from gateway.drivers.ble_link import (
     Said,
 )
 from gateway.errors import DeviceMisconfigured, DeviceUnavailable
+from gateway.statedir import read_secret
 
 log = structlog.get_logger()
 
@@ -60,6 +61,8 @@ REPORT: Final = "6d8d0012-5b1e-4c8e-9a52-3d1f5a6d7c10"
 VERSION: Final = 0x01
 CONTEXT: Final = b"door-gateway/ble-lock/v1\x00"
 KEY_BYTES: Final = 32
+KEY_FILE_BYTES_MAX: Final = 256
+"""Its 64 digits and generous white space; whatever is longer is something else."""
 NONCE_BYTES: Final = 16
 OUR_NONCE_BYTES: Final = 8
 TAG_BYTES: Final = 16
@@ -352,7 +355,7 @@ class BleLock:
         file = self._settings.key
         key = b""
         try:
-            text = Path(file).read_text(encoding="ascii").strip()
+            text = read_secret(Path(file), KEY_FILE_BYTES_MAX).decode("ascii").strip()
             with suppress(ValueError):
                 key = bytes.fromhex(text)
         except (OSError, ValueError) as error:

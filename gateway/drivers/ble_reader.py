@@ -58,9 +58,12 @@ from gateway.drivers.ble_pkoc import (
 )
 from gateway.drivers.ble_sessions import Attempts
 from gateway.errors import DeviceMisconfigured
+from gateway.statedir import read_secret
 
 log = structlog.get_logger()
 
+KEY_FILE_BYTES_MAX: Final = 4096
+"""A P-256 key in PEM has about 240; whatever is longer is something else."""
 CONVERSATIONS_MAX: Final = 4
 """Phones at one door at once; the next is hung up on and may come again."""
 ANSWER_WAIT_MAX: Final = timedelta(seconds=3)
@@ -148,7 +151,7 @@ class BleReader:
             return None
         file = self._settings.site_key
         try:
-            key = load_pem_private_key(Path(file).read_bytes(), password=None)
+            key = load_pem_private_key(read_secret(Path(file), KEY_FILE_BYTES_MAX), None)
         except (OSError, ValueError, TypeError) as error:
             # Not the error's own words where it read the file: they may quote it.
             why = error.strerror if isinstance(error, OSError) else "is no private key in PEM"

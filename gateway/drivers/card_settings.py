@@ -34,9 +34,7 @@ A key file holds 32 hex digits (`reader_key`: 64), and nobody but its owner may 
 with a systemd credential.
 """
 
-import os
 import re
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -46,6 +44,7 @@ import msgspec
 from gateway.drivers.cards.p256 import public_key
 from gateway.drivers.cards.sun import READ_BYTES_MAX, Template
 from gateway.errors import DeviceMisconfigured
+from gateway.statedir import read_secret
 
 KEY_FILE_BYTES_MAX: Final = 256
 UID_BYTES: Final = 7
@@ -207,14 +206,9 @@ def read_key(file: str, size: int = 16) -> str:
         DeviceMisconfigured: it isn't there, is no key, or others may read it.
     """
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as opened:
-            mode = os.fstat(descriptor).st_mode
-            content = opened.read(KEY_FILE_BYTES_MAX)
+        content = read_secret(Path(file), KEY_FILE_BYTES_MAX)
     except OSError as error:
         raise DeviceMisconfigured(f"{file}: the key can't be read: {error.strerror}") from error
-    if not stat.S_ISREG(mode) or mode & (stat.S_IRWXO | stat.S_IWGRP):
-        raise DeviceMisconfigured(f"{file}: others may read or change the key: chmod 0400 it")
     digits = content.strip()
     if not re.fullmatch(b"[0-9A-Fa-f]{%d}" % (2 * size), digits):
         raise DeviceMisconfigured(f"{file}: is no key: {2 * size} hexadecimal digits are")

@@ -27,6 +27,7 @@ from gateway.link.settings import LinkSettings
 from gateway.link.topics import Topics
 from gateway.link.uplink import IN_FLIGHT_MAX
 from gateway.link.words import explained, refusal, tls_alert
+from gateway.statedir import read_secret
 
 if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
@@ -51,6 +52,9 @@ INBOUND_BYTES_WANTED = 64 * 1024
 
 PASSWORD_BYTES_MAX = 1024
 """Longer than any broker's; what is longer was not meant to be one."""
+
+PASSWORD_FILE_BYTES_MAX = 4096
+"""Room for the password's line and remarks below it."""
 
 SEALED_BYTES_WANTED = SEALED_BYTES_MAX + 16 * 1024
 """Likewise, where bundles come: the largest of what the core takes, with topic and headers."""
@@ -460,8 +464,8 @@ def _new_client(
 def _password(file: Path) -> str:
     """The file's first line. Raises BrokerUnavailable: it may be put right at any time."""
     try:
-        with file.open("rb") as opened:
-            password = opened.readline(PASSWORD_BYTES_MAX + 1).rstrip(b"\r\n").decode()
+        content = read_secret(file, PASSWORD_FILE_BYTES_MAX)
+        password = content.partition(b"\n")[0].rstrip(b"\r").decode()
     except OSError as failed:
         raise BrokerUnavailable("login", f"{file}: can't be read: {failed.strerror}") from failed
     except UnicodeDecodeError:

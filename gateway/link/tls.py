@@ -15,9 +15,13 @@ from cryptography.hazmat.primitives.serialization import (
 from gateway.clock import Clock
 from gateway.link.errors import TlsUnusable
 from gateway.link.settings import TlsSettings
+from gateway.statedir import read_secret
 
 EXPIRY_WARNING = timedelta(days=21)
 """How long before its end a client certificate is warned of: three weekly visits."""
+
+KEY_FILE_BYTES_MAX = 64 * 1024
+"""Room for a large RSA key with its chain of certificates in the same file."""
 
 _log = structlog.get_logger(__name__)
 
@@ -53,6 +57,13 @@ def _read(file: Path) -> bytes:
         raise TlsUnusable(f"{file}: can't be read: {failed.strerror}") from failed
 
 
+def _secret(file: Path) -> bytes:
+    try:
+        return read_secret(file, KEY_FILE_BYTES_MAX)
+    except OSError as failed:
+        raise TlsUnusable(f"{file}: can't be read: {failed.strerror}") from failed
+
+
 def _certificates(file: Path) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(_read(file))
@@ -76,7 +87,7 @@ def _check_dates(file: Path, certificate: x509.Certificate, clock: Clock) -> Non
 
 def _check_key(tls: TlsSettings, certificate: x509.Certificate) -> None:
     try:
-        key = load_pem_private_key(_read(tls.key), password=None)
+        key = load_pem_private_key(_secret(tls.key), password=None)
     except (ValueError, TypeError) as failed:
         raise TlsUnusable(
             f"{tls.key}: holds no PEM private key without a password: {failed}"

@@ -83,7 +83,7 @@ from gateway.processes.downlink import Downlink, Parts, grant_verifier, opened_r
 from gateway.processes.evidence import Evidence
 from gateway.processes.standing import Standing
 from gateway.processes.sync import Sync, Told
-from gateway.statedir import StateDir
+from gateway.statedir import StateDir, read_secret
 from gateway.trust import NotAdmitted, Source, admit
 from gateway.trust.beacon import Beacon
 from gateway.trust.bundle import MAGIC, Revision
@@ -112,6 +112,8 @@ CHECKPOINT_EVERY = timedelta(minutes=5)
 BEACONS_LOOKED_AT_EVERY = timedelta(seconds=30)
 ACK_REFUSED_EVERY = timedelta(minutes=10)
 """How often wrong acknowledgements are told of: whoever sends them must not fill the journal."""
+SECRET_FILE_BYTES_MAX = 4096
+"""Of a break-glass role: 2 kB in base32, longer than any app's; it is not meant to be one."""
 RETENTION_AT_HOUR = 3
 """Local hour of the box at which acknowledged events past their retention are deleted."""
 
@@ -842,7 +844,8 @@ def _roles(config: SiteConfig) -> tuple[Role, ...]:
         for index, file in enumerate(table.secrets):
             where = f"break_glass.{name}.secrets[{index}]"
             try:
-                text = "".join(Path(file).read_text(encoding="ascii").split()).upper()
+                content = read_secret(Path(file), SECRET_FILE_BYTES_MAX).decode("ascii")
+                text = "".join(content.split()).upper()
                 secret = base64.b32decode(text + "=" * (-len(text) % 8))
             except (OSError, ValueError) as error:
                 why = error.strerror if isinstance(error, OSError) else "is not base32"

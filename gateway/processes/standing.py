@@ -14,6 +14,7 @@ from gateway.control.site import SiteController
 from gateway.domain.detection import DoorNow, SiteNow
 from gateway.domain.door_state import Alarm
 from gateway.ipc.messages import BoxStatus
+from gateway.statedir import open_plain
 
 SYSFS = Path("/sys")
 
@@ -35,6 +36,8 @@ class Standing:
         self._site = site
         self._clock = clock
         self._sysfs = sysfs
+        self._expiries: dict[str, tuple[tuple[int, int, int], datetime]] = {}
+        """By file: which content of it was parsed, and its earliest end."""
 
     def box(self) -> BoxStatus:
         """How the box is."""
@@ -83,10 +86,21 @@ class Standing:
             return
         for file in (tls.certificate, tls.ca):
             try:
-                found = x509.load_pem_x509_certificates(Path(file).read_bytes())
+                yield Path(file).name, self._expiry(file)
             except (OSError, ValueError):
                 continue  # the link says what is wrong with it, whenever it connects
-            yield Path(file).name, min(each.not_valid_after_utc for each in found)
+
+    def _expiry(self, file: str) -> datetime:
+        """The earliest end in a file, parsed only once for one content of it."""
+        with open_plain(Path(file)) as opened:
+            at = os.fstat(opened.fileno())
+            content = at.st_mtime_ns, at.st_size, at.st_ino
+            known = self._expiries.get(file)
+            if known is None or known[0] != content:
+                found = x509.load_pem_x509_certificates(opened.read())
+                known = content, min(each.not_valid_after_utc for each in found)
+                self._expiries[file] = known
+        return known[1]
 
 
 def storage_life_used(sysfs: Path = SYSFS) -> float | None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import stat
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from gateway.errors import StorageError
+from gateway.statedir import read_secret
 from gateway.trust.cose import PublicKey, encode
 
 Role = Literal["root", "bundle", "freshness", "command", "grant"]
@@ -79,17 +79,9 @@ def read_private_key(path: Path) -> Ed25519PrivateKey:
         StorageError: it isn't there, is no Ed25519 key in PKCS #8, or others may read it.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            mode = os.fstat(descriptor).st_mode
-            pem = file.read(KEY_FILE_BYTES_MAX + 1)
+        pem = read_secret(path, KEY_FILE_BYTES_MAX, group=False)
     except OSError as error:
         raise StorageError(f"{path}: the key can't be read: {error.strerror}") from error
-    if not stat.S_ISREG(mode) or mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise StorageError(
-            f"{path}: others may read or change the key (mode {stat.S_IMODE(mode):04o}):"
-            " chmod 0600 it"
-        )
     try:
         key = load_pem_private_key(pem, None)
     except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:

@@ -266,6 +266,7 @@ async def test_a_wrong_key_is_offline_with_its_reason(
     site: Site, clock: Clock, tmp_path: Path
 ) -> None:
     key = tmp_path / "wrong.key"
+    key.touch(0o600)
     key.write_text("00" * 32)
     with pytest.raises(DeviceUnavailable, match="wrong key"):
         await built(site, LOCK, clock, key=str(key)).run(lambda _fact: None)
@@ -280,8 +281,20 @@ async def test_a_key_that_cannot_be_one_is_the_installers(
 ) -> None:
     key = tmp_path / "bad.key"
     if content is not None:
+        key.touch(0o600)
         key.write_text(content)
     with pytest.raises(DeviceMisconfigured, match=why):
+        await built(site, LOCK, clock, key=str(key)).run(lambda _fact: None)
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o602, 0o620])
+async def test_a_key_that_others_may_read_or_change_is_refused(
+    site: Site, clock: Clock, tmp_path: Path, mode: int
+) -> None:
+    key = tmp_path / "lock.key"
+    key.write_text("00" * 32)
+    key.chmod(mode)
+    with pytest.raises(DeviceMisconfigured, match=f"{key}: others may read or change it"):
         await built(site, LOCK, clock, key=str(key)).run(lambda _fact: None)
 
 

@@ -249,6 +249,7 @@ async def test_more_phones_than_have_room_are_hung_up_on(site: Site, clock: Cloc
 async def test_ecdhe_opens_and_names_this_reader(site: Site, clock: Clock, tmp_path: Path) -> None:
     pem = tmp_path / "site.pem"
     site_key = key_named("site")
+    pem.touch(0o600)
     pem.write_bytes(site_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     driver = built(site, READER, clock, flows="ecdhe", site_key=str(pem))
     device = site._ble(READER)
@@ -286,9 +287,24 @@ async def test_a_site_key_that_cannot_be_used_is_the_installers(
     site: Site, clock: Clock, tmp_path: Path, content: bytes | None, why: str
 ) -> None:
     if content is not None:
+        (tmp_path / "key").touch(0o600)
         (tmp_path / "key").write_bytes(content)
     driver = built(site, READER, clock, site_key=str(tmp_path / "key"))
     with pytest.raises(DeviceMisconfigured, match=why):
+        await driver.run(lambda _fact: None)
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o602, 0o620])
+async def test_a_site_key_that_others_may_read_or_change_is_refused(
+    site: Site, clock: Clock, tmp_path: Path, mode: int
+) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(
+        key_named("site").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    key.chmod(mode)
+    driver = built(site, READER, clock, site_key=str(key))
+    with pytest.raises(DeviceMisconfigured, match=f"{key}: others may read or change it"):
         await driver.run(lambda _fact: None)
 
 

@@ -127,6 +127,7 @@ async def rig(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
             "pkoc": {"reader_identifier": "00" * 32},
         }
         secret = rig.directory / "warden-1"
+        secret.touch(0o600)
         secret.write_bytes(base64.b32encode(WARDEN))
         config["break_glass"] = {
             "warden": {"secrets": [str(secret)], "doors": ["front"], "window_h": 8, "quorum": 1}

@@ -438,6 +438,7 @@ def _pem(name: str) -> bytes:
 if __name__ == "__main__":
     kernel = ["-d", os.environ["STAGE_MODULES"], "-S", os.environ["STAGE_RELEASE"]]
     subprocess.run(["modprobe", *kernel, "-a", *MODULES], check=True)
+    os.umask(0o077)  # a key that others may read is refused
     Path("/run/site.pem").write_bytes(_pem("site"))
     Path("/run/lock.key").write_text(LOCK_KEY.hex())
     done = asyncio.run(main())

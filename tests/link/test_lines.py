@@ -116,6 +116,7 @@ async def test_a_broker_that_wants_a_password_gets_the_one_in_the_file(
             )
             async with core_on(path, core), linking(settings, path):
                 await until(lambda: away(logs, "login"))
+                secret.touch(0o600)
                 secret.write_text("wrong\n")
                 await until(lambda: away(logs, "handshake"))
                 secret.write_text("correct horse\n")
@@ -128,6 +129,7 @@ async def test_a_broker_that_wants_a_password_gets_the_one_in_the_file(
 @pytest.mark.parametrize("content", [b"", b"\n", b"\xff", b"x" * 2_000])
 async def test_a_password_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
     secret = tmp_path / "password"
+    secret.touch(0o600)
     secret.write_bytes(content)
     with structlog.testing.capture_logs() as logs:
         settings = link_settings(1, login=LoginSettings(username="lon-1", password_file=secret))

@@ -41,11 +41,14 @@ async def test_nobody_listening(tmp_path: Path) -> None:
 
 async def test_a_wrong_password(tmp_path: Path) -> None:
     password = tmp_path / "password"
+    password.touch(0o600)
     password.write_text("wrong\n", encoding="ascii")
     async with mosquitto(tmp_path, login=("lon-1", "right")) as broker:
         login = LoginSettings(username="lon-1", password_file=password)
         settings = link_settings(broker.port, login=login)
         await told(settings, tmp_path / "core.sock", "Not authorized", "Check")
+        password.chmod(0o644)
+        await told(settings, tmp_path / "core.sock", str(password), "others may read", "chmod 0600")
         password.unlink()
         await told(settings, tmp_path / "core.sock", str(password), "can't be read")
 
@@ -67,9 +70,13 @@ async def test_keys_and_certificates(tmp_path: Path) -> None:
     async with mosquitto(tmp_path, tls=made) as broker:
         good = TlsSettings(ca=made.ca, certificate=made.certificate, key=made.key)
         base = link_settings(broker.port)
+        open_key = tmp_path / "open.key"
+        open_key.write_bytes(made.key.read_bytes())
+        open_key.chmod(0o644)
         for tls, words in (
             (replace(good, key=tmp_path / "none.key"), ("none.key", "can't be read")),
             (replace(good, key=foreign.key), ("is not the key of",)),
+            (replace(good, key=open_key), ("open.key", "others may read", "chmod 0600")),
             (replace(good, ca=foreign.ca), ("the broker's certificate is not accepted", "ca")),
             (replace(good, certificate=foreign.certificate, key=foreign.key), ("certificate",)),
         ):

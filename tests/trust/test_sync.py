@@ -603,6 +603,39 @@ def test_what_somebody_changes_on_the_disk_is_told_within_a_minute(
     virtual.run(journey())
 
 
+@pytest.mark.parametrize("signed_set", [False, True])
+def test_a_start_with_untouched_rows_is_no_change_by_somebody_else(
+    state: Path, key_file: Path, *, signed_set: bool
+) -> None:
+    told = "records on the disk were changed by somebody else"
+
+    def count(logs: list[Any]) -> int:
+        return [log["event"] for log in logs].count(told)
+
+    async def journey() -> None:
+        if signed_set:
+            async with running(state, key_file) as box:
+                await box.send(snapshot(FIRST, about(1)))
+                await until(lambda: box.applied)
+        else:
+            cache = InOneProcess(state, key_file, "LON", signed=False)
+            await cache.open()
+            await cache.apply(records(6), NOON)
+        with structlog.testing.capture_logs() as logs:
+            async with running(state, key_file) as box:
+                assert box.cache.current is not None
+                assert (box.cache.held.in_force is not None) == signed_set
+                await asyncio.sleep(600)
+                assert count(logs) == 0
+                await asyncio.to_thread(_spoil, state)
+                await asyncio.sleep(60)
+                assert count(logs) == 1
+                await asyncio.sleep(600)
+                assert count(logs) == 1
+
+    virtual.run(journey())
+
+
 async def test_only_a_root_with_other_freshness_keys_lets_the_time_be_set(
     state: Path, key_file: Path
 ) -> None:
