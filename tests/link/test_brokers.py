@@ -560,6 +560,9 @@ async def test_what_is_wrong_with_tls_is_said_with_the_file(path: Path, tmp_path
     missing = tmp_path / "missing.pem"
     no_pem = tmp_path / "no.pem"
     no_pem.write_text("-----BEGIN NOTHING-----")
+    no_key = tmp_path / "no.key"
+    no_key.touch(0o600)
+    no_key.write_bytes(files.ca.read_bytes())
     async with mosquitto(tmp_path, tls=files) as broker:
         why = await told_of(broker, path, replaced(files, ca=strange.ca))
         assert (
@@ -578,7 +581,8 @@ async def test_what_is_wrong_with_tls_is_said_with_the_file(path: Path, tmp_path
             (replaced(files, certificate=missing), f"{missing}: can't be read: No such file"),
             (replaced(files, ca=no_pem), f"{no_pem}: holds no PEM certificate"),
             (replaced(files, key=strange.key), f"{strange.key}: is not the key of"),
-            (replaced(files, key=files.ca), f"{files.ca}: holds no PEM private key"),
+            (replaced(files, key=files.ca), f"{files.ca}: can't be read: others may read"),
+            (replaced(files, key=no_key), f"{no_key}: holds no PEM private key"),
             (expired, f"{expired.certificate}: expired on "),
         ):
             assert said in await told_of(broker, path, wrong)
