@@ -26,6 +26,7 @@ def state(tmp_path: Path) -> Iterator[Path]:
         yield state.path
 
 
+@pytest.mark.timeout(600)  # the children of a busy machine get little of it
 async def test_a_set_that_takes_too_much_memory_is_refused_and_the_old_one_stays(
     state: Path, key_file: Path
 ) -> None:

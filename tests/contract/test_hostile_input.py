@@ -39,6 +39,7 @@ from gateway.trust.beacon import Freshness, Whose
 from gateway.trust.bundle import DOCUMENT_BYTES_MAX
 from gateway.trust.cose import SIGN1_TAG
 from gateway.trust.root import first_root, opened_document
+from tests.timing import measured
 from tests.trust.keyring import NOW, key, kid, message, root_document
 
 LIMIT_S = 0.005
@@ -345,7 +346,7 @@ def test_the_slowest_answer_to_hostile_input_is_within_five_milliseconds(parser:
         if took > slowest:
             slowest, worst = took, data
     print(f"{parser}: {slowest * 1000:.2f} ms for {len(worst)} bytes that begin {worst[:24]!r}")
-    assert slowest <= LIMIT_S, worst[:60]
+    assert slowest <= measured(LIMIT_S), worst[:60]
 
 
 def test_a_true_message_is_still_taken() -> None:

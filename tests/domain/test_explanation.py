@@ -27,6 +27,7 @@ from tests.domain.sites import (
     request,
     site,
 )
+from tests.timing import measured
 
 ANN: JsonObject = {"type": "holder", "id": "ann"}
 BY_DAY: JsonObject = ANN | {"groups": [DAY_PASS]}
@@ -388,7 +389,7 @@ def test_a_doors_own_opens_at_takes_5_ms_at_most_whatever_the_holder_has(
         began = time.thread_time()
         opens_at = opens_soon_at(records, asked)
         took.append(time.thread_time() - began)
-    assert min(took) <= 0.005
+    assert min(took) <= measured(0.005)
     if opens_at is not None or count <= 20:
         assert opens_at == explain(records, asked).opens_at
     if count < 500 and status == "active" and kind != "deny":
