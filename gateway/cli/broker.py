@@ -91,6 +91,7 @@ class BrokerSession:
         self._host = host
         self._heard: queue.Queue[Heard | None] = queue.Queue(HEARD_MAX)
         self._why: str | None = None
+        self._lost = threading.Event()
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Publish with QoS 1, and wait until the broker has it. Raises GatewayError."""
@@ -100,6 +101,7 @@ class BrokerSession:
             while not sent.is_published() and self._why is None and time.monotonic() < ends:
                 sent.wait_for_publish(_LOOK_S)
         except (ValueError, RuntimeError) as error:
+            self._lost.wait(_LOOK_S)  # paho says here that it is away before it says why
             self.check()
             raise GatewayError(f"{self._host}: a message was not sent: {error}") from error
         if not sent.is_published():
@@ -134,6 +136,7 @@ class BrokerSession:
     def lose(self, why: str) -> None:
         """Wake whoever waits, with the reason."""
         self._why = self._why or why
+        self._lost.set()
         with contextlib.suppress(queue.Full):
             self._heard.put_nowait(None)
 

@@ -161,7 +161,7 @@ async def hostile_link(rig: Rig, mode: str) -> AsyncIterator[None]:
     )
     assert child.stdout is not None
     try:
-        async with asyncio.timeout(allowed(20)):
+        async with asyncio.timeout(allowed(60)):  # its start
             assert await child.stdout.readline() == b"begun\n"
         yield
         assert child.returncode is None, "it went on to the end"
