@@ -107,6 +107,8 @@ async def hostile(garbage: bytes) -> AsyncIterator[HostileBroker]:
     broker.port = server.sockets[0].getsockname()[1]
     async with server:
         yield broker
+    for _ in range(10):
+        await asyncio.sleep(0)  # turns of the loop: what has just connected gets to `take`
     while broker.serving:
         await asyncio.wait(broker.serving)
 
