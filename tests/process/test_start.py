@@ -12,11 +12,11 @@ import pytest_asyncio
 import tomli_w
 
 from gateway.domain import events
+from gateway.domain.guessing import FREE_MAX
 from gateway.statedir import StateDir
 from hwsim import observations as seen
 from hwsim.relay_board import RelayBoard
 from tests.process.rig import (
-    MILO,
     SAM_PIN,
     Rig,
     as_lines,
@@ -42,10 +42,11 @@ async def used(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
     async with standing_rig(tmp_path_factory.mktemp("start")) as rig:
         await rig.imported()
         core = await rig.core()
-        for number in range(40):
-            # A card that was lost: PINs would be locked out, and unknown cards make readers pause.
+        for number in range(2 * FREE_MAX):
+            # Strangers' cards, as many as make no reader pause: wrong PINs would lock the keypad.
             before = await rig.last_seq()
-            await rig.tap(("front-reader", "back-reader")[number % 2], MILO)
+            reader = ("front-reader", "back-reader")[number % 2]
+            await rig.tap(reader, f"{0x04D00000 + number:08X}")
             await rig.event(events.AccessDecided, after=before)
         await rig.opens("front")
         await rig.at_rest()
