@@ -9,7 +9,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from gateway.domain.events import Told
 from gateway.errors import GatewayError
-from gateway.trust.cose import NotSigned, PublicKey, decode, encode, parse1, sign1, verify1
+from gateway.trust.cose import NotSigned, decode, encode, sign1
+from gateway.trust.gateway_message import open_message
 from gateway.trust.keys import kid_of
 from gateway.trust.root import KeySet, Now
 from gateway.trust.rules import BreaksRule, Rule
@@ -197,17 +198,15 @@ def open_result(message: bytes, key: Ed25519PublicKey | None) -> Result:
     Raises:
         NotSigned: it isn't one.
     """
-    if key is None:
-        payload = parse1(message, bytes_max=RESULT_BYTES_MAX).payload
-    else:
-        keys: dict[bytes, PublicKey] = {kid_of(key): key}
-        signed = verify1(message, keys, context=RESULT_CONTEXT, bytes_max=RESULT_BYTES_MAX)
-        payload = signed.payload
-    found = decode(payload, bytes_max=RESULT_BYTES_MAX, items_max=_RESULT_ITEMS_MAX)
-    try:
-        return msgspec.convert(found, Result)
-    except msgspec.ValidationError as malformed:
-        raise NotSigned(f"no result: {malformed}") from malformed
+    return open_message(
+        message,
+        key,
+        Result,
+        what="result",
+        context=RESULT_CONTEXT,
+        bytes_max=RESULT_BYTES_MAX,
+        items_max=_RESULT_ITEMS_MAX,
+    )
 
 
 def _payload(command: Command) -> bytes:

@@ -6,7 +6,8 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from gateway.trust.bundle import Revision
-from gateway.trust.cose import NotSigned, PublicKey, decode, encode, parse1, sign1, verify1
+from gateway.trust.cose import encode, sign1
+from gateway.trust.gateway_message import open_message
 from gateway.trust.keys import kid_of
 
 PARITY_CONTEXT: Final = b"door-gateway/parity/v1"
@@ -32,17 +33,15 @@ def open_report(message: bytes, key: Ed25519PublicKey | None) -> Reported:
     Raises:
         NotSigned: it isn't one.
     """
-    if key is None:
-        payload = parse1(message, bytes_max=REPORT_BYTES_MAX).payload
-    else:
-        keys: dict[bytes, PublicKey] = {kid_of(key): key}
-        signed = verify1(message, keys, context=PARITY_CONTEXT, bytes_max=REPORT_BYTES_MAX)
-        payload = signed.payload
-    found = decode(payload, bytes_max=REPORT_BYTES_MAX, items_max=_REPORT_ITEMS_MAX)
-    try:
-        return msgspec.convert(found, Reported)
-    except msgspec.ValidationError as malformed:
-        raise NotSigned(f"no parity report: {malformed}") from malformed
+    return open_message(
+        message,
+        key,
+        Reported,
+        what="parity report",
+        context=PARITY_CONTEXT,
+        bytes_max=REPORT_BYTES_MAX,
+        items_max=_REPORT_ITEMS_MAX,
+    )
 
 
 class Parity(NamedTuple):

@@ -194,7 +194,7 @@ ELSEWHERE = {
     "trust/claims.py": "our own signatures",
     "trust/keys.py": "the installer's files",
     "trust/making.py": "the signer's machine",
-    "trust/parity.py": "a gateway's reports, where bundles are published",
+    "trust/gateway_message.py": "a gateway's reports and results, where bundles are published",
 }
 MEASURED = {
     "drivers/ble_link.py", "drivers/osdp.py", "drivers/pn532.py", "drivers/wiegand_serial.py",
