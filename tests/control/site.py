@@ -172,17 +172,10 @@ class Club:
         }
         return Wiring(pulse=pulse, rest=rest, indicators=indicators, **more)
 
-    async def tap(
-        self,
-        value: str,
-        door: str = "front",
-        side: Any = "in",
-        kind: str = "",
-        counter: int | None = None,
-    ) -> events.AccessDecided:
+    async def tap(self, *what: Any, **options: Any) -> events.AccessDecided:
         """Present something; what was decided."""
         before = len(self.paper.events)
-        self.present(value, door, side, kind, counter)
+        self.present(*what, **options)
         await asyncio.sleep(0.06)  # nobody taps more often than a door listens
         return next(e for e in self.paper.events[before:] if isinstance(e, events.AccessDecided))
 
